@@ -1,0 +1,503 @@
+"""The one schema of `ali_dist`: frozen dataclasses that YAML presets, the command line and Tune share.
+
+Every setting has one dotted name (`optim.lr_d`), used the same way in a preset file, as a command-line
+override (`--optim.lr_d 1e-4`) and in a search space. Layers are merged in order, later ones win, and the
+result is validated once. Importing this module imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from ali_dist.errors import InputError
+
+Mapping_ = Mapping[str, Any]
+
+
+def _doc(default: Any, text: str) -> Any:
+    """A field whose help text lives beside it."""
+    return field(default=default, metadata={"help": text})
+
+
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise InputError(f"{key} is {value!r}, but must be {expected}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """What is run, for how long, and where its results go."""
+
+    name: str = _doc("run", "name of the run; the same name continues it")
+    dir: str = _doc("runs", "folder or s3://bucket/prefix that holds run folders")
+    images: int = _doc(64_000, "training length: real images seen, counted over all workers")
+    seed: int = _doc(0, "seed of weights, order, noise and dropout")
+
+    def __post_init__(self) -> None:
+        plain = "/" not in self.name and self.name not in (".", "..")
+        _require(plain, "run.name", self.name, "a folder name: without '/', and not '.' or '..'")
+        _require(self.images > 0, "run.images", self.images, "at least 1")
+        _require(0 <= self.seed < 2**31, "run.seed", self.seed, "from 0 to 2147483647")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageConfig:
+    """S3-compatible storage. Credentials come from the standard AWS variables, never from here."""
+
+    endpoint_url: str | None = _doc(None, "S3 endpoint, e.g. http://127.0.0.1:8080; default: AWS_ENDPOINT_URL or AWS")
+    timeout_seconds: float = _doc(20.0, "connect and read timeout of one request")
+    attempts: int = _doc(6, "tries of one request before giving up (429, 5xx, resets, timeouts)")
+
+    def __post_init__(self) -> None:
+        _require(self.timeout_seconds > 0, "storage.timeout_seconds", self.timeout_seconds, "more than 0")
+        _require(self.attempts >= 1, "storage.attempts", self.attempts, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and in what order they are used."""
+
+    url: str = _doc("data/digits", "folder or s3://bucket/prefix with prepared or indexed shards")
+    source: Literal["digits", "mixture-grid", "mixture-ring"] | None = _doc(
+        None, "built-in data written to a local data.url on first use"
+    )
+    split: str = _doc("train", "split that is trained on")
+    holdout: str = _doc("test", "split that evaluation uses")
+    image_size: int | None = _doc(None, "side the model trains at; images are resized to it; default: as stored")
+    global_batch_size: int = _doc(64, "real images per update, over all workers")
+    lanes: int | None = _doc(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
+    window_mb: float = _doc(32.0, "megabytes of a lane that are shuffled together")
+    residency: Literal["auto", "device", "ram", "stream"] = _doc("auto", "where decoded samples live during training")
+    memory_mb: int = _doc(4096, "largest decoded data set (in MB) that auto keeps in memory")
+    prefetch: int = _doc(4, "global batches read ahead when streaming")
+    bad_samples: Literal["stop", "substitute"] = _doc("stop", "what to do with a sample that fails its check")
+
+    def __post_init__(self) -> None:
+        size, lanes = self.global_batch_size, self.lanes
+        _require(size >= 1, "data.global_batch_size", size, "at least 1")
+        if lanes is not None:
+            _require(lanes >= 1, "data.lanes", lanes, "at least 1")
+            if size < lanes or size % lanes:
+                raise InputError(
+                    f"data.global_batch_size is {size} and data.lanes is {lanes}, but every lane must give the same "
+                    f"number of at least 1 sample to a batch: choose a batch that is a multiple of {lanes}, "
+                    f"or leave data.lanes out ({self.default_lanes()} would be used)."
+                )
+        _require(self.image_size is None or self.image_size > 0, "data.image_size", self.image_size, "at least 1")
+        _require(self.window_mb > 0, "data.window_mb", self.window_mb, "more than 0")
+        _require(self.memory_mb >= 0, "data.memory_mb", self.memory_mb, "at least 0")
+        _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+
+    def default_lanes(self) -> int:
+        """The largest divisor of the global batch size up to 32."""
+        return max(c for c in range(1, 33) if self.global_batch_size % c == 0)
+
+    def num_lanes(self) -> int:
+        """Lanes in force."""
+        return self.lanes if self.lanes is not None else self.default_lanes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The three networks."""
+
+    architecture: str = _doc("digits", "layer tables to build: a name in ali_dist/model/tables.py")
+    latent_size: int = _doc(16, "number of latent variables n_z")
+    encoder: Literal["gaussian", "deterministic", "implicit"] = _doc(
+        "gaussian", "gaussian: reparametrised q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
+    )
+    width: float = _doc(1.0, "factor on every hidden layer's number of channels")
+    discriminator_dropout: float | None = _doc(
+        None, "dropout on every discriminator layer's input; default: as in the layer table"
+    )
+    output_bias_from_data: bool = _doc(False, "start the decoder's output bias at the data's mean (paper's code)")
+
+    def __post_init__(self) -> None:
+        _require(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
+        _require(self.width > 0, "model.width", self.width, "more than 0")
+        p = self.discriminator_dropout
+        _require(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """The adversarial game. Everything beyond `loss` is off in the paper."""
+
+    loss: Literal["nonsaturating", "minimax", "relativistic", "hinge"] = _doc(
+        "nonsaturating", "nonsaturating: V' (paper); minimax: V; relativistic: paired logits; hinge"
+    )
+    update: Literal["auto", "scaled", "penalised", "coupled", "alternating"] = _doc(
+        "auto", "how gradients are taken; auto picks the cheapest exact simultaneous way"
+    )
+    r1: float = _doc(0.0, "weight of the gradient penalty on encoder pairs")
+    r2: float = _doc(0.0, "weight of the gradient penalty on decoder pairs")
+    penalty_final: float = _doc(1.0, "factor on r1 and r2 reached at the end, exponentially from half time on")
+    penalty_every: int = _doc(1, "take the penalty every k-th update with k times its weight")
+    cycle_x: float = _doc(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
+    cycle_z: float = _doc(0.0, "weight of |z - E(G(z))|^2; 0 is pure ALI")
+
+    def __post_init__(self) -> None:
+        for name in ("r1", "r2", "cycle_x", "cycle_z"):
+            _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
+        _require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
+        _require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
+        if self.update == "scaled" and self.loss == "hinge":
+            raise InputError(
+                "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "
+                "vanishes where the generators' does not): use 'auto' or 'coupled'."
+            )
+        if self.update == "scaled" and (self.r1 or self.r2) and self.penalty_every == 1:
+            raise InputError(
+                "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "
+                "use 'auto' or 'penalised', or set both to 0."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Adam for both players, and the average of the generators' weights."""
+
+    lr_d: float = _doc(1e-4, "learning rate of the discriminator")
+    lr_g: float = _doc(1e-4, "learning rate of encoder and decoder")
+    beta1: float = _doc(0.5, "Adam's first-moment decay")
+    beta2: float = _doc(0.999, "Adam's second-moment decay")
+    eps: float = _doc(1e-8, "Adam's epsilon")
+    schedule: Literal["constant", "cosine"] = _doc("constant", "constant, or cosine to 0 over the second half")
+    ema_half_life: float = _doc(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
+
+    def __post_init__(self) -> None:
+        for name in ("lr_d", "lr_g", "eps"):
+            _require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "more than 0")
+        _require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "from 0 to less than 1")
+        if self.beta2 < 0.5:
+            raise InputError(
+                f"optim.beta2 is {self.beta2!r}, but must be from 0.5 to less than 1; the paper's tables print "
+                f"1 - beta2, so its 0.001 is written 0.999 here."
+            )
+        _require(self.beta2 < 1, "optim.beta2", self.beta2, "from 0.5 to less than 1")
+        _require(self.ema_half_life >= 0, "optim.ema_half_life", self.ema_half_life, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleConfig:
+    """On what the run is spread. None of this changes what is learnt, up to rounding and batch-norm statistics."""
+
+    workers: str = _doc("auto", "auto, 0 (in this process, no Ray), N Ray Train workers, or MIN:MAX elastic")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _doc("auto", "auto: bf16 where the GPU has it, else fp32")
+    device: Literal["auto", "cpu", "cuda"] = _doc("auto", "auto: the GPU if there is one")
+    backend: Literal["auto", "gloo", "nccl"] = _doc("auto", "auto: nccl on GPUs, gloo on CPUs")
+    threads: int | None = _doc(None, "CPU threads per worker; default: torch's own, or the cores shared out")
+    gpus_per_worker: float = _doc(1.0, "GPUs each Ray worker asks for, on a GPU cluster")
+    cpus_per_worker: float = _doc(1.0, "CPUs each Ray worker asks for")
+    max_failures: int = _doc(3, "restarts from the newest checkpoint after a worker is lost")
+    compile: bool = _doc(False, "torch.compile the three networks (CUDA)")
+
+    def __post_init__(self) -> None:
+        low, high = self.worker_range() or (0, 0)
+        _require(0 <= low <= high, "scale.workers", self.workers, "auto, 0, N or MIN:MAX with 1 <= MIN <= MAX")
+        _require(self.threads is None or self.threads >= 1, "scale.threads", self.threads, "at least 1")
+        _require(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
+        _require(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
+        _require(self.cpus_per_worker > 0, "scale.cpus_per_worker", self.cpus_per_worker, "more than 0")
+
+    def worker_range(self) -> tuple[int, int] | None:
+        """(fewest, most) Ray workers; (0, 0) is in-process; None is auto."""
+        if self.workers == "auto":
+            return None
+        low, colon, high = self.workers.partition(":")
+        if not low.isdecimal() or (colon and (not high.isdecimal() or int(low) < 1)):
+            raise InputError(f"scale.workers is {self.workers!r}, but must be auto, 0, N or MIN:MAX with MIN >= 1.")
+        return int(low), int(high) if colon else int(low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """How often something is written, in images seen; 0 means only at the end."""
+
+    log_every: int = _doc(6_400, "images between lines of metrics.jsonl and TensorBoard scalars")
+    gallery_every: int = _doc(0, "images between sample, reconstruction and interpolation grids")
+    evaluate_every: int = _doc(0, "images between evaluations on the holdout split")
+    checkpoint_every: int = _doc(32_000, "images between checkpoints")
+    keep_checkpoints: int = _doc(2, "newest checkpoints that are kept")
+    evaluation: Literal["auto", "none"] = _doc("auto", "auto: the metrics that apply to the data")
+    evaluation_samples: int = _doc(2_000, "decoder samples that evaluation draws")
+
+    def __post_init__(self) -> None:
+        for name in ("gallery_every", "evaluate_every", "checkpoint_every"):
+            _require(getattr(self, name) >= 0, f"report.{name}", getattr(self, name), "at least 0")
+        _require(self.log_every >= 1, "report.log_every", self.log_every, "at least 1")
+        _require(self.keep_checkpoints >= 1, "report.keep_checkpoints", self.keep_checkpoints, "at least 1")
+        _require(self.evaluation_samples >= 2, "report.evaluation_samples", self.evaluation_samples, "at least 2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything a run depends on."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.run.images < self.data.global_batch_size:
+            raise InputError(
+                f"run.images is {self.run.images}, which is less than one global batch "
+                f"(data.global_batch_size is {self.data.global_batch_size}): train for at least one batch."
+            )
+
+    def total_steps(self) -> int:
+        """Updates in the run: whole global batches that fit into `run.images`."""
+        return self.run.images // self.data.global_batch_size
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Nested plain dict, the inverse of `from_mapping`; JSON-able."""
+        return dataclasses.asdict(self)
+
+
+# ---- from names and text to a Config ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FieldInfo:
+    """One setting, for help texts and error messages."""
+
+    key: str
+    type: Any
+    default: Any
+    help: str
+
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return _describe(self.type)
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The types an annotation allows: `int | None` gives (int, NoneType)."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        words = get_args(kind)
+        return " or ".join(map(repr, words)) if len(words) < 3 else f"one of {', '.join(words)}"
+    if type(None) in _options(kind):
+        return " or ".join(_describe(option) for option in _options(kind) if option is not type(None)) + ", or none"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+@cache
+def fields() -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, in schema order."""
+    found = {}
+    hints = typing.get_type_hints(Config)
+    for section in dataclasses.fields(Config):
+        cls = hints[section.name]
+        kinds = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            key = f"{section.name}.{f.name}"
+            found[key] = FieldInfo(key=key, type=kinds[f.name], default=f.default, help=f.metadata["help"])
+    return found
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """', did you mean X?' for a misspelt name, else an empty string."""
+    names = list(known)
+    tails = {n.rpartition(".")[2]: n for n in names}
+    tail = name.rpartition(".")[2]
+    if tail in tails:  # the right word in the wrong section, e.g. model.lr_d
+        close = [tails[tail]]
+    else:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        close = close or [tails[t] for t in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _number(value: Any) -> int | float:
+    """A finite number from a number or its text ('3e-4' too); an int wherever it is whole, exact at any size.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no such number; a bool is none either.
+    """
+    if isinstance(value, bool):
+        raise TypeError
+    try:
+        return int(str(value))
+    except ValueError:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return int(number) if number.is_integer() else number
+
+
+def _parse_as(kind: Any, value: Any) -> Any:
+    """`value` as one of the types that `_options` gives.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is not of that type.
+    """
+    if kind is type(None) and (value is None or value in ("none", "null")):
+        return None
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is float:
+        return float(_number(value))
+    if kind is int and isinstance(number := _number(value), int):
+        return number
+    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    raise ValueError
+
+
+def _parse(info: FieldInfo, value: Any) -> Any:
+    """`value` (from YAML, JSON or the command line) as the field's type, or InputError."""
+    options = _options(info.type)
+    for kind in sorted(options, key=lambda option: option is not type(None)):  # 'none' is no text where None is meant
+        with suppress(TypeError, ValueError, OverflowError):
+            return _parse_as(kind, value)
+    words = [word for kind in options if get_origin(kind) is Literal for word in get_args(kind)]
+    raise InputError(f"{info.key} is {value!r}, but must be {info.allowed()}{suggest(str(value), words) or '.'}")
+
+
+def flatten(layer: Mapping_, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mapping to (dotted name, value) pairs; dotted keys are accepted as they are, empty mappings are values."""
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def from_mapping(*layers: Mapping_) -> Config:
+    """Build a Config from layers (nested or dotted mappings); later layers win.
+
+    Raises:
+        InputError: an unknown name (with the nearest valid one) or a bad value (with what is allowed).
+    """
+    known = fields()
+    sections: dict[str, dict[str, Any]] = {f.name: {} for f in dataclasses.fields(Config)}
+    for layer in layers:
+        for key, value in flatten(layer):
+            if key in sections:
+                _require(not value, key, value, "a section of settings, such as data: {split: train}")
+                continue  # a section without settings in it
+            if key not in known:
+                raise InputError(f"There is no setting {key!r}{suggest(key, known) or '; --help lists all settings.'}")
+            section, _, name = key.partition(".")
+            sections[section][name] = _parse(known[key], value)
+    hints = typing.get_type_hints(Config)
+    return Config(**{name: hints[name](**values) for name, values in sections.items()})
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("ali_dist") / "presets"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose values all stay text, for `_parse` to read as it reads the command line.
+
+    YAML 1.1's own guesses are traps here: 3e-4 is text to it, and the worker range 1:4 is the number 64.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a name given twice is an error, where YAML would drop the first."""
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{name!r} is given twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _find_preset(name: str, folder: Path) -> Path:
+    """The file of a shipped preset, or a YAML file given relative to `folder`."""
+    if name.endswith((".yaml", ".yml")):
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"Preset file {str(path)!r} does not exist; shipped presets: {', '.join(preset_names())}.")
+        return path
+    if name not in preset_names():
+        hint = suggest(name, preset_names()).removesuffix("?")
+        raise InputError(f"There is no preset {name!r}{hint}; presets: {', '.join(preset_names())}.")
+    return Path(str(resources.files("ali_dist") / "presets" / f"{name}.yaml"))
+
+
+def _read_preset(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"Preset {path.name!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"Preset {path.name!r} is no mapping; a preset holds sections, such as 'optim:'.")
+    return loaded
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The settings of a shipped preset, or of a YAML file if `name` ends in .yaml or .yml, by dotted name.
+
+    A preset may build on another one, `base: NAME`, and override it; a base file is looked for beside the preset.
+    Values are text, as on the command line; `from_mapping` gives them their types.
+
+    Raises:
+        InputError: no such preset or file, the file is not a YAML mapping, or presets build on each other in a ring.
+    """
+    layers: list[dict[str, Any]] = []
+    paths: list[Path] = []
+    base: str | None = name
+    folder = Path()
+    while base is not None:
+        path = _find_preset(base, folder)
+        if path.resolve() in paths:
+            raise InputError(f"Preset {name!r} builds on itself, by way of 'base: {base}': take that line out.")
+        paths.append(path.resolve())
+        layers.append(_read_preset(path))
+        base, folder = layers[-1].pop("base", None), path.parent
+        if not isinstance(base, str | None):
+            raise InputError(f"Preset {path.name!r} has 'base: {base!r}', but a base is the name of one preset.")
+    return {key: value for layer in reversed(layers) for key, value in flatten(layer)}
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """`['--optim.lr_d', '1e-4', '--run.name=x']` to `{'optim.lr_d': '1e-4', 'run.name': 'x'}`.
+
+    Raises:
+        InputError: something that is not `--section.key value`.
+    """
+    layer: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"{word!r} was not expected; settings are given as --section.key value.")
+        key, equals, value = word[2:].partition("=")
+        if key not in fields():
+            raise InputError(f"There is no setting {key!r}{suggest(key, fields()) or '; --help lists all settings.'}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"--{key} needs a value: {fields()[key].allowed()}.")
+            value = rest.pop(0)
+        layer[key] = value
+    return layer
