@@ -1,0 +1,234 @@
+"""The update's gradients: every exact way against a plain reference of two backward passes."""
+
+import pytest
+import torch
+from torch import nn
+
+from ali_dist.errors import InputError
+from ali_dist.model.ali import ALI, ClosedBoundary, OpenBoundary, build_ali
+from ali_dist.model.objectives import OBJECTIVES
+from ali_dist.model.tables import ARCHITECTURES
+from ali_dist.training.precision import Precision
+from ali_dist.training.step import Step, Weights, choose_way
+
+BATCH, LATENT = 8, 6
+CPU = torch.device("cpu")
+EXACT = [
+    (loss, way)
+    for loss in OBJECTIVES
+    for way in ("scaled", "penalised", "coupled")
+    if not (way == "scaled" and loss == "hinge")
+]
+
+
+class Recorder(torch.optim.SGD):
+    """Keeps the gradients it was asked to step with and moves nothing."""
+
+    def step(self, closure=None):  # noqa: ARG002
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+
+
+def networks(dropout: float = 0.0, *, cycle: bool = True, name: str = "digits") -> ALI:
+    return build_ali(
+        ARCHITECTURES[name],
+        (1, 16, 16),
+        latent_size=LATENT,
+        width=0.5,
+        discriminator_dropout=dropout,
+        cycle_x=cycle,
+        cycle_z=cycle,
+    )
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.rand(BATCH, 1, 16, 16, generator=g) * 2 - 1
+    return x, torch.randn(BATCH, LATENT, generator=g), torch.randn(BATCH, LATENT, generator=g)
+
+
+def reference(ali: ALI, loss: str, weights: Weights, seed: int) -> list[torch.Tensor]:
+    """Two forward passes with the same dropout, two calls of autograd.grad, losses as means."""
+    game, (x, z, epsilon) = OBJECTIVES[loss], inputs()
+    torch.manual_seed(seed)
+    d = ali(x, z, epsilon, ClosedBoundary(differentiable=True))
+    d_loss = game.d_loss(d.d_q, d.d_p).mean()
+    gx, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), (d.x_pairs, d.z_pairs), create_graph=True)
+    squared = gx.square().flatten(1).sum(1) + gz.square().sum(1)
+    d_loss = d_loss + weights.r1 / 2 * squared[:BATCH].mean() + weights.r2 / 2 * squared[BATCH:].mean()
+    torch.manual_seed(seed)
+    g = ali(x, z, epsilon, OpenBoundary())
+    g_loss = game.g_loss(g.d_q, g.d_p).mean()
+    if g.cycle_x is not None:
+        g_loss = g_loss + weights.cycle_x * g.cycle_x.mean() + weights.cycle_z * g.cycle_z.mean()
+    theta_g = torch.autograd.grad(g_loss, ali.generator_parameters())
+    return [*theta_g, *torch.autograd.grad(d_loss, ali.discriminator_parameters())]
+
+
+def gradients(ali: ALI, way: str, loss: str, weights: Weights, seed: int, precision: str = "fp32"):
+    optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
+    step = Step(way, loss, ali, ali, optimizer, Precision(precision, CPU), global_batch_size=BATCH)
+    torch.manual_seed(seed)
+    losses = step(*inputs(), weights)
+    return optimizer.seen, losses
+
+
+def relative_error(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    return max(((a - b).norm() / b.norm().clamp_min(1e-12)).item() for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize(("loss", "way"), EXACT)
+def test_every_exact_way_has_the_gradients_of_two_backward_passes(loss, way, dropout):
+    ali = networks(dropout)
+    penalty = {"r1": 0.7, "r2": 0.3} if way == "penalised" else {}
+    weights = Weights(cycle_x=2.0, cycle_z=0.5, **penalty)
+    mine, _ = gradients(ali, way, loss, weights, seed=5)
+    assert relative_error(mine, reference(ali, loss, weights, seed=5)) < 1e-5
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_in_bf16_every_way_is_as_close_to_fp32_as_two_backward_passes_are(loss):
+    def error(way: str) -> float:
+        mine, _ = gradients(networks(cycle=False), way, loss, Weights(), seed=5, precision="bf16")
+        exact = reference(networks(cycle=False), loss, Weights(), seed=5)
+        mine_flat, exact_flat = (torch.cat([t.flatten() for t in part]) for part in (mine, exact))
+        return ((mine_flat - exact_flat).norm() / exact_flat.norm()).item()
+
+    rounding = error("coupled")
+    assert 0 < rounding < 0.3
+    for way in ("scaled", "penalised"):
+        if (loss, way) in EXACT:
+            assert error(way) < 1.5 * rounding
+
+
+def test_losses_are_sums_over_the_batch():
+    ali = networks(cycle=False)
+    x, z, epsilon = inputs()
+    pairs = ali(x, z, epsilon, OpenBoundary())
+    _, losses = gradients(ali, "scaled", "nonsaturating", Weights(), seed=0)
+    game = OBJECTIVES["nonsaturating"]
+    torch.testing.assert_close(losses.d_loss, game.d_loss(pairs.d_q, pairs.d_p).sum().detach())
+    torch.testing.assert_close(losses.g_loss, game.g_loss(pairs.d_q, pairs.d_p).sum().detach())
+    torch.testing.assert_close(losses.d_q, pairs.d_q.sigmoid().sum().detach())
+
+
+def test_two_halves_of_a_batch_add_up_to_the_whole_with_their_share():
+    """What DistributedDataParallel averages over two ranks is the gradient of the global mean."""
+    ali = networks(cycle=False).eval()  # batch norm would see other batches
+    x, z, epsilon = inputs()
+    whole, _ = gradients(ali, "scaled", "nonsaturating", Weights(), seed=0)
+    parts = []
+    for rows in (slice(0, 3), slice(3, BATCH)):
+        optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
+        step = Step(
+            "scaled", "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH, world_size=2
+        )
+        step(x[rows], z[rows], epsilon[rows], Weights())
+        parts.append(optimizer.seen)
+    mean = [(a + b) / 2 for a, b in zip(*parts, strict=True)]
+    assert relative_error(mean, whole) < 1e-5
+
+
+def test_alternating_lets_the_generators_answer_the_updated_discriminator():
+    def after_one_update(way: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        ali = networks(cycle=False)
+        optimizer = torch.optim.SGD([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=0.5)
+        Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH)(
+            *inputs(), Weights()
+        )
+        return ali.discriminator_parameters(), ali.generator_parameters()
+
+    d_together, g_together = after_one_update("coupled")
+    d_in_turn, g_in_turn = after_one_update("alternating")
+    for a, b in zip(d_together, d_in_turn, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert max((a - b).abs().max().item() for a, b in zip(g_together, g_in_turn, strict=True)) > 1e-5
+
+
+@pytest.mark.parametrize("way", ["scaled", "penalised", "coupled", "alternating"])
+def test_all_three_networks_move(way):
+    ali = networks(cycle=False)
+    before = [p.detach().clone() for p in ali.parameters()]
+    optimizer = torch.optim.Adam([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1e-2, fused=True)
+    step = Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH)
+    weights = Weights(r1=0.1, r2=0.1) if way == "penalised" else Weights()
+    for _ in range(2):
+        step(*inputs(), weights)
+    for (name, now), then in zip(ali.named_parameters(), before, strict=True):
+        assert not torch.equal(now, then), f"{name} never moves"
+
+
+def test_penalised_gradients_have_their_parameters_strides():
+    """Fused Adam silently updates the wrong elements where a gradient's strides differ from its parameter's."""
+    ali = networks(cycle=False)
+    seen = {}
+
+    class Strides(torch.optim.SGD):
+        def step(self, closure=None):  # noqa: ARG002
+            seen.update({p: (p.stride(), p.grad.stride()) for group in self.param_groups for p in group["params"]})
+
+    optimizer = Strides([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
+    step = Step("penalised", "relativistic", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH)
+    step(*inputs(), Weights(r1=1.0, r2=1.0))
+    assert seen
+    assert all(mine == theirs for mine, theirs in seen.values())
+
+
+def test_fp16_overflow_skips_both_players_or_neither():
+    ali = networks(cycle=False)
+    optimizer = torch.optim.SGD([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=0.1)
+    precision = Precision("fp16", CPU)
+    step = Step("coupled", "nonsaturating", ali, ali, optimizer, precision, global_batch_size=BATCH)
+    x, z, epsilon = inputs()
+    before = [p.detach().clone() for p in ali.parameters()]
+    handle = next(ali.discriminator.parameters()).register_hook(lambda grad: grad * float("inf"))
+    step(x, z, epsilon, Weights())
+    assert all(torch.equal(a, b) for a, b in zip(before, ali.parameters(), strict=True))
+    handle.remove()
+    step(x, z, epsilon, Weights())
+    for part in (ali.encoder, ali.decoder, ali.discriminator):
+        old = dict(zip(ali.parameters(), before, strict=True))
+        assert any(not torch.equal(old[p], p) for p in part.parameters())
+
+
+def test_fp16_loss_scale_falls_on_overflow_and_survives_a_checkpoint():
+    precision, fresh = Precision("fp16", CPU), Precision("fp16", CPU)
+    weight = nn.Parameter(torch.ones(1))
+    start = precision.state_dict()
+    precision.backward((weight * float("inf")).sum())
+    precision.step(torch.optim.SGD([weight], lr=0.1))
+    assert weight.item() == 1.0
+    assert precision.state_dict()["scale"] < Precision("fp16", CPU).state_dict().get("scale", start["scale"])
+    fresh.load_state_dict(precision.state_dict())
+    assert fresh.state_dict() == precision.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("update", "loss", "couples", "penalised", "precision", "expected"),
+    [
+        ("auto", "nonsaturating", False, False, "fp32", "scaled"),
+        ("auto", "relativistic", False, True, "bf16", "penalised"),
+        ("auto", "nonsaturating", True, False, "fp32", "coupled"),
+        ("auto", "hinge", False, False, "fp32", "coupled"),
+        ("auto", "nonsaturating", False, False, "fp16", "coupled"),
+        ("alternating", "hinge", True, False, "fp16", "alternating"),
+    ],
+)
+def test_the_cheapest_exact_way_is_chosen(update, loss, couples, penalised, precision, expected):
+    way = choose_way(update, loss, couples_samples=couples, penalised=penalised, precision=precision)
+    assert way == expected
+
+
+@pytest.mark.parametrize(
+    ("update", "couples", "penalised", "precision", "names"),
+    [
+        ("scaled", True, False, "fp32", "batch norm"),
+        ("penalised", True, False, "fp32", "batch norm"),
+        ("auto", True, True, "fp32", "objective.r1"),
+        ("scaled", False, False, "fp16", "fp16"),
+        ("coupled", False, True, "fp32", "objective.r1"),
+    ],
+)
+def test_a_way_that_would_be_wrong_is_refused(update, couples, penalised, precision, names):
+    with pytest.raises(InputError, match=names):
+        choose_way(update, "nonsaturating", couples_samples=couples, penalised=penalised, precision=precision)
