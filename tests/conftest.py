@@ -1,0 +1,36 @@
+"""Fixtures for all tests: no test sees this machine's AWS settings, and those that need S3 get a real server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.swift import SwiftServer
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take AWS_* variables and profiles away: only what a test sets itself is in force, and nothing leaves loopback."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
+    """A real S3 server for the whole session: `endpoint_url`, `access_key`, `secret_key`, `env`, `bucket()`."""
+    with SwiftServer(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture
+def swift_env(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> SwiftServer:
+    """The server, with its AWS_* variables in force in this process and what it starts."""
+    for name, value in swift.env.items():
+        monkeypatch.setenv(name, value)
+    return swift

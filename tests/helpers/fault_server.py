@@ -1,0 +1,235 @@
+"""An S3-like server inside the test process that breaks requests on demand.
+
+It knows GET with Range and If-Match, HEAD, PUT, and ListObjectsV2 in one page; it checks no signature. Faults are
+queued per object and used up in order, so that a test says exactly which request breaks, and how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+STALL_SECONDS = 60.0  # longest life of a stalled answer; it ends at once when the server is closed
+ENV = {"AWS_ACCESS_KEY_ID": "fault", "AWS_SECRET_ACCESS_KEY": "fault-secret"}  # any credentials are accepted
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one request.
+
+    Attributes:
+        kind: reset: `after` bytes of the body, then a TCP reset. short: the same, then an orderly close.
+            stall: the same, then silence. garbage: a body of the right length with wrong bytes from `after` on.
+            status: no body, but the HTTP status `status` with the S3 error code `code`.
+        after: bytes of the body that are sent before it happens.
+        replace: the object's content from then on.
+    """
+
+    kind: Literal["reset", "short", "stall", "garbage", "status"]
+    after: int = 0
+    status: int = 503
+    code: str = "SlowDown"
+    replace: bytes | None = None
+
+
+@dataclass
+class Request:
+    """One request as the server saw it; `sent` counts bytes of the body."""
+
+    method: str
+    name: str
+    range: str | None
+    if_match: str | None
+    connection: int
+    sent: int = 0
+
+
+class FaultServer:
+    """Serves `objects` ("bucket/key" to content) on a free port of 127.0.0.1 while the `with` block lasts."""
+
+    def __init__(self, objects: Mapping[str, bytes] | None = None) -> None:
+        self.objects = dict(objects or {})
+        self.requests: list[Request] = []
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._queued: dict[str, list[Fault]] = defaultdict(list)
+        self._always: dict[str, Fault] = {}
+        self._connections: list[socket.socket] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"faults": self}))
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> FaultServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.closing.set()
+        self._http.shutdown()
+        self._http.server_close()
+        for connection in self._connections:  # kept-alive ones would go on answering
+            with suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    @property
+    def endpoint_url(self) -> str:
+        """Address of the server."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def inject(self, name: str, *faults: Fault) -> None:
+        """Break the next requests for "bucket/key" (or "bucket", for its listing): one fault each, in this order."""
+        with self._lock:
+            self._queued[name].extend(faults)
+
+    def inject_always(self, name: str, fault: Fault) -> None:
+        """Break every request for `name` that no queued fault breaks."""
+        with self._lock:
+            self._always[name] = fault
+
+    def reset(self, objects: Mapping[str, bytes]) -> None:
+        """Serve these objects from now on, without faults, and forget the requests so far."""
+        with self._lock:
+            self.objects = dict(objects)
+            self.requests = []
+            self._queued.clear()
+            self._always.clear()
+
+    def take_fault(self, name: str) -> Fault | None:
+        """The fault of this request, used up."""
+        with self._lock:
+            queued = self._queued[name]
+            return queued.pop(0) if queued else self._always.get(name)
+
+    def register(self, connection: socket.socket) -> int:
+        """The number of a new connection."""
+        with self._lock:
+            self._connections.append(connection)
+            return len(self._connections)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    faults: FaultServer
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.number = self.faults.register(self.connection)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Keep quiet: requests are recorded instead."""
+
+    def do_PUT(self) -> None:  # noqa: N802
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        fault, request = self._begin()
+        if fault is not None and fault.kind == "status":
+            self._refuse(fault.status, fault.code)
+            return
+        self.faults.objects[request.name] = content
+        self._answer(200, b"", request, None)
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._serve()
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._serve()
+
+    def _begin(self) -> tuple[Fault | None, Request]:
+        name = unquote(urlsplit(self.path).path).strip("/")
+        headers = self.headers
+        request = Request(self.command, name, headers.get("Range"), headers.get("If-Match"), self.number)
+        self.faults.requests.append(request)
+        return self.faults.take_fault(name), request
+
+    def _serve(self) -> None:
+        fault, request = self._begin()
+        content = self.faults.objects.get(request.name)
+        if fault is not None and fault.replace is not None:
+            self.faults.objects[request.name] = fault.replace
+        if fault is not None and fault.kind == "status":
+            self._refuse(fault.status, fault.code)
+        elif "/" not in request.name:
+            self._answer(200, self._listing(request.name), request, fault)
+        elif content is None:
+            self._refuse(404, "NoSuchKey")
+        elif request.if_match not in (None, _etag(content)):
+            self._refuse(412, "PreconditionFailed")
+        else:
+            self._send_range(content, request, fault)
+
+    def _send_range(self, content: bytes, request: Request, fault: Fault | None) -> None:
+        headers = {"ETag": _etag(content)}
+        if request.range is None:
+            self._answer(200, content, request, fault, headers)
+            return
+        first, _, last = request.range.removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(int(last) + 1, len(content))
+        if start >= len(content):
+            self._refuse(416, "InvalidRange")
+            return
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._answer(206, content[start:stop], request, fault, headers)
+
+    def _answer(
+        self, status: int, body: bytes, request: Request, fault: Fault | None, headers: Mapping[str, str] = {}
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        whole = fault is None or fault.kind == "garbage"
+        if fault is not None:
+            kept = body[: fault.after]
+            body = kept + bytes(255 - b for b in body[fault.after :]) if fault.kind == "garbage" else kept
+        request.sent = len(body)  # before the client can have it, so that tests see it at once
+        self.wfile.write(body)
+        if not whole and fault is not None:
+            self._break_off(fault)
+
+    def _break_off(self, fault: Fault) -> None:
+        self.close_connection = True
+        if fault.kind == "stall":
+            self.faults.closing.wait(STALL_SECONDS)
+        if fault.kind == "reset":  # closing with a linger time of 0 sends RST instead of FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _refuse(self, status: int, code: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>{HTTPStatus(status).phrase}</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _listing(self, bucket: str) -> bytes:
+        prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+        items = "".join(
+            f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key><Size>{len(content)}</Size>"
+            f"<ETag>{escape(_etag(content))}</ETag></Contents>"
+            for name, content in sorted(self.faults.objects.items())
+            if name.startswith(f"{bucket}/{prefix}")
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>".encode()
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
