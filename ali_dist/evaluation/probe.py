@@ -1,0 +1,75 @@
+"""How much a linear classifier can read off a representation.
+
+A linear SVM on 1000 class-balanced training labels, mean over 3 draws of them, accuracy on the whole holdout split.
+Source: the protocol of arXiv 1606.00704 section 4 for SVHN (L2-SVM on the encoder's features), in small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ali_dist.errors import InputError
+from ali_dist.evaluation.protocol import Split
+
+LABELS = 1000
+DRAWS = 3
+PENALTY = 0.1
+
+
+class LinearProbe:
+    """Judges representations of one labelled pair of splits; the draws are fixed by the seed, so scores compare."""
+
+    def __init__(self, train: Split, holdout: Split, *, seed: int) -> None:
+        """Draw the training rows.
+
+        Raises:
+            InputError: the training split holds a single class.
+        """
+        assert train.y is not None and holdout.y is not None, "a probe needs labels"
+        rng = np.random.default_rng([seed, LABELS, DRAWS])
+        labels = train.y.numpy()
+        drawn = [balanced_draw(labels, LABELS, rng) for _ in range(DRAWS)]
+        # Draws overlap: each drawn image is embedded once.
+        self._rows, places = np.unique(np.concatenate(drawn), return_inverse=True)
+        self._draws = np.split(places, DRAWS)
+        self._train, self._holdout, self._seed = train, holdout, seed
+
+    def accuracy(self, embed: Callable[[Tensor], Tensor]) -> float:
+        """Share (0 to 1) of holdout labels that a linear SVM on `embed` (x [N, ...] -> [N, F]) gets right."""
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import LinearSVC
+
+        assert self._train.y is not None and self._holdout.y is not None
+        pool = embed(self._train.x[torch.from_numpy(self._rows)]).flatten(1).double().numpy()
+        pool_labels = self._train.y.numpy()[self._rows]
+        holdout = embed(self._holdout.x).flatten(1).double().numpy()
+        scores = []
+        for places in self._draws:
+            scaler = StandardScaler().fit(pool[places])
+            svm = LinearSVC(C=PENALTY, random_state=self._seed, max_iter=5000)
+            svm.fit(scaler.transform(pool[places]), pool_labels[places])
+            scores.append(svm.score(scaler.transform(holdout), self._holdout.y.numpy()))
+        return float(np.mean(scores))
+
+
+def balanced_draw(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Row numbers of `count` samples, equally many per class, without replacement.
+
+    Where the rarest class has fewer than `count / classes` samples, every class gives as many as it has.
+
+    Raises:
+        InputError: fewer than two classes.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        raise InputError(
+            f"The training split holds {len(classes)} class, but a linear probe needs at least 2: "
+            f"use a split with more classes, or set report.evaluation to none."
+        )
+    each = min(max(1, count // len(classes)), int(sizes.min()))
+    return np.concatenate([rng.choice(np.flatnonzero(labels == c), each, replace=False) for c in classes])

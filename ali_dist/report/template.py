@@ -1,0 +1,81 @@
+"""The page's frame: one self-contained HTML document, light or dark as the reader's system is."""
+
+from __future__ import annotations
+
+from html import escape
+
+_STYLE = """
+:root { --paper: #fbfbfa; --card: #ffffff; --ink: #1f2630; --soft: #647080; --rule: #e3e6ea; --mark: #eef3f9;
+  --c0: #2f6fb0; --c1: #d0692a; --c2: #3b8f5f; --c3: #8a5bb5; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171c; --card: #1b1f26; --ink: #e4e8ee; --soft: #97a2b1; --rule: #2c323c; --mark: #222a35;
+    --c0: #6ba6e3; --c1: #ee9a63; --c2: #6cc393; --c3: #bb95e0; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 28px 18px 60px; }
+h1 { font-size: 26px; margin: 0; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 17px; margin: 38px 0 12px; }
+p { margin: 6px 0; } .soft, figcaption { color: var(--soft); font-size: 13px; }
+.status { display: inline-block; margin-left: 10px; padding: 2px 10px; border-radius: 99px; background: var(--mark);
+  font-size: 13px; font-weight: 500; vertical-align: 4px; }
+.facts { display: flex; flex-wrap: wrap; gap: 1px; margin: 20px 0 12px;
+  background: var(--rule); border: 1px solid var(--rule); border-radius: 8px; overflow: hidden; }
+.facts div { flex: 1 1 150px; background: var(--card); padding: 9px 13px; }
+.facts dt { color: var(--soft); font-size: 12.5px; }
+.facts dd { margin: 0; font-size: 17px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 8px; background: var(--card); }
+table { border-collapse: collapse; width: 100%; } tr + tr > * { border-top: 1px solid var(--rule); }
+th, td { text-align: left; padding: 7px 13px; vertical-align: top; font-weight: 400; }
+thead th { color: var(--soft); font-size: 12.5px; border-bottom: 1px solid var(--rule); }
+td.number { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; }
+td.soft { min-width: 150px; } tr.changed { background: var(--mark); }
+.config td, .config th { padding: 4px 13px; font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12.5px;
+  overflow-wrap: anywhere; }
+.config th { white-space: nowrap; }
+.images { align-items: start; }
+.images, .charts { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
+figure img { display: block; max-width: 100%; margin: 0 auto; border-radius: 4px; }
+figure.wide { grid-column: 1 / -1; }
+figcaption { margin-top: 8px; } .chart figcaption { margin: 0 0 6px; color: var(--ink); font-size: 14px; }
+svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 10.5px; }
+svg .axis { font-size: 11px; } svg .grid { stroke: var(--rule); }
+svg .guide { stroke: var(--soft); stroke-dasharray: 4 3; }
+svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg circle.line { stroke: none; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 12px; color: var(--soft); min-height: 18px; }
+.key::before { content: ""; display: inline-block; width: 14px; height: 3px; margin-right: 5px; vertical-align: 3px;
+  border-radius: 2px; background: currentColor; }
+@media (max-width: 640px) {
+  .metrics thead { display: none; } .metrics tr { display: grid; grid-template-columns: 1fr auto; padding: 8px 13px; }
+  .metrics tr > * { padding: 0; border: 0; } .metrics tr + tr { border-top: 1px solid var(--rule); }
+  .metrics td:nth-child(3), .metrics td:nth-child(4) { grid-column: 1 / -1; font-size: 13px; }
+  .metrics td:nth-child(3):not(:empty)::before { content: "reference "; color: var(--soft); }
+  .config .soft { display: none; } }
+""" + "".join(
+    f".c{i} {{ stroke: var(--c{i}); }} circle.c{i} {{ fill: var(--c{i}); }} "
+    f".key.c{i}::before {{ background: var(--c{i}); }}\n"
+    for i in range(4)
+)
+
+
+def document(title: str, body: str) -> str:
+    """A whole HTML page around `body` (HTML); `title` is text. It asks the network for nothing."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def section(heading: str, body: str) -> str:
+    """A headed part of the page; `body` is HTML."""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
+
+
+def note(text: str) -> str:
+    """A soft line of text, e.g. to say what is missing."""
+    return f'<p class="soft">{escape(text)}</p>'
