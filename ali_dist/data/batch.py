@@ -1,0 +1,51 @@
+"""What a source of training batches gives, however it reads."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """This rank's part of one global batch, on the rank's device.
+
+    Attributes:
+        x: samples as stored, uint8 or float32 [n, *shape].
+        y: class numbers int64 [n], attribute vectors float32 [n, A], or None.
+        ids: sample ids [n], counted through the index; of the samples that are really in `x`.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    ids: NDArray[np.int64]
+
+
+class BatchSource(Protocol):
+    """Endless batches of one rank, from a given step on: epoch after epoch, one batch for each step.
+
+    Attributes:
+        residency: where samples live: `device`, `ram` or `stream`.
+        wait_seconds: time that `next` took so far, in which the consumer could do nothing else.
+        substituted: one sentence for each bad sample that was replaced in a batch given out.
+    """
+
+    residency: str
+    wait_seconds: float
+    substituted: list[str]
+
+    def __iter__(self) -> Self: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None:
+        """Stop threads and let go of memory; the source gives no more batches. Closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,81 @@
+"""Where the samples of one shard are, and their labels: the .npz file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import struct
+import zipfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64] | NDArray[np.float32]
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype><[iuf][48])', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]*)\), \}\s*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Where the samples of one shard are.
+
+    Attributes:
+        offsets: of each payload within the tar, in bytes, ascending, int64 [n].
+        sizes: of each payload in bytes, int64 [n].
+        crc32: of each payload, uint32 [n].
+        labels: int64 [n], or attribute vectors float32 [n, A], or None.
+    """
+
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+    labels: Labels | None
+
+    def sha256(self) -> str:
+        """Hash of the content; unlike the file's own, it does not depend on how numpy lays out an .npz."""
+        digest = hashlib.sha256()
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The .npz file."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._arrays())  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for an array
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Sidecar:
+        """Parse an .npz file; ValueError if it is not one of a sidecar."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as file:
+                arrays = {name.removesuffix(".npy"): _parse_array(file.read(name)) for name in file.namelist()}
+            return cls(arrays["offsets"], arrays["sizes"], arrays["crc32"], arrays.get("labels"))
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError, struct.error) as error:
+            raise ValueError(f"not a sidecar: {error}") from error
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {"offsets": self.offsets, "sizes": self.sizes, "crc32": self.crc32}
+        return arrays if self.labels is None else {**arrays, "labels": self.labels}
+
+
+def _parse_array(data: bytes) -> NDArray[Any]:
+    """An .npy file of version 1 with numbers in C order, as an array that cannot be written to.
+
+    Not np.load: it takes headers through `ast`, which fails at random when threads do so at the same time
+    (CPython 3.11, gh-106905), and sidecars are read by threads. Can go when 3.11 does.
+    """
+    (length,) = struct.unpack_from("<H", data, len(_MAGIC))
+    start = len(_MAGIC) + 2 + length
+    header = _HEADER.fullmatch(data[len(_MAGIC) + 2 : start])
+    if not data.startswith(_MAGIC) or header is None:
+        raise ValueError("an array of it is of no known form")
+    shape = [int(n) for n in header["shape"].split(b",") if n.strip()]
+    return np.frombuffer(data, dtype=header["dtype"].decode(), offset=start).reshape(shape)

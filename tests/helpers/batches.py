@@ -1,0 +1,53 @@
+"""A small split, sources of its batches, and ways to compare what they give."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from ali_dist.data.batches import BatchSource, open_batches
+from ali_dist.data.index import Index
+from tests.helpers.arrays import labelled
+
+N, LANES, B = 203, 4, 12
+X, Y = labelled(N)
+STEPS = N // B
+CPU = torch.device("cpu")
+Taken = tuple[list[int], np.ndarray, list[int]]
+
+
+def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
+    options = {
+        "seed": 5, "lanes": LANES, "global_batch_size": B, "rank": 0, "world_size": 1, "start_step": 0, "device": CPU,
+        "residency": "stream", "window_mb": 0.03,
+    }  # fmt: skip
+    return open_batches(store, index, **{**options, **changes})
+
+
+def take(source: BatchSource, n: int) -> list[Taken]:
+    """(ids, x, y) of the next n batches."""
+    found = []
+    with source:
+        for batch in islice(source, n):
+            assert batch.y is not None
+            found.append((batch.ids.tolist(), batch.x.numpy().copy(), batch.y.tolist()))
+    return found
+
+
+def drain(source: BatchSource, n: int, given: list[object] | None = None) -> None:
+    """Take n batches; those that came before an error are in `given`."""
+    for _ in range(n):
+        batch = next(source)
+        if given is not None:
+            given.append(batch)
+
+
+def assert_same(one: list[Taken], other: list[Taken]) -> None:
+    assert len(one) == len(other)
+    for (ids, x, y), (other_ids, other_x, other_y) in zip(one, other, strict=True):
+        assert ids == other_ids
+        assert np.array_equal(x, other_x)
+        assert y == other_y
