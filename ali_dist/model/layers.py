@@ -53,7 +53,6 @@ class FullConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
-
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "linear": nn.Identity}
 
 
@@ -103,6 +102,8 @@ class FourierFeatures(nn.Module):
 
     A small network cannot resolve modes of width 0.05 in a range of 8 from x alone.
     """
+
+    frequencies: Tensor
 
     def __init__(self, base: float, count: int) -> None:
         super().__init__()

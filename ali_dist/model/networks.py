@@ -132,9 +132,7 @@ def with_dropout(tables: Architecture, dropout: float | None) -> Architecture:
     def set_all(table: Table) -> Table:
         return tuple(dataclasses.replace(row, dropout=dropout) for row in table)
 
-    return dataclasses.replace(
-        tables, d_x=set_all(tables.d_x), d_z=set_all(tables.d_z), d_xz=set_all(tables.d_xz)
-    )
+    return dataclasses.replace(tables, d_x=set_all(tables.d_x), d_z=set_all(tables.d_z), d_xz=set_all(tables.d_xz))
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:

@@ -71,7 +71,7 @@ def _linear(out: int, **rest: object) -> Layer:
 
 
 def _with(table: Table, **changes: object) -> Table:
-    return tuple(Layer(**{**{f: getattr(row, f) for f in Layer.__slots__}, **changes}) for row in table)  # type: ignore[arg-type]
+    return tuple(Layer(**{**{f: getattr(row, f) for f in Layer.__slots__}, **changes}) for row in table)
 
 
 def _cifar10() -> Architecture:
@@ -88,9 +88,7 @@ def _cifar10() -> Architecture:
             *(_tconv(*row, norm=True, act="lrelu") for row in up),
             _conv(1, 1, OUTPUT, bias="pixel", act="sigmoid"),
         ),
-        d_x=tuple(
-            _conv(*row, bias="channel", dropout=p, act="maxout") for row, p in zip(body, dropout, strict=True)
-        ),
+        d_x=tuple(_conv(*row, bias="channel", dropout=p, act="maxout") for row, p in zip(body, dropout, strict=True)),
         d_z=(_conv(1, 1, 512, dropout=0.2, act="maxout"), _conv(1, 1, 512, dropout=0.5, act="maxout")),
         d_xz=(
             *(_conv(1, 1, 1024, bias="channel", dropout=0.5, act="maxout") for _ in range(2)),

@@ -84,7 +84,9 @@ def test_paper_weights_start_at_a_standard_deviation_of_one_hundredth():
 
 def test_dropout_override_reaches_every_discriminator_layer_and_nothing_else():
     ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=4, discriminator_dropout=0.3)
-    layers = sum(len(t) for t in (ARCHITECTURES["digits"].d_x, ARCHITECTURES["digits"].d_z, ARCHITECTURES["digits"].d_xz))
+    layers = sum(
+        len(t) for t in (ARCHITECTURES["digits"].d_x, ARCHITECTURES["digits"].d_z, ARCHITECTURES["digits"].d_xz)
+    )
     assert [m.p for m in ali.discriminator.modules() if isinstance(m, nn.Dropout)] == [0.3] * layers
     assert not [m for part in (ali.encoder, ali.decoder) for m in part.modules() if isinstance(m, nn.Dropout)]
 

@@ -121,7 +121,14 @@ def test_two_halves_of_a_batch_add_up_to_the_whole_with_their_share():
     for rows in (slice(0, 3), slice(3, BATCH)):
         optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
         step = Step(
-            "scaled", "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH, world_size=2
+            "scaled",
+            "nonsaturating",
+            ali,
+            ali,
+            optimizer,
+            Precision("fp32", CPU),
+            global_batch_size=BATCH,
+            world_size=2,
         )
         step(x[rows], z[rows], epsilon[rows], Weights())
         parts.append(optimizer.seen)
@@ -130,7 +137,7 @@ def test_two_halves_of_a_batch_add_up_to_the_whole_with_their_share():
 
 
 def test_alternating_lets_the_generators_answer_the_updated_discriminator():
-    def after_one_update(way: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def after_one_update(way: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         ali = networks(cycle=False)
         optimizer = torch.optim.SGD([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=0.5)
         Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH)(

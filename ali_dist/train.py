@@ -1,0 +1,132 @@
+"""Train ALI: `python -m ali_dist.train [--preset NAME|FILE.yaml] [--section.key value ...]`.
+
+With no arguments: scikit-learn's digits, in this process, on the GPU if there is one. The same command continues
+a run that was interrupted. `--scale.workers 2` trains on two Ray workers, `s3://` urls stream from S3.
+
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped on request with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from ali_dist.config import Config, fields, from_mapping, load_preset, parse_overrides, preset_names
+from ali_dist.data.storage import StorageError
+from ali_dist.errors import InputError, Stopped, TrainingError
+
+STOPPED = 75
+_CHOOSE = "choose another run.dir or data.url, or mend this one"
+_DISK_TROUBLE = {
+    errno.ENOSPC: "free some space and run the same command to go on from the newest checkpoint",
+    errno.EDQUOT: "free some space and run the same command to go on from the newest checkpoint",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR), _CHOOSE),
+}
+
+
+def parse(arguments: list[str]) -> tuple[Config, bool]:
+    """The config that the arguments describe, and whether it is only to be shown.
+
+    Raises:
+        InputError: An unknown preset or setting, or a bad value.
+    """
+    rest, preset, dry_run = list(arguments), "digits", False
+    for word in arguments:
+        if word == "--dry-run":
+            dry_run = True
+            rest.remove(word)
+        elif word == "--preset" or word.startswith("--preset="):
+            at = rest.index(word)
+            _, equals, preset = rest.pop(at).partition("=")
+            if not equals:
+                if at == len(rest):
+                    raise InputError(f"--preset needs a name or a .yaml file; presets: {', '.join(preset_names())}.")
+                preset = rest.pop(at)
+    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
+    return from_mapping({"run": {"name": name}}, load_preset(preset), parse_overrides(rest)), dry_run
+
+
+def help_text() -> str:
+    """Usage, presets, and every setting with its meaning, allowed values and default."""
+    lines = [(__doc__ or "").strip(), "", f"Presets: {', '.join(preset_names())}.", "", "Settings (default):"]
+    section = ""
+    for info in fields().values():
+        if info.key.partition(".")[0] != section:
+            section = info.key.partition(".")[0]
+            lines.append("")
+        shown = (
+            "none"
+            if info.default is None
+            else str(info.default).lower()
+            if info.default in (True, False)
+            else (info.default)
+        )
+        lines.append(f"  --{info.key} ({shown})\n        {info.help} [{info.allowed()}]")
+    return "\n".join(
+        [*lines, "", "  --dry-run\n        show the resolved settings, sizes and an estimate; train nothing"]
+    )
+
+
+def uses_ray(config: Config) -> bool:
+    """Whether this run goes to Ray workers: asked for, or inside a Ray job or beside a Ray cluster."""
+    workers = config.scale.worker_range()
+    if workers is not None:
+        return workers != (0, 0)
+    return "RANK" not in os.environ and any(os.environ.get(v) for v in ("RAY_ADDRESS", "RAY_JOB_ID"))
+
+
+def train(config: Config) -> None:
+    """Prepare built-in data if needed and train, here or on Ray workers.
+
+    Raises:
+        InputError, TrainingError, StorageError: It cannot be done.
+        Stopped: It was asked to stop and has saved a checkpoint.
+    """
+    from ali_dist.training.launch import run_local
+
+    if uses_ray(config):
+        from ali_dist.training.ray_backend import run_on_ray  # the only way to an import of ray
+
+        run_on_ray(config)
+    else:
+        run_local(config)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text())
+        return 0
+    try:
+        config, dry_run = parse(arguments)
+        if dry_run:
+            from ali_dist.training.estimate import describe
+
+            print(describe(config))
+        else:
+            train(config)
+    except InputError as error:
+        print(f"ali_dist.train: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"ali_dist.train: {stopped}", file=sys.stderr)
+        return STOPPED
+    except (TrainingError, StorageError) as error:
+        print(f"ali_dist.train: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        print(
+            f"ali_dist.train: {error.filename or 'A file'}: {error.strerror}; {_DISK_TROUBLE[error.errno]}.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

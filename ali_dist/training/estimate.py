@@ -1,0 +1,74 @@
+"""What a run will be, before it is: `--dry-run`."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from ali_dist.config import Config
+from ali_dist.errors import InputError
+from ali_dist.model.ali import build_ali
+from ali_dist.model.space import DataSpace
+from ali_dist.training.inputs import Inputs, open_inputs
+from ali_dist.training.players import architecture
+from ali_dist.training.step import choose_way
+
+_BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in fp32
+
+
+def describe(config: Config) -> str:
+    """The resolved settings as JSON and, below, sizes, the way of the update, memory and traffic.
+
+    Raises:
+        InputError: Model and objective do not go together.
+    """
+    tables = architecture(config.model.architecture)
+    objective = config.objective
+    precision = "fp32" if config.scale.precision == "auto" else config.scale.precision
+    way = choose_way(
+        objective.update,
+        objective.loss,
+        couples_samples=tables.couples_samples,
+        penalised=objective.r1 > 0 or objective.r2 > 0,
+        precision=precision,
+    )
+    try:
+        inputs: Inputs | None = open_inputs(config)
+        found = ""
+    except InputError as missing:
+        inputs, found = None, str(missing)
+    stored = tuple(inputs.train.index.shape) if inputs else _assumed_shape(tables.image_size)
+    ali = build_ali(
+        tables,
+        DataSpace.of(tables, stored).model_shape,
+        latent_size=config.model.latent_size,
+        encoder=config.model.encoder,
+        width=config.model.width,
+    )
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
+    total = sum(sizes.values())
+    size, steps = config.data.global_batch_size, config.total_steps()
+    lines = [
+        json.dumps(config.to_mapping(), indent=2),
+        "",
+        "parameters   " + ", ".join(f"{name} {count:,}" for name, count in sizes.items()) + f"; all {total:,}",
+        f"update       {way}, {steps:,} updates of {size} images in {config.data.num_lanes()} lanes",
+        f"memory       {total * _BYTES_PER_PARAMETER / 1e6:,.1f} MB a worker for weights, gradients and Adam, "
+        "plus activations",
+        f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
+    ]
+    if inputs:
+        index = inputs.train.index
+        megabytes = index.num_samples * index.decoded_bytes / 1e6
+        epochs = config.run.images / index.num_samples
+        lines.append(
+            f"data         {index.num_samples:,} samples of {list(index.shape)}, {megabytes:,.1f} MB decoded; "
+            f"{epochs:,.1f} epochs"
+        )
+    else:
+        lines.append(f"data         not there yet: {found}")
+    return "\n".join(lines)
+
+
+def _assumed_shape(image_size: int | None) -> tuple[int, ...]:
+    return (2,) if image_size is None else (1 if math.log2(image_size) < 5 else 3, image_size, image_size)

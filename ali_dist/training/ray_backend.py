@@ -1,0 +1,296 @@
+"""Ray Train: N workers run the same loop under DistributedDataParallel. With `tuning/`, the only importer of ray.
+
+Checkpoints, metrics and the order of data are ours and the same as in a local run. Ray places the workers, restarts
+them all when one is lost (they continue from the newest checkpoint), and carries evaluation metrics to Tune.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ali_dist.config import Config, from_mapping
+from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.training.context import stop_on_signals
+from ali_dist.training.distributed import World
+from ali_dist.training.inputs import open_inputs
+from ali_dist.training.launch import prepare_data
+from ali_dist.training.loop import fit
+from ali_dist.training.run_folder import Record
+
+_POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
+_ELASTIC_START_SECONDS = "30"  # a lost node's reservation lingers; Train waits this long before it starts smaller
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """What driver and workers tell each other during a run."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._verdict: tuple[str, str] | None = None
+
+    def request_stop(self) -> None:
+        """The driver was asked to stop."""
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        """Whether it was."""
+        return self._stop
+
+    def refuse(self, kind: str, message: str) -> None:
+        """A worker found that the run cannot go on: restarting would not help."""
+        self._verdict = self._verdict or (kind, message)
+
+    def verdict(self) -> tuple[str, str] | None:
+        """Kind (input or training) and message of the first refusal."""
+        return self._verdict
+
+
+class RayContext:
+    """A Ray Train worker's surroundings.
+
+    Args:
+        board: Where rank 0 learns that the driver was asked to stop.
+    """
+
+    def __init__(self, board: Any) -> None:
+        train = ray.train.get_context()
+        self.world = World(train.get_world_rank(), train.get_local_rank(), train.get_world_size())
+        self.device: torch.device = ray.train.torch.get_device()
+        self._stop = threading.Event()
+        if self.world.is_main:
+            threading.Thread(target=self._watch, args=(board,), name="stop-watch", daemon=True).start()
+
+    def _watch(self, board: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                if ray.get(board.stop_requested.remote()):
+                    self._stop.set()
+            except ray.exceptions.RayError:  # the driver is gone, and this worker soon will be
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def stop_requested(self) -> bool:
+        """See `Context`."""
+        return self._stop.is_set()
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """See `Context`. Ray carries it to Tune; checkpoints stay ours."""
+        ray.train.report(metrics)
+
+
+def _work(settings: dict[str, Any]) -> Record:
+    """What each worker runs; its one required argument is how Ray hands over `settings`."""
+    board = settings["board"]
+    verdict = ray.get(board.verdict.remote())
+    if verdict is not None:  # this is the restart after a refusal
+        return {"outcome": verdict[0], "message": verdict[1]}
+    config = from_mapping(settings["config"])
+    if config.scale.threads:
+        torch.set_num_threads(config.scale.threads)
+    try:
+        summary = fit(config, RayContext(board))
+    except Stopped as stopped:
+        return {"outcome": "stopped", "message": str(stopped)}
+    except (InputError, TrainingError) as error:
+        # Other ranks may be waiting in a collective: only a failure ends them. The restart will find the verdict.
+        ray.get(board.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
+        raise
+    return {"outcome": "finished", "summary": summary}
+
+
+def run_on_ray(config: Config) -> Record:
+    """Train on Ray workers, on the cluster this process belongs to or on one started here; rank 0's summary.
+
+    Raises:
+        InputError: The config cannot work, or the workers cannot see the data or the run folder.
+        TrainingError: Training diverged, or workers were lost too often.
+        Stopped: SIGTERM or Ctrl-C; a checkpoint has been saved.
+    """
+    config = _with_absolute_paths(config)
+    prepare_data(config)
+    open_inputs(config)  # a missing bucket is answered at once, not after the workers have started
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of report()
+    if ":" in config.scale.workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
+    _check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
+    with _cluster(config):
+        board = Board.remote()  # type: ignore[attr-defined]
+        return _outcome(_fit_in_thread(_trainer(config, board), board), board)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Workers run in folders of their own: local places must not depend on the current one."""
+
+    def absolute(url: str) -> str:
+        return url if "://" in url else str(Path(url).absolute())
+
+    places = {"run": {"dir": absolute(config.run.dir)}, "data": {"url": absolute(config.data.url)}}
+    return from_mapping(config.to_mapping(), places)
+
+
+@contextlib.contextmanager
+def _cluster(config: Config) -> Iterator[None]:
+    """Ray, connected: the job's or RAY_ADDRESS's cluster, or a local one with room for the workers."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ours = not ray.is_initialized()
+    if ours:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=True)
+        else:
+            _, most = config.scale.worker_range() or (1, 1)
+            need = most * config.scale.cpus_per_worker
+            ray.init(num_cpus=max(os.cpu_count() or 1, int(-(-need // 1))), log_to_driver=True)
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _workers(config: Config, resources: dict[str, float], use_gpu: bool) -> int | tuple[int, int]:
+    asked = config.scale.worker_range()
+    if asked is None:
+        count = int(resources.get("GPU", 0) // config.scale.gpus_per_worker) if use_gpu else len(_nodes())
+        low = high = max(1, count)
+    else:
+        low, high = asked
+    _check_lanes(config, high)
+    return high if low == high else (low, high)
+
+
+def _check_lanes(config: Config, workers: int) -> None:
+    lanes = config.data.num_lanes()
+    if workers > lanes:
+        raise InputError(
+            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, which divides "
+            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
+        )
+
+
+def _nodes() -> list[Any]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _trainer(config: Config, board: Any) -> TorchTrainer:
+    resources = ray.cluster_resources()
+    scale = config.scale
+    use_gpu = scale.device == "cuda" or (scale.device == "auto" and resources.get("GPU", 0) > 0)
+    workers = _workers(config, resources, use_gpu)
+    each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
+    _check_room(workers if isinstance(workers, int) else workers[0], each, resources)
+    path, filesystem = _ray_storage(config)
+    return TorchTrainer(
+        _work,  # type: ignore[arg-type]
+        train_loop_config={"config": config.to_mapping(), "board": board},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,  # type: ignore[arg-type]
+            use_gpu=use_gpu,
+            resources_per_worker=each,
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{config.run.name}-{int(time.time())}",  # our checkpoints continue a run, not Ray's
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
+        ),
+        torch_config=TorchConfig(backend=None if scale.backend == "auto" else scale.backend),
+    )
+
+
+def _check_room(workers: int, each: dict[str, float], resources: dict[str, float]) -> None:
+    """Refuse what can never be placed, unless machines can still be added."""
+    short = {kind: workers * amount for kind, amount in each.items() if workers * amount > resources.get(kind, 0.0)}
+    if short and not os.environ.get("RAY_JOB_ID"):
+        need = ", ".join(f"{amount:g} {kind}" for kind, amount in short.items())
+        have = ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in short)
+        raise InputError(
+            f"{workers} workers need {need}, but the Ray cluster has {have}: lower scale.workers, "
+            "scale.cpus_per_worker or scale.gpus_per_worker."
+        )
+
+
+def _ray_storage(config: Config) -> tuple[str, Any]:
+    """Where Ray keeps its own few files: beside ours, so that every machine sees them."""
+    place = f"{config.run.dir.rstrip('/')}/{config.run.name}/ray"
+    if not place.startswith("s3://"):
+        return place, None
+    import pyarrow.fs
+
+    endpoint = (
+        config.storage.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    scheme, _, host = (endpoint or "").rpartition("://")
+    # Keys are not given here: every process finds them in its own environment.
+    filesystem = pyarrow.fs.S3FileSystem(
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        connect_timeout=config.storage.timeout_seconds,
+        request_timeout=config.storage.timeout_seconds,
+    )
+    return place.removeprefix("s3://"), filesystem
+
+
+def _fit_in_thread(trainer: TorchTrainer, board: Any) -> Record | BaseException:
+    """`trainer.fit()` beside the main thread, so that signals are ours: the first asks the workers to save and stop."""
+    box: list[Record | BaseException] = []
+
+    def run() -> None:
+        try:
+            box.append(trainer.fit().return_value)  # type: ignore[attr-defined]
+        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
+            box.append(error)
+
+    asked = threading.Event()
+    thread = threading.Thread(target=run, name="ray-train", daemon=True)
+    with stop_on_signals(asked.set):
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.1)
+            if asked.is_set():
+                asked.clear()
+                ray.get(board.request_stop.remote())
+    return box[0]
+
+
+def _outcome(result: Record | BaseException, board: Any) -> Record:
+    """The summary, or the exception that says how the run ended."""
+    if isinstance(result, BaseException):
+        verdict = None
+        with contextlib.suppress(ray.exceptions.RayError):
+            verdict = ray.get(board.verdict.remote())
+        if verdict is None:
+            raise _lost(result) from result
+        result = {"outcome": verdict[0], "message": verdict[1]}
+    if result["outcome"] == "input":
+        raise InputError(result["message"])
+    if result["outcome"] == "training":
+        raise TrainingError(result["message"])
+    if result["outcome"] == "stopped":
+        raise Stopped(result["message"])
+    summary: Record = result["summary"]
+    return summary
+
+
+def _lost(error: BaseException) -> BaseException:
+    """A failure of workers as one sentence; anything else as it is."""
+    if not isinstance(error, ray.train.TrainingFailedError):
+        return error
+    failures = getattr(error, "worker_failures", {}) or {}
+    reasons = "; ".join(f"rank {rank}: {' '.join(str(e).split())[:300]}" for rank, e in sorted(failures.items()))
+    return TrainingError(
+        f"Workers failed more often than scale.max_failures allows ({reasons or error}); checkpoints are kept: "
+        "run the same command to go on from the newest."
+    )

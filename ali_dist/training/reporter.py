@@ -1,0 +1,228 @@
+"""What rank 0 shows of a run: metric records, image grids, evaluations, the summary and the report page."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from typing import Any
+
+import torch
+
+from ali_dist.config import Config
+from ali_dist.data.reader import load_arrays
+from ali_dist.data.storage import Store
+from ali_dist.evaluation import inference
+from ali_dist.evaluation.protocol import Split
+from ali_dist.evaluation.suite import ImageEvaluator, evaluate_mixture
+from ali_dist.model.trained import Trained
+from ali_dist.report.gallery import save_interpolations, save_reconstructions, save_samples
+from ali_dist.report.page import write_page
+from ali_dist.report.progress import Progress
+from ali_dist.training.inputs import Inputs, Part
+from ali_dist.training.players import Players, build_networks
+from ali_dist.training.resume import Position
+from ali_dist.training.run_folder import Record, RunFolder
+
+_GRID = 100  # samples in a grid
+_PAIRS = 50  # reconstructions in a grid
+_LINES, _STEPS = 8, 9  # interpolations in a grid, decoded steps of each
+_POINTS = 2_500  # points in a mixture's figure
+_SEED = 0  # of evaluation and pictures in every run: runs are compared, so judge and draws must not differ
+
+
+class Reporter:
+    """Writes and shows; changes nothing in the training.
+
+    Args:
+        config: Of the run.
+        inputs: Its data.
+        players: The networks; their averages are shown where there are any.
+        store: The run's folder.
+        device: Where the networks are.
+    """
+
+    def __init__(self, config: Config, inputs: Inputs, players: Players, store: Store, device: torch.device) -> None:
+        self._config, self._inputs, self._players = config, inputs, players
+        self._device = device
+        self._folder = RunFolder(store)
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        if self._progress is not None:
+            self._progress.message(text)
+        else:
+            sys.stderr.write(f"{text}\n")  # the progress line is not there yet
+
+    def begin(self, at: Position) -> None:
+        """Training starts, or goes on, from `at`."""
+        config, players = self._config, self._players
+        self._folder.forget_after(at.images)
+        self._folder.write_json("config.json", config.to_mapping())
+        sizes = [sum(p.numel() for p in part.parameters()) for part in players.ali.children()]
+        names = ("encoder", "decoder", "discriminator")
+        self.say(
+            f"Training {config.run.name!r} on {config.data.url}: "
+            + ", ".join(f"{name} {size:,}" for name, size in zip(names, sizes, strict=True))
+            + f" parameters; {players.step.way} update, {players.precision.name} on {self._device}."
+        )
+        self.say(f"Results go to {self._folder.store.url}.")
+        if self._inputs.holdout is None:
+            self.say(f"The data have no split {config.data.holdout!r}: evaluation is left out.")
+        self._progress = Progress(config.run.images, start_images=at.images)
+
+    def advance(self, images: int) -> None:
+        """So many images have been seen; cheap."""
+        if self._progress is not None:
+            self._progress.update(images)
+
+    def log(self, record: Record) -> None:
+        """A line of training metrics."""
+        self._folder.append(record)
+        if self._progress is not None:
+            self._progress.update(record["images"], record)
+
+    def publish(self) -> None:
+        """Bring what has been written to an s3:// run folder."""
+        self._folder.publish()
+
+    def evaluate(self, position: Record) -> dict[str, float]:
+        """Metrics of the current networks on the holdout split; empty where none apply."""
+        if self._config.report.evaluation == "none" or self._inputs.holdout is None:
+            return {}
+        samples = self._config.report.evaluation_samples
+        model = self._model()
+        mixture = self._inputs.train.index.extra.get("mixture")
+        if mixture is not None:
+            metrics = evaluate_mixture(
+                model,
+                self._holdout,
+                means=torch.tensor(mixture["means"]),
+                std=mixture["std"],
+                samples=samples,
+                seed=_SEED,
+                device=self._device,
+            )
+        elif self._evaluator is not None:
+            metrics = self._evaluator.evaluate(model)
+        else:
+            return {}
+        self.log({"event": "evaluation", **position, **metrics})
+        return metrics
+
+    def gallery(self, images: int) -> None:
+        """Grids of samples, reconstructions and interpolations, from the same z and images each time."""
+        model = self._model()
+        part = self._inputs.holdout or self._inputs.train
+        mixture = part.index.extra.get("mixture")
+        if mixture is not None:
+            self._mixture_figure(model, mixture, images)
+            return
+        if len(part.index.shape) != 3 or part.index.shape[0] not in (1, 3):
+            return
+        x = (self._holdout if self._inputs.holdout else _split(part, self._players, _PAIRS + 2 * _LINES)).x
+        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(_SEED))]
+        pairs, ends = x[:_PAIRS], x[-2 * _LINES :][: len(x) // 2 * 2].unflatten(0, (-1, 2))
+        _, _, z_hat = inference.encode(model, pairs, _SEED, self._device)
+        _, _, z_ends = inference.encode(model, ends.flatten(0, 1), _SEED, self._device)
+        z_ends = z_ends.unflatten(0, (-1, 2))
+        at = torch.linspace(0, 1, _STEPS)[None, :, None]
+        z_lines = torch.lerp(z_ends[:, :1], z_ends[:, 1:], at)  # linear, as in the paper
+        lines = inference.decode(model, z_lines.flatten(0, 1), self._device).unflatten(0, z_lines.shape[:2])
+        folder, when = self._folder.path / "images", f"{images:09d}"
+        save_samples(folder / f"samples-{when}.png", inference.sample_decoder(model, _GRID, _SEED, self._device))
+        reconstructions = inference.decode(model, z_hat, self._device)
+        save_reconstructions(folder / f"reconstructions-{when}.png", pairs, reconstructions)
+        save_interpolations(folder / f"interpolations-{when}.png", lines, ends)
+        for name in ("samples", "reconstructions", "interpolations"):
+            self._folder.add_image(folder / f"{name}-{when}.png", images)
+
+    def finish(self, outcome: Record, substituted: list[str]) -> Record:
+        """Write the summary and the page that shows everything."""
+        summary = {
+            "run": self._config.run.name,
+            **outcome,
+            "precision": self._players.precision.name,
+            "device": _device_name(self._device),
+            "update": self._players.step.way,
+            "weights": "ema" if self._players.average is not None else "raw",
+        }
+        if substituted:
+            summary["substituted"] = substituted
+        self._folder.write_json("summary.json", summary)
+        write_page(self._folder.path)
+        self._folder.publish()
+        return summary
+
+    def finished(self) -> Record | None:
+        """The summary of a run that has finished before; None otherwise."""
+        summary = self._folder.read_json("summary.json")
+        return summary if summary and summary.get("status") == "finished" else None
+
+    def close(self) -> None:
+        """Let go of the terminal and the files."""
+        if self._progress is not None:
+            self._progress.close()
+        self._folder.close()
+
+    def _model(self) -> Trained:
+        encoder, decoder = self._players.generators()
+
+        def fresh(seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+            ali, _ = build_networks(self._config, self._inputs.train.index, seed)
+            return ali.encoder, ali.decoder
+
+        return Trained(encoder, decoder, self._players.space, self._config.model.latent_size, fresh)
+
+    def _mixture_figure(self, model: Trained, mixture: dict[str, Any], images: int) -> None:
+        from ali_dist.report.plots import save_mixture
+
+        split = self._holdout
+        assert split.y is not None
+        x = split.x[:_POINTS]
+        _, _, z = inference.encode(model, x, _SEED, self._device)
+        path = self._folder.path / "images" / f"mixture-{images:09d}.png"
+        save_mixture(
+            path,
+            means=torch.tensor(mixture["means"]),
+            std=mixture["std"],
+            samples=inference.sample_decoder(model, _POINTS, _SEED, self._device),
+            x=x,
+            x_rec=inference.decode(model, z, self._device),
+            z=z,
+            y=split.y[:_POINTS],
+        )
+        self._folder.add_image(path, images)
+
+    @functools.cached_property
+    def _holdout(self) -> Split:
+        assert self._inputs.holdout is not None
+        return _split(self._inputs.holdout, self._players)
+
+    @functools.cached_property
+    def _evaluator(self) -> ImageEvaluator | None:
+        index = self._inputs.train.index
+        megabytes = 4e-6 * index.num_samples * math.prod(self._players.space.model_shape)
+        if len(index.shape) != 3 or megabytes > self._config.data.memory_mb:
+            self.say(f"Evaluation is skipped: it would hold {megabytes:,.0f} MB (data.memory_mb allows less).")
+            return None
+        return ImageEvaluator(
+            _split(self._inputs.train, self._players),
+            self._holdout,
+            samples=self._config.report.evaluation_samples,
+            seed=_SEED,
+            native=self._players.space.native_from_unit,
+            device=self._device,
+        )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _split(part: Part, players: Players, limit: int | None = None) -> Split:
+    """A whole split at the training size, in memory."""
+    x, y = load_arrays(part.store, part.index)
+    labels = y if y is not None and y.dtype == torch.int64 else None
+    return Split(players.space.unit_from_stored(x[:limit]), None if labels is None else labels[:limit])

@@ -1,0 +1,218 @@
+"""World size is not a hyper-parameter: 2 and 3 ranks, with even and uneven lanes, equal 1 rank."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ali_dist.config import from_mapping
+from ali_dist.data.batches import open_batches
+from ali_dist.data.sources import ensure_prepared
+from ali_dist.errors import InputError, Stopped
+from ali_dist.model.tables import ARCHITECTURES
+from ali_dist.training import loop
+from ali_dist.training.distributed import World, average_buffers, check_replicas
+from tests.helpers.distributed import DistributedError, run_distributed
+from tests.helpers.runs import StoppingContext, assert_same, largest_difference, tiny, weights
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    ensure_prepared("digits", str(folder))
+    return folder
+
+
+def without_norm() -> None:
+    """Networks whose samples do not meet in a batch norm, which sees other batches at other world sizes."""
+    tables = ARCHITECTURES["digits"]
+
+    def plain(table):
+        return tuple(dataclasses.replace(row, norm=False, bias="channel") for row in table)
+
+    ARCHITECTURES["digits"] = dataclasses.replace(tables, encoder=plain(tables.encoder), decoder=plain(tables.decoder))
+
+
+def train(rank: int, size: int, mapping: dict, stop_before: int | None = None, norm: bool = False) -> list[list[int]]:
+    """One rank's run; returns the sample ids of its batches."""
+    if not norm:
+        without_norm()
+    ledger = Ledger()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "open_batches", ledger.open)
+        try:
+            loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, size), stop_before))
+        except Stopped:
+            assert stop_before is not None
+    return ledger.ids
+
+
+class Ledger:
+    """Opens batches and writes down which samples each of them has."""
+
+    def __init__(self) -> None:
+        self.ids: list[list[int]] = []
+
+    def open(self, *args, **kwargs):
+        self._source = open_batches(*args, **kwargs)
+        return self
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    def __enter__(self):
+        self._source.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self._source.__exit__(*error)
+
+    def __next__(self):
+        batch = next(self._source)
+        self.ids.append(batch.ids.tolist())
+        return batch
+
+
+def records(config) -> list[dict]:
+    lines = (Path(config.run.dir) / config.run.name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+WAYS = {
+    "scaled": {"objective__r1": 0, "objective__r2": 0, "objective__loss": "nonsaturating"},
+    "penalised": {},
+    "lazy-penalty": {"objective__penalty_every": 3},
+    "coupled": {"objective__r1": 0, "objective__r2": 0, "objective__loss": "hinge"},
+    "alternating": {"objective__update": "alternating"},
+    "both-cycles": {"objective__cycle_z": 0.5},
+}
+
+
+def train_all(rank: int, size: int, mappings: dict[str, dict]) -> dict[str, list[list[int]]]:
+    return {way: train(rank, size, mapping) for way, mapping in mappings.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    """Every way at every world size: configs and each rank's ledger. 3 ranks own 2, 1 and 1 of the 4 lanes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    # Adam divides by the gradient's size: without a larger epsilon, rounding of a vanishing gradient becomes a step.
+    common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-4}
+    configs = {
+        n: {way: tiny(folder, run__name=f"{way}-{n}", **common, **changes) for way, changes in WAYS.items()}
+        for n in (1, 2, 3)
+    }
+    mappings = {n: {way: config.to_mapping() for way, config in part.items()} for n, part in configs.items()}
+    return configs, {n: run_distributed(train_all, n, n, mappings[n], timeout=240) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_several_ranks_equal_one(trained, way, world_size):
+    configs, ledgers = trained
+    parts = [ledgers[world_size][rank][way] for rank in range(world_size)]
+    whole = [[i for part in parts for i in part[step]] for step in range(8)]
+    assert whole == ledgers[1][0][way], "other global batches"
+    one, several = configs[1][way], configs[world_size][way]
+    assert largest_difference(weights(one), weights(several)) < 2e-5
+    for mine, theirs in zip(records(one), records(several), strict=True):
+        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle"):
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-5), key
+
+
+def test_a_broken_run_goes_on_at_another_world_size_with_the_same_batches(tmp_path, digits):
+    changes = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-4}
+    unbroken, moved = (tiny(tmp_path, run__name=name, **changes) for name in ("unbroken", "moved"))
+    (one,) = run_distributed(train, 1, 1, unbroken.to_mapping())
+    first = run_distributed(train, 3, 3, moved.to_mapping(), 1)  # votes on stopping fall on update 0, then 10
+    (second,) = run_distributed(train, 1, 1, moved.to_mapping())
+    seen = [sum((first[rank][step] for rank in range(3)), []) for step in range(len(first[0]))]
+    assert seen + second == one
+    assert largest_difference(weights(unbroken), weights(moved)) < 2e-5
+
+
+def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
+    changes = {"data__url": str(digits), "run__images": 480, "model__discriminator_dropout": 0.2}
+    unbroken, broken = (tiny(tmp_path, run__name=name, **changes) for name in ("unbroken", "broken"))
+    run_distributed(train, 2, 2, unbroken.to_mapping(), None, True)
+    run_distributed(train, 2, 2, broken.to_mapping(), 1, True)
+    run_distributed(train, 2, 2, broken.to_mapping(), None, True)
+    parameters = [
+        {name: t for name, t in weights(config).items() if "running" not in name} for config in (unbroken, broken)
+    ]
+    assert_same(*parameters)
+    # Averaging batch-norm statistics at a checkpoint commutes with later updates only up to rounding.
+    assert largest_difference(weights(unbroken), weights(broken)) < 1e-6
+
+
+def gradients_by_hand(rank: int) -> float:
+    """What a step would learn from autograd.grad instead of backward: the guard's counterexample."""
+    from ali_dist.model.ali import OpenBoundary, build_ali
+    from ali_dist.model.objectives import OBJECTIVES
+    from ali_dist.training.distributed import wrap
+
+    ali = build_ali(ARCHITECTURES["mixture"], (2,), latent_size=2, width=0.1)
+    players = wrap(ali, "coupled", torch.device("cpu"), World(rank, rank, 2))
+    g = torch.Generator().manual_seed(rank)
+    pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), OpenBoundary())
+    loss = OBJECTIVES["nonsaturating"].d_loss(pairs.d_q, pairs.d_p).mean()
+    (by_grad,) = torch.autograd.grad(loss, ali.discriminator_parameters()[:1], retain_graph=True)
+    loss.backward(inputs=ali.discriminator_parameters())
+    reduced = ali.discriminator_parameters()[0].grad
+    assert reduced is not None
+    both = torch.stack([by_grad, reduced])
+    other = both.clone()
+    dist.broadcast(other, src=0)
+    return float((other[1] - both[1]).abs().max()) if rank else float((by_grad - reduced).abs().max())
+
+
+def test_only_backward_reduces_gradients_over_ranks():
+    """autograd.grad on parameters is silently not reduced; `.backward(inputs=...)` is. The step relies on it."""
+    local_differs, reduced_differs = run_distributed(gradients_by_hand, 2)
+    assert local_differs > 1e-4
+    assert reduced_differs == 0.0
+
+
+def diverge(rank: int) -> None:
+    module = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(module.weight, 1.0 + 1e-7 * rank)
+    check_replicas(module, World(rank, rank, 2))
+
+
+def test_replicas_that_differ_in_the_last_bit_are_noticed():
+    with pytest.raises(DistributedError, match="weights differ"):
+        run_distributed(diverge, 2)
+
+
+def averaged_mean(rank: int) -> float:
+    norm = torch.nn.BatchNorm1d(1)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(float(rank))
+    average_buffers(norm, [0.75, 0.25][rank], World(rank, rank, 2))
+    return norm.running_mean.item()
+
+
+def test_statistics_are_averaged_by_share_of_the_batch():
+    assert run_distributed(averaged_mean, 2) == [0.25, 0.25]
+
+
+def train_apart(rank: int, mapping: dict, folders: list[str]) -> str:
+    config = from_mapping(mapping, {"run": {"dir": folders[rank]}})
+    try:
+        loop.fit(config, StoppingContext(World(rank, rank, 2)))
+    except InputError as error:
+        return str(error)
+    return "trained"
+
+
+def test_ranks_that_see_other_checkpoints_refuse_to_start(tmp_path, digits):
+    config = tiny(tmp_path, data__url=str(digits), run__images=96)
+    run_distributed(train, 1, 1, config.to_mapping(), None, True)
+    longer = tiny(tmp_path, data__url=str(digits)).to_mapping()
+    said = run_distributed(train_apart, 2, longer, [config.run.dir, str(tmp_path / "empty")])
+    assert all("not shared" in sentence for sentence in said)

@@ -1,0 +1,144 @@
+"""The train command as a user meets it: interrupted, killed, misused."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ali_dist.data.sources import ensure_prepared
+from ali_dist.train import main
+from tests.helpers.processes import ROOT, checkpoints, command
+from tests.helpers.runs import arguments, assert_same, tiny, weights
+
+LONG = {"run__images": 24 * 2000, "report__checkpoint_every": 24 * 20, "report__log_every": 24 * 1000}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    ensure_prepared("digits", str(folder))
+    return folder
+
+
+def run_to_end(config, log: Path) -> str:
+    with command(config, log) as running:
+        assert running.wait() == 0, running.output()
+        return running.output()
+
+
+def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run(tmp_path, digits):
+    budget = {"data__url": str(digits), "run__images": 24 * 150, "report__checkpoint_every": 24 * 20}
+    unbroken, killed = (tiny(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
+    run_to_end(unbroken, tmp_path / "unbroken.log")
+    with command(killed, tmp_path / "killed.log") as running:
+        running.wait_for(lambda: len(checkpoints(killed)) > 0)
+        running.send(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
+    for file in ("model", "ema", "optimizer"):
+        assert_same(weights(unbroken, file), weights(killed, file))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
+    config = tiny(tmp_path, data__url=str(digits), **LONG)
+    with command(config, tmp_path / "log") as running:
+        running.wait_for(lambda: len(checkpoints(config)) > 0)
+        running.send(number)
+        assert running.wait() == 75, running.output()
+        said = running.output()
+    assert "Traceback" not in said
+    assert "run the same command to go on" in said
+    summary = json.loads((Path(config.run.dir) / "tiny" / "summary.json").read_text())
+    assert summary["status"] == "stopped"
+    assert f"step-{summary['step']:09d}" in checkpoints(config)
+
+
+def test_a_local_run_needs_neither_ray_nor_s3_nor_webdataset(tmp_path, digits):
+    config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto", report__evaluation_samples=100)
+    program = (
+        "import sys\n"
+        "for name in ('ray', 'boto3', 'botocore', 'webdataset'): sys.modules[name] = None\n"
+        f"from ali_dist.train import main\nsys.exit(main({arguments(config)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_arguments_mean_the_digits(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert '"name": "digits"' in shown
+    assert "penalised" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_setting_and_preset(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("--optim.lr_d", "--scale.workers", "--dry-run", "cifar10", "mixture"):
+        assert text in shown
+
+
+def refused(capsys, *words: str) -> str:
+    """The one sentence with which a wrong command ends."""
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--preset", "digit"], ["digit", "did you mean digits"]),
+        (["--optim.lr", "1"], ["optim.lr"]),
+        (["--model.latent_size", "0"], ["model.latent_size", "0", "at least 1"]),
+        (["--data.global_batch_size", "4", "--data.lanes", "8"], ["4", "8", "data.lanes"]),
+        (["--scale.precision", "fp15"], ["fp15", "fp16"]),
+        (["--optim.beta2", "0.001"], ["0.001", "0.999"]),
+        (["--run.seed"], ["run.seed", "needs a value"]),
+        (["digits"], ["digits", "--section.key"]),
+        (["--model.architecture", "cifar"], ["cifar", "cifar10"]),
+        (["--preset", "nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+        (["--data.source", "none", "--data.url", "nowhere"], ["nowhere", "ali_dist.prepare"]),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_and_exit_code_2(words, names, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sentence = refused(capsys, *words)
+    for name in names:
+        assert name in sentence
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_index_that_does_not_match_its_shards_is_refused(tmp_path, digits, capsys):
+    import shutil
+
+    shutil.copytree(digits, tmp_path / "data")
+    shard = tmp_path / "data" / "train" / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    sentence = refused(capsys, *arguments(tiny(tmp_path)))
+    assert "00000.tar" in sentence
+
+
+def test_more_workers_than_lanes_are_refused_before_ray_starts(tmp_path, digits, capsys):
+    config = tiny(tmp_path, data__url=str(digits), scale__workers="7")
+    sentence = refused(capsys, *arguments(config))
+    assert "6 lanes" in sentence
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_sentence(tmp_path, digits, capsys):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    code = main(arguments(tiny(tmp_path, data__url=str(digits))))
+    said = capsys.readouterr().err
+    assert code in (1, 2)
+    assert "Traceback" not in said
+    assert str(tmp_path / "runs") in said
