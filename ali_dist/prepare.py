@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from ali_dist.config import suggest
 from ali_dist.data.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.storage import StorageError, Store, open_store
 from ali_dist.errors import InputError
+from ali_dist.settings import suggest
 
 SOURCES = ("digits", "mixture", "webdataset")
 _MOST_PROBLEMS = 10

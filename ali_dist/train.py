@@ -13,9 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from ali_dist.config import Config, fields, from_mapping, load_preset, parse_overrides, preset_names
+from ali_dist.config import Config
 from ali_dist.data.storage import StorageError
 from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, preset_names
 
 STOPPED = 75
 _CHOOSE = "choose another run.dir or data.url, or mend this one"

@@ -11,11 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ali_dist.config import fields, flatten
 from ali_dist.report.curves import Curve, line_chart
 from ali_dist.report.metric_notes import NOTES, metric_rows
 from ali_dist.report.run_folder import Record, RunFolder
 from ali_dist.report.template import document, note, section
+from ali_dist.settings import fields, flatten
 
 CAPTIONS = {
     "samples": "Decoder samples G(z), z from the prior",

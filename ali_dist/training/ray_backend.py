@@ -19,8 +19,9 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ali_dist.config import Config, from_mapping
+from ali_dist.config import Config
 from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.settings import from_mapping
 from ali_dist.training.context import stop_on_signals
 from ali_dist.training.distributed import World
 from ali_dist.training.inputs import open_inputs
@@ -174,7 +175,7 @@ def _check_lanes(config: Config, workers: int) -> None:
     lanes = config.data.num_lanes()
     if workers > lanes:
         raise InputError(
-            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, which divides "
+            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
             f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
         )
 

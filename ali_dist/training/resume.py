@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ali_dist.config import Config, flatten
+from ali_dist.config import Config
 from ali_dist.errors import InputError
+from ali_dist.settings import flatten
 from ali_dist.training.checkpoint import CheckpointStore, State
 from ali_dist.training.distributed import World, sum_over_ranks
 from ali_dist.training.players import Players

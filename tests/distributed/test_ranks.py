@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ali_dist.config import from_mapping
 from ali_dist.data.batches import open_batches
 from ali_dist.data.sources import ensure_prepared
 from ali_dist.errors import InputError, Stopped
 from ali_dist.model.tables import ARCHITECTURES
+from ali_dist.settings import from_mapping
 from ali_dist.training import loop
 from ali_dist.training.distributed import World, average_buffers, check_replicas
 from tests.helpers.distributed import DistributedError, run_distributed

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ali_dist.config import Config, from_mapping, load_preset
+from ali_dist.config import Config
+from ali_dist.settings import from_mapping, load_preset
 from ali_dist.training.context import LocalContext
 from ali_dist.training.distributed import World
 
@@ -37,7 +38,7 @@ def tiny(folder: Path, preset: str = "digits", **changes: Any) -> Config:
 
 def arguments(config: Config) -> list[str]:
     """The command line that gives `config`."""
-    from ali_dist.config import fields, flatten
+    from ali_dist.settings import fields, flatten
 
     values = dict(flatten(config.to_mapping()))
     return [f"--{key}={'none' if values[key] is None else values[key]}" for key in fields()]

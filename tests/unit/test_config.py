@@ -15,15 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ali_dist.config import (
-    Config,
-    DataConfig,
-    ScaleConfig,
-    fields,
-    from_mapping,
-    parse_overrides,
-)
+from ali_dist.config import Config, DataConfig, ScaleConfig
 from ali_dist.errors import InputError
+from ali_dist.settings import fields, from_mapping, parse_overrides
 
 
 def refusal(*layers: dict[str, Any]) -> str:

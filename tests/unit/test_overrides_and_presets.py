@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.config import Config, from_mapping, load_preset, parse_overrides, preset_names
+from ali_dist.config import Config
 from ali_dist.errors import InputError
+from ali_dist.settings import from_mapping, load_preset, parse_overrides, preset_names
 
 
 def write(path: Path, text: str) -> str:
