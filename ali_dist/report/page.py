@@ -84,10 +84,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     """Label and value of the headline's boxes; without a summary, from the last training record."""
     last = run.train[-1] if run.train else {}
     known: Record = {**{k: last[k] for k in ("images", "seconds", "images_per_second", "data_wait") if k in last}}
-    known = {**known, "steps": last.get("step"), **run.summary}
+    known = {**known, "step": last.get("step"), **run.summary}
     shows: dict[str, tuple[str, Callable[[Any], str]]] = {
         "images": ("images seen", lambda v: f"{v:,.0f}"),
-        "steps": ("updates", lambda v: f"{v:,.0f}"),
+        "step": ("updates", lambda v: f"{v:,.0f}"),
         "seconds": ("wall time", duration),
         "images_per_second": ("images per second", lambda v: f"{v:,.0f}"),
         "data_wait": ("waiting for data", lambda v: f"{v:.1%}".replace("%", " %")),

@@ -104,6 +104,11 @@ class CheckpointStore:
             error, self._error = self._error, None
             raise error
 
+    def close(self) -> None:
+        """Let a save in flight come to its end, whatever else went wrong; never raises."""
+        if self._writer is not None:
+            self._writer.join()
+
     def _write(self, state: State, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         try:
             folder = f"{_FOLDER}/{_name(state.step)}"

@@ -65,6 +65,7 @@ class Training:
             self.reporter = Reporter(config, self.inputs, self.players, store, self.device)
             stack.callback(self.reporter.close)
         self.checkpoints = CheckpointStore(store, config.report.keep_checkpoints, self._say)
+        stack.callback(self.checkpoints.close)
         fingerprint = self.inputs.train.index.fingerprint
         self.at = resume(config, self.checkpoints, self.players, fingerprint, self.world, self._say)
         self.meter = Meter(config.objective.loss, self.device, self.world)
