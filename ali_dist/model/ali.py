@@ -19,13 +19,20 @@ from ali_dist.model.networks import Decoder, Discriminator, Encoder, initialise,
 from ali_dist.model.tables import Architecture
 
 
+class Seen(NamedTuple):
+    """Encoder and decoder pairs as D sees them; x_q and x_p stay apart, see `Discriminator`."""
+
+    x_q: Tensor  # x [B, ...]
+    x_p: Tensor  # x_tilde [B, ...]
+    z: Tensor  # z_hat above z [2B, n_z]
+
+
 class Pairs(NamedTuple):
     """What one pass through the three networks gives."""
 
     z_hat: Tensor
     x_tilde: Tensor
-    x_pairs: Tensor  # [2B, ...]: x, then x_tilde as D saw it
-    z_pairs: Tensor  # [2B, n_z]: z_hat as D saw it, then z
+    seen: Seen
     d_q: Tensor
     d_p: Tensor
     cycle_x: Tensor | None  # [B] mean squared error of G(E(x)), at the size the data are stored at
@@ -35,15 +42,15 @@ class Pairs(NamedTuple):
 class Boundary(Protocol):
     """Where the generators meet D: what D gets to see and which gradients come back; one per update."""
 
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """D's inputs: x above x_tilde [2B, ...] and z_hat above z [2B, n_z]."""
+    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
+        """D's inputs."""
 
 
 class OpenBoundary:
     """Gradients pass unchanged."""
 
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([x, x_tilde]), torch.cat([z_hat, z])
+    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
+        return Seen(x, x_tilde, torch.cat([z_hat, z]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,9 @@ class ClosedBoundary:
 
     differentiable: bool
 
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        x_pairs, z_pairs = torch.cat([x, x_tilde.detach()]), torch.cat([z_hat.detach(), z])
-        return x_pairs.requires_grad_(self.differentiable), z_pairs.requires_grad_(self.differentiable)
+    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
+        constants = x.detach(), x_tilde.detach(), torch.cat([z_hat.detach(), z])
+        return Seen(*(c.requires_grad_(self.differentiable) for c in constants))
 
 
 class ScaledBoundary:
@@ -73,10 +80,9 @@ class ScaledBoundary:
     factor_q: Tensor  # [B], for encoder pairs
     factor_p: Tensor  # [B], for decoder pairs
 
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        z_seen = _Scale.apply(z_hat, self, "factor_q")
-        x_seen = _Scale.apply(x_tilde, self, "factor_p")
-        return torch.cat([x, x_seen]), torch.cat([z_seen, z])
+    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
+        z_hat, x_tilde = _Scale.apply(z_hat, self, "factor_q"), _Scale.apply(x_tilde, self, "factor_p")
+        return Seen(x, x_tilde, torch.cat([z_hat, z]))
 
 
 class _Scale(torch.autograd.Function):
@@ -134,11 +140,17 @@ class ALI(nn.Module):
             x_tilde = self.decoder(z)
         if self.cycle_z:
             cycle_z = F.mse_loss(self.encoder(x_tilde, epsilon)[1], z, reduction="none").mean(1)
-        x_pairs, z_pairs = boundary.pairs(x, z_hat, x_tilde, z)
+        seen = boundary.pairs(x, z_hat, x_tilde, z)
         full_precision = torch.autocast(x.device.type, enabled=False) if self.fp32_discriminator else nullcontext()
         with full_precision:
-            d_q, d_p = self.discriminator(x_pairs, z_pairs).float().chunk(2)
-        return Pairs(z_hat, x_tilde, x_pairs, z_pairs, d_q, d_p, cycle_x, cycle_z)
+            d_q, d_p = self.discriminator((seen.x_q, seen.x_p), seen.z).float().chunk(2)
+        return Pairs(z_hat, x_tilde, seen, d_q, d_p, cycle_x, cycle_z)
+
+    def with_networks(self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module) -> ALI:
+        """The same game between other (wrapped or compiled) networks."""
+        other = ALI(encoder, decoder, discriminator, cycle_x=self.cycle_x, cycle_z=self.cycle_z, native=self.native)
+        other.fp32_discriminator = self.fp32_discriminator
+        return other
 
     def generator_parameters(self) -> list[nn.Parameter]:
         """theta_g: parameters of encoder and decoder."""

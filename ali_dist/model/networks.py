@@ -10,7 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ali_dist.model.layers import FourierFeatures, FullConvTranspose, Shape, build_layer
+from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, Shape, build_layer
 from ali_dist.model.tables import OUTPUT, Architecture, Table
 
 
@@ -43,6 +43,16 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+    def of_parts(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Output for the rows of all parts, one above the other.
+
+        The first layer takes each part by itself where that is the same (no batch norm), so that no gradient is
+        computed for the pixels of a part that needs none: a tenth of the whole update with the CIFAR10 networks.
+        """
+        if not len(self.layers) or any(isinstance(m, BatchNorm) for m in self.layers[0].modules()):
+            return self.layers(torch.cat(parts))
+        return self.layers[1:](torch.cat([self.layers[0](part) for part in parts]))
 
     def hidden(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Output, and the outputs of all layers before it."""
@@ -119,9 +129,11 @@ class Discriminator(nn.Module):
         joint = (self.d_x.out_shape[0] + self.d_z.out_shape[0], *self.d_x.out_shape[1:])
         self.d_xz = Stack(tables.d_xz, joint, tables, out=1, width=width)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        h_z = self.d_z(z.view(-1, *self.z_shape))
-        return self.d_xz(torch.cat([self.d_x(self.fourier(x)), h_z], dim=1)).flatten()
+    def forward(self, x: Tensor | tuple[Tensor, ...], z: Tensor) -> Tensor:
+        """x [N, ...], or parts of it to be taken one above the other, and z [N, n_z]; logits [N]."""
+        parts = x if isinstance(x, tuple) else (x,)
+        h_x = self.d_x.of_parts(tuple(self.fourier(part) for part in parts))
+        return self.d_xz(torch.cat([h_x, self.d_z(z.view(-1, *self.z_shape))], dim=1)).flatten()
 
 
 def with_dropout(tables: Architecture, dropout: float | None) -> Architecture:

@@ -45,14 +45,7 @@ def wrap(ali: ALI, way: str, device: torch.device, world: World) -> nn.Module:
         return ali
     if way in ("scaled", "penalised"):
         return _ddp(ali, device)
-    return ALI(
-        _ddp(ali.encoder, device),
-        _ddp(ali.decoder, device),
-        _ddp(ali.discriminator, device),
-        cycle_x=ali.cycle_x,
-        cycle_z=ali.cycle_z,
-        native=ali.native,
-    )
+    return ali.with_networks(_ddp(ali.encoder, device), _ddp(ali.decoder, device), _ddp(ali.discriminator, device))
 
 
 def _ddp(module: nn.Module, device: torch.device) -> DistributedDataParallel:

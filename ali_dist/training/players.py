@@ -106,13 +106,15 @@ class Players:
         objective, optim, scale = config.objective, config.optim, config.scale
         precision = Precision(scale.precision, device)
         ali, space = build_networks(config, index, config.run.seed)
+        penalised = objective.r1 > 0 or objective.r2 > 0
         way = choose_way(
             objective.update,
             objective.loss,
             couples_samples=architecture(config.model.architecture).couples_samples,
-            penalised=objective.r1 > 0 or objective.r2 > 0,
+            penalised=penalised,
             precision=precision.name,
         )
+        ali.fp32_discriminator = penalised and precision.name == "fp16"
         ali.to(device)
         average = Average(ali) if optim.ema_half_life else None
         optimizer = torch.optim.Adam(
@@ -129,7 +131,7 @@ class Players:
             way,
             objective.loss,
             ali,
-            wrap(_compiled(ali) if scale.compile else ali, way, device, world),
+            wrap(_compiled(ali, way, penalised) if scale.compile else ali, way, device, world),
             optimizer,
             precision,
             global_batch_size=config.data.global_batch_size,
@@ -169,16 +171,14 @@ class Players:
         return {n: t for n, t in self.ali.state_dict().items() if not n.startswith("discriminator.")}
 
 
-def _compiled(ali: ALI) -> ALI:
-    """The same parameters with the three networks compiled; the boundary between them stays eager."""
-    return ALI(
-        torch.compile(ali.encoder),  # type: ignore[arg-type]
-        torch.compile(ali.decoder),  # type: ignore[arg-type]
-        torch.compile(ali.discriminator),  # type: ignore[arg-type]
-        cycle_x=ali.cycle_x,
-        cycle_z=ali.cycle_z,
-        native=ali.native,
-    )
+def _compiled(ali: ALI, way: str, penalised: bool) -> ALI:
+    """The same parameters with the networks compiled; the boundary between them stays eager.
+
+    So does D where its graph is used twice (coupled) or differentiated twice (a penalty): compiled code cannot be.
+    """
+    networks = [torch.compile(ali.encoder), torch.compile(ali.decoder)]
+    plain_d = penalised or way in ("penalised", "coupled")
+    return ali.with_networks(*networks, ali.discriminator if plain_d else torch.compile(ali.discriminator))  # type: ignore[arg-type]
 
 
 def weights_at(config: Config, step: int, factor: float) -> Weights:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ali_dist.errors import InputError
-from ali_dist.model.ali import ALI, Boundary, ClosedBoundary, OpenBoundary, Pairs, ScaledBoundary
+from ali_dist.model.ali import ALI, Boundary, ClosedBoundary, OpenBoundary, Pairs, ScaledBoundary, Seen
 from ali_dist.model.objectives import OBJECTIVES
 from ali_dist.training.precision import Precision
 
@@ -123,7 +123,6 @@ class Step:
         self.players, self.optimizer, self.precision = players, optimizer, precision
         self.theta_g, self.theta_d = ali.generator_parameters(), ali.discriminator_parameters()
         self.share = world_size / global_batch_size
-        ali.fp32_discriminator = precision.name == "fp16" and way == "penalised"
 
     def __call__(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
         """One update from this rank's x [b, ...], z and epsilon [b, n_z]."""
@@ -155,12 +154,13 @@ class Step:
 
     def _penalised(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
         pairs = self._forward(x, z, epsilon, ClosedBoundary(differentiable=True))
-        gradient_x, gradient_z = _input_gradients(pairs)
-        penalty = _penalty(gradient_x, gradient_z, weights)
+        gradients = _input_gradients(pairs)
+        penalty = _penalty(gradients, weights)
         slope_q, slope_p = self.objective.g_slopes(pairs.d_q.detach(), pairs.d_p.detach())
         # <generator output, constant> has exactly the generators' gradient; its value means nothing.
-        surrogate = (pairs.z_hat * (gradient_z.detach()[: len(x)] * _rows(slope_q, pairs.z_hat))).sum()
-        surrogate = surrogate + (pairs.x_tilde * (gradient_x.detach()[len(x) :] * _rows(slope_p, pairs.x_tilde))).sum()
+        on_z_hat = gradients.z.detach()[: len(x)] * _rows(slope_q, pairs.z_hat)
+        on_x_tilde = gradients.x_p.detach() * _rows(slope_p, pairs.x_tilde)
+        surrogate = (pairs.z_hat * on_z_hat).sum() + (pairs.x_tilde * on_x_tilde).sum()
         d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
         cycle = _cycle(pairs, weights)
         self.precision.backward((d_loss + penalty + surrogate + cycle) * self.share)
@@ -178,7 +178,7 @@ class Step:
 
     def _alternating(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights, penalised: bool) -> Losses:
         pairs = self._forward(x, z, epsilon, ClosedBoundary(differentiable=penalised))
-        penalty = _penalty(*_input_gradients(pairs), weights) if penalised else pairs.d_q.new_zeros(())
+        penalty = _penalty(_input_gradients(pairs), weights) if penalised else pairs.d_q.new_zeros(())
         d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
         self.precision.backward((d_loss + penalty) * self.share, inputs=self.theta_d)
         self._update()
@@ -226,18 +226,18 @@ def _cycle(pairs: Pairs, weights: Weights) -> Tensor:
     return total
 
 
-def _input_gradients(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Gradient of every logit with respect to its own inputs, with graph: [2b, ...] and [2b, n_z]."""
+def _input_gradients(pairs: Pairs) -> Seen:
+    """Gradient of every logit with respect to its own inputs, with graph."""
     logits = pairs.d_q.sum() + pairs.d_p.sum()
-    gradient_x, gradient_z = torch.autograd.grad(logits, (pairs.x_pairs, pairs.z_pairs), create_graph=True)
-    return gradient_x, gradient_z
+    return Seen(*torch.autograd.grad(logits, pairs.seen, create_graph=True))
 
 
-def _penalty(gradient_x: Tensor, gradient_z: Tensor, weights: Weights) -> Tensor:
+def _penalty(gradients: Seen, weights: Weights) -> Tensor:
     """r1/2 |grad D|^2 over encoder pairs + r2/2 |grad D|^2 over decoder pairs, with respect to x and z, summed.
 
     Source: Mescheder et al., arXiv 1801.04406; both sides as in Huang et al., arXiv 2501.05441.
     """
-    squared = gradient_x.square().flatten(1).sum(1) + gradient_z.square().sum(1)
-    on_q, on_p = squared.chunk(2)
-    return 0.5 * (weights.r1 * on_q.sum() + weights.r2 * on_p.sum())
+    on_z_hat, on_z = gradients.z.square().chunk(2)
+    on_q = gradients.x_q.square().sum() + on_z_hat.sum()
+    on_p = gradients.x_p.square().sum() + on_z.sum()
+    return 0.5 * (weights.r1 * on_q + weights.r2 * on_p)

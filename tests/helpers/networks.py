@@ -67,7 +67,7 @@ def two_backward_passes(
     torch.manual_seed(seed)
     d = ali(x, z, epsilon, ClosedBoundary(differentiable=True))
     d_loss = game.d_loss(d.d_q, d.d_p).mean()
-    gx, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), (d.x_pairs, d.z_pairs), create_graph=True)
+    gx_q, gx_p, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), d.seen, create_graph=True)
     on_q, on_p = (gx.square().flatten(1).sum(1) + gz.square().sum(1)).chunk(2)
     d_loss = d_loss + weights.r1 / 2 * on_q.mean() + weights.r2 / 2 * on_p.mean()
     torch.manual_seed(seed)

@@ -1,0 +1,99 @@
+"""The update as most public ALI and BiGAN code in PyTorch writes it: first D, then E and G, each with its own pass.
+
+The yardstick of the step bench. It has the same networks, losses and terms as `ali_dist.training.step` and no
+needless slowness: the D step runs E and G without gradient, gradients are set to None, nothing is logged. D is called
+once for each kind of pair and each player has its Adam with PyTorch's defaults, as that code does: on CUDA these are
+the foreach kernels, on a CPU one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ali_dist.config import OptimConfig
+from ali_dist.model.ali import ALI
+from ali_dist.model.objectives import OBJECTIVES
+from ali_dist.training.precision import Precision
+from ali_dist.training.step import Weights
+
+
+class UsualStep:
+    """One alternating update; the yardstick of every ratio.
+
+    Args:
+        ali: The networks; only its three parts are used.
+        loss: Name of the objective.
+        optim: Learning rates and Adam's settings.
+        precision: What is cast and scaled.
+        compiled: Whether the networks are compiled.
+        penalised: Whether a gradient penalty is on; torch.compile cannot differentiate it, so D then stays eager.
+        fused: Whether Adam is the fused one, as in our own step.
+    """
+
+    def __init__(
+        self,
+        ali: ALI,
+        loss: str,
+        optim: OptimConfig,
+        precision: Precision,
+        *,
+        compiled: bool = False,
+        penalised: bool = False,
+        fused: bool = False,
+    ) -> None:
+        self.game, self.precision, self.native = OBJECTIVES[loss], precision, ali.native
+        self.encoder = torch.compile(ali.encoder) if compiled else ali.encoder
+        self.decoder = torch.compile(ali.decoder) if compiled else ali.decoder
+        self.discriminator = torch.compile(ali.discriminator) if compiled and not penalised else ali.discriminator
+        # None is PyTorch's own choice of implementation; False would switch foreach off, too.
+        rest: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": fused or None}
+        self.opt_d = torch.optim.Adam(ali.discriminator_parameters(), lr=optim.lr_d, **rest)
+        self.opt_g = torch.optim.Adam(ali.generator_parameters(), lr=optim.lr_g, **rest)
+
+    def __call__(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """One update from x [B, ...] and z, epsilon [B, n_z]; both players' mean losses."""
+        d_loss = self._d_step(x, z, epsilon, weights)
+        return d_loss, self._g_step(x, z, epsilon, weights)
+
+    def _d_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Tensor:
+        penalised = weights.r1 > 0 or weights.r2 > 0
+        with self.precision.autocast():
+            with torch.no_grad():
+                z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
+            on_q, on_p = _leaves(x, z_hat, penalised), _leaves(x_tilde, z, penalised)
+            d_q, d_p = self.discriminator(*on_q).float(), self.discriminator(*on_p).float()
+        d_loss = self.game.d_loss(d_q, d_p).mean()
+        if penalised:
+            d_loss = d_loss + weights.r1 * _half_squared(d_q, on_q) + weights.r2 * _half_squared(d_p, on_p)
+        self.opt_d.zero_grad(set_to_none=True)
+        self.precision.backward(d_loss)
+        self.precision.step(self.opt_d)
+        return d_loss.detach()
+
+    def _g_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Tensor:
+        with self.precision.autocast():
+            z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
+            d_q, d_p = self.discriminator(x, z_hat).float(), self.discriminator(x_tilde, z).float()
+            g_loss = self.game.g_loss(d_q, d_p).mean()
+            if weights.cycle_x:
+                g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat) - x).square().mean()
+            if weights.cycle_z:
+                g_loss = g_loss + weights.cycle_z * (self.encoder(x_tilde, epsilon)[1] - z).square().mean()
+        self.opt_g.zero_grad(set_to_none=True)
+        self.precision.backward(g_loss)  # D gets gradients, too; they are thrown away at its next step
+        self.precision.step(self.opt_g)
+        return g_loss.detach()
+
+
+def _leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """D's inputs as constants, or as leaves where a gradient with respect to them is wanted."""
+    return x.detach().requires_grad_(differentiable), z.detach().requires_grad_(differentiable)
+
+
+def _half_squared(logits: Tensor, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """Half the mean squared norm of each logit's gradient with respect to its inputs."""
+    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+    return 0.5 * torch.stack([g.square().flatten(1).sum(1) for g in gradients]).sum(0).mean()
