@@ -134,10 +134,11 @@ class ObjectiveConfig:
     penalty_final: float = _doc(1.0, "factor on r1 and r2 reached at the end, exponentially from half time on")
     penalty_every: int = _doc(1, "take the penalty every k-th update with k times its weight")
     cycle_x: float = _doc(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
-    cycle_z: float = _doc(0.0, "weight of |z - E(G(z))|^2; 0 is pure ALI")
+    cycle_z: float = _doc(0.0, "weight of |z - E(G(z))|^2 (ALICE); 0 is pure ALI")
+    cycle_samples: float = _doc(0.0, "weight of |x' - G(E(x'))|^2 on samples x' = G(z), held constant; 0 is pure ALI")
 
     def __post_init__(self) -> None:
-        for name in ("r1", "r2", "cycle_x", "cycle_z"):
+        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples"):
             _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         _require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
         _require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")

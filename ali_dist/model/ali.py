@@ -37,6 +37,7 @@ class Pairs(NamedTuple):
     d_p: Tensor
     cycle_x: Tensor | None  # [B] mean squared error of G(E(x)), at the size the data are stored at
     cycle_z: Tensor | None  # [B] mean squared error of E(G(z))
+    cycle_samples: Tensor | None  # [B] as cycle_x, of samples x_tilde instead of data
 
 
 class Boundary(Protocol):
@@ -107,6 +108,7 @@ class ALI(nn.Module):
         discriminator: D(x, z).
         cycle_x: Whether to reconstruct x; the mean squared error is returned.
         cycle_z: Whether to reconstruct z.
+        cycle_samples: Whether to reconstruct x_tilde, held constant: data without end, on which E and G cannot overfit.
         native: Linear map from differences of images to the size at which their error counts.
     """
 
@@ -118,11 +120,13 @@ class ALI(nn.Module):
         *,
         cycle_x: bool = False,
         cycle_z: bool = False,
+        cycle_samples: bool = False,
         native: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.discriminator = encoder, decoder, discriminator
-        self.cycle_x, self.cycle_z, self.native = cycle_x, cycle_z, native or nn.Identity()
+        self.cycle_x, self.cycle_z, self.cycle_samples = cycle_x, cycle_z, cycle_samples
+        self.native = native or nn.Identity()
         self.fp32_discriminator = False  # penalties in half precision underflow
 
     def forward(self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary) -> Pairs:
@@ -132,23 +136,38 @@ class ALI(nn.Module):
         With a cycle on x, G runs once on prior and encoder latents together.
         """
         z_hat = self.encoder(x, epsilon)[0]
-        cycle_x = cycle_z = None
+        cycle_x = cycle_z = cycle_samples = None
         if self.cycle_x:
             x_tilde, x_rec = self.decoder(torch.cat([z, z_hat])).chunk(2)
-            cycle_x = self.native(x_rec - x).square().flatten(1).mean(1)
+            cycle_x = self._error(x_rec, x)
         else:
             x_tilde = self.decoder(z)
         if self.cycle_z:
             cycle_z = F.mse_loss(self.encoder(x_tilde, epsilon)[1], z, reduction="none").mean(1)
+        if self.cycle_samples:
+            sample = x_tilde.detach()
+            cycle_samples = self._error(self.decoder(self.encoder(sample, epsilon)[0]), sample)
         seen = boundary.pairs(x, z_hat, x_tilde, z)
         full_precision = torch.autocast(x.device.type, enabled=False) if self.fp32_discriminator else nullcontext()
         with full_precision:
             d_q, d_p = self.discriminator((seen.x_q, seen.x_p), seen.z).float().chunk(2)
-        return Pairs(z_hat, x_tilde, seen, d_q, d_p, cycle_x, cycle_z)
+        return Pairs(z_hat, x_tilde, seen, d_q, d_p, cycle_x, cycle_z, cycle_samples)
+
+    def _error(self, x_rec: Tensor, x: Tensor) -> Tensor:
+        """Mean squared error [B], at the size the data are stored at."""
+        return self.native(x_rec - x).square().flatten(1).mean(1)
 
     def with_networks(self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module) -> ALI:
         """The same game between other (wrapped or compiled) networks."""
-        other = ALI(encoder, decoder, discriminator, cycle_x=self.cycle_x, cycle_z=self.cycle_z, native=self.native)
+        other = ALI(
+            encoder,
+            decoder,
+            discriminator,
+            cycle_x=self.cycle_x,
+            cycle_z=self.cycle_z,
+            cycle_samples=self.cycle_samples,
+            native=self.native,
+        )
         other.fp32_discriminator = self.fp32_discriminator
         return other
 
@@ -171,6 +190,7 @@ def build_ali(
     discriminator_dropout: float | None = None,
     cycle_x: bool = False,
     cycle_z: bool = False,
+    cycle_samples: bool = False,
     native: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> ALI:
@@ -185,6 +205,7 @@ def build_ali(
         discriminator_dropout: Dropout on every D layer's input; None: as in the tables.
         cycle_x: Whether G(E(x)) is part of the update.
         cycle_z: Whether E(G(z)) is part of the update.
+        cycle_samples: Whether G(E(x_tilde)) is part of the update.
         native: See `ALI`.
         seed: Seed of the weights.
 
@@ -200,6 +221,7 @@ def build_ali(
             Discriminator(tables_d, x_shape, latent_size, width),
             cycle_x=cycle_x,
             cycle_z=cycle_z,
+            cycle_samples=cycle_samples,
             native=native,
         )
         initialise(ali, tables)

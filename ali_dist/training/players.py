@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ def build_networks(config: Config, index: Index, seed: int) -> tuple[ALI, DataSp
         discriminator_dropout=config.model.discriminator_dropout,
         cycle_x=config.objective.cycle_x > 0,
         cycle_z=config.objective.cycle_z > 0,
+        cycle_samples=config.objective.cycle_samples > 0,
         native=space.native_from_unit,
         seed=seed,
     )
@@ -176,13 +178,20 @@ def _compiled(ali: ALI, way: str, penalised: bool) -> ALI:
 
     So does D where its graph is used twice (coupled) or differentiated twice (a penalty): compiled code cannot be.
     """
-    networks = [torch.compile(ali.encoder), torch.compile(ali.decoder)]
     plain_d = penalised or way in ("penalised", "coupled")
-    return ali.with_networks(*networks, ali.discriminator if plain_d else torch.compile(ali.discriminator))  # type: ignore[arg-type]
+    discriminator = ali.discriminator if plain_d else cast("nn.Module", torch.compile(ali.discriminator))
+    encoder, decoder = (cast("nn.Module", torch.compile(part)) for part in (ali.encoder, ali.decoder))
+    return ali.with_networks(encoder, decoder, discriminator)
 
 
 def weights_at(config: Config, step: int, factor: float) -> Weights:
     """Factors of the update's terms: penalties times `factor`, taken every k-th update at k times their weight."""
     objective = config.objective
     due = factor * objective.penalty_every if step % objective.penalty_every == 0 else 0.0
-    return Weights(r1=objective.r1 * due, r2=objective.r2 * due, cycle_x=objective.cycle_x, cycle_z=objective.cycle_z)
+    return Weights(
+        r1=objective.r1 * due,
+        r2=objective.r2 * due,
+        cycle_x=objective.cycle_x,
+        cycle_z=objective.cycle_z,
+        cycle_samples=objective.cycle_samples,
+    )

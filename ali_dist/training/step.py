@@ -52,6 +52,7 @@ class Weights:
     r2: float = 0.0
     cycle_x: float = 0.0
     cycle_z: float = 0.0
+    cycle_samples: float = 0.0
 
 
 def choose_way(update: str, loss: str, *, couples_samples: bool, penalised: bool, precision: str) -> str:
@@ -223,6 +224,8 @@ def _cycle(pairs: Pairs, weights: Weights) -> Tensor:
         total = total + weights.cycle_x * pairs.cycle_x.sum()
     if pairs.cycle_z is not None:
         total = total + weights.cycle_z * pairs.cycle_z.sum()
+    if pairs.cycle_samples is not None:
+        total = total + weights.cycle_samples * pairs.cycle_samples.sum()
     return total
 
 

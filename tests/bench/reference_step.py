@@ -11,13 +11,39 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ali_dist.config import OptimConfig
 from ali_dist.model.ali import ALI
+from ali_dist.model.layers import Dropout, Maxout
 from ali_dist.model.objectives import OBJECTIVES
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import Weights
+
+
+class StockMaxout(nn.Module):
+    """Maxout of adjacent channels as torch's own operators do it fastest."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pieces == 2:
+            return torch.maximum(x[:, 0::2], x[:, 1::2])
+        return x.unflatten(1, (-1, self.pieces)).amax(2)
+
+
+def with_stock_layers(module: nn.Module) -> nn.Module:
+    """`module` itself, its maxout and dropout layers replaced by what public code takes from torch."""
+    for name, child in module.named_children():
+        if isinstance(child, Maxout):
+            setattr(module, name, StockMaxout(child.pieces))
+        elif isinstance(child, Dropout):
+            setattr(module, name, nn.Dropout(child.p))
+        else:
+            with_stock_layers(child)
+    return module
 
 
 class UsualStep:
@@ -82,6 +108,10 @@ class UsualStep:
                 g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat) - x).square().mean()
             if weights.cycle_z:
                 g_loss = g_loss + weights.cycle_z * (self.encoder(x_tilde, epsilon)[1] - z).square().mean()
+            if weights.cycle_samples:
+                sample = x_tilde.detach()
+                x_rec = self.decoder(self.encoder(sample, epsilon)[0])
+                g_loss = g_loss + weights.cycle_samples * self.native(x_rec - sample).square().mean()
         self.opt_g.zero_grad(set_to_none=True)
         self.precision.backward(g_loss)  # D gets gradients, too; they are thrown away at its next step
         self.precision.step(self.opt_g)

@@ -34,11 +34,11 @@ from ali_dist.training.distributed import World, choose_device
 from ali_dist.training.players import Players, build_networks, weights_at
 from ali_dist.training.precision import Precision
 from tests.bench.contest import Contestant, summarise, take_turns
-from tests.bench.reference_step import UsualStep
+from tests.bench.reference_step import UsualStep, with_stock_layers
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SAMPLE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}  # as stored, by preset
-USUAL = "usual"
+USUAL, USUAL_OUR_LAYERS = "usual", "usual, our layers"
 RATIO = f"speed of a step over that of {USUAL!r} in the same round; median over rounds, smallest and largest round"
 Inputs = tuple[Tensor, Tensor, Tensor]
 Say = Callable[[str], None]
@@ -97,23 +97,30 @@ def _inputs(config: Config, space: DataSpace, device: torch.device) -> Inputs:
 
 
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
-    """`usual` first, then our ways; `layer` holds settings of the config by dotted name."""
+    """`usual` with torch's maxout and dropout, then with ours, then our ways.
+
+    `layer` holds settings of the config by dotted name.
+    """
     precision = Precision(settings.precision, device)
     layer = {"scale.precision": precision.name, **layer}
     config, index = _config(settings, layer), _stand_in_index(SAMPLE_SHAPES[settings.preset])
     weights = weights_at(config, 0, 1.0)
-    ali, space = build_networks(config, index, config.run.seed)
-    inputs = _inputs(config, space, device)
-    usual = UsualStep(
-        ali.to(device),
-        config.objective.loss,
-        config.optim,
-        precision,
-        compiled=settings.compile,
-        penalised=_penalised(config),
-        fused=settings.fused_usual,
-    )
-    found = [Contestant(USUAL, partial(usual, *inputs, weights), ali, (usual.opt_d, usual.opt_g))]
+    found = []
+    for name in (USUAL, USUAL_OUR_LAYERS):
+        ali, space = build_networks(config, index, config.run.seed)
+        inputs = _inputs(config, space, device)
+        if name == USUAL:
+            with_stock_layers(ali)
+        usual = UsualStep(
+            ali.to(device),
+            config.objective.loss,
+            config.optim,
+            precision,
+            compiled=settings.compile,
+            penalised=_penalised(config),
+            fused=settings.fused_usual,
+        )
+        found.append(Contestant(name, partial(usual, *inputs, weights), ali, (usual.opt_d, usual.opt_g)))
     for way in ways_for(config):
         ours = Players.build(_config(settings, layer, {"objective.update": way}), index, device, World())
         assert ours.step.way == way
@@ -189,17 +196,22 @@ def table(result: dict[str, Any]) -> str:
         f"{settings['rounds']} rounds, in each {settings['updates']} updates of every step in turn; "
         f"{'time on the clock' if settings['clock'] == 'wall' else 'CPU time of this process, all threads'}",
         "",
-        f"{'step':<12}{'images/s':>10}{'ms/update':>11}{'ratio':>8}{'min':>7}{'max':>7}{'peak MB':>9}",
+        f"{'step':<18}{'images/s':>10}{'ms/update':>11}{'ratio':>8}{'min':>7}{'max':>7}{'peak MB':>9}",
     ]
     for row in result["rows"]:
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
         lines.append(
-            f"{row['step']:<12}{row['images_per_second']:>10.1f}{row['seconds_per_update'] * 1e3:>11.2f}"
+            f"{row['step']:<18}{row['images_per_second']:>10.1f}{row['seconds_per_update'] * 1e3:>11.2f}"
             f"{row['ratio']:>8.2f}{row['ratio_min']:>7.2f}{row['ratio_max']:>7.2f}{peak:>9}"
         )
     adam = "fused, as ours" if settings["fused_usual"] else "as torch chooses it; ours is fused"
     return "\n".join(
-        [*lines, "", f"ratio: {RATIO}.", f"{USUAL}: D, then E and G, each with its own passes; Adam {adam}."]
+        [
+            *lines,
+            "",
+            f"ratio: {RATIO}.",
+            f"{USUAL}: D, then E and G, each with its own passes, torch's maxout and dropout; Adam {adam}.",
+        ]
     )
 
 

@@ -89,7 +89,14 @@ WAYS = {
     "lazy-penalty": {"objective__penalty_every": 3},
     "coupled": {"objective__r1": 0, "objective__r2": 0, "objective__loss": "hinge"},
     "alternating": {"objective__update": "alternating"},
-    "both-cycles": {"objective__cycle_z": 0.5},
+    "all-cycles": {"objective__cycle_z": 0.5, "objective__cycle_samples": 1.0},
+    "coupled-cycles": {
+        "objective__r1": 0,
+        "objective__r2": 0,
+        "objective__update": "coupled",
+        "objective__cycle_z": 0.5,
+        "objective__cycle_samples": 1.0,
+    },
 }
 
 

@@ -47,6 +47,7 @@ def networks(
         discriminator_dropout=dropout,
         cycle_x=cycle,
         cycle_z=cycle,
+        cycle_samples=cycle,
     )
     return ali.to(device)
 
@@ -68,13 +69,14 @@ def two_backward_passes(
     d = ali(x, z, epsilon, ClosedBoundary(differentiable=True))
     d_loss = game.d_loss(d.d_q, d.d_p).mean()
     gx_q, gx_p, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), d.seen, create_graph=True)
-    on_q, on_p = (gx.square().flatten(1).sum(1) + gz.square().sum(1)).chunk(2)
+    on_q, on_p = (torch.cat([gx_q, gx_p]).square().flatten(1).sum(1) + gz.square().sum(1)).chunk(2)
     d_loss = d_loss + weights.r1 / 2 * on_q.mean() + weights.r2 / 2 * on_p.mean()
     torch.manual_seed(seed)
     g = ali(x, z, epsilon, OpenBoundary())
     g_loss = game.g_loss(g.d_q, g.d_p).mean()
     if g.cycle_x is not None:
         g_loss = g_loss + weights.cycle_x * g.cycle_x.mean() + weights.cycle_z * g.cycle_z.mean()
+        g_loss = g_loss + weights.cycle_samples * g.cycle_samples.mean()
     theta_g = torch.autograd.grad(g_loss, ali.generator_parameters())
     return [*theta_g, *torch.autograd.grad(d_loss, ali.discriminator_parameters())]
 

@@ -41,7 +41,7 @@ def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
 def test_every_step_starts_from_the_same_weights_and_moves_all_of_its_own(preset: str) -> None:
     """A shared or frozen network would make a step look faster than it is."""
     contestants = bench.make_contestants(small(preset), CPU, **SMALL)
-    assert [c.name for c in contestants] == ["usual", *WAYS[preset]]
+    assert [c.name for c in contestants] == ["usual", "usual, our layers", *WAYS[preset]]
     start = snapshot(contestants[0].networks)
     for contestant in contestants:
         before = snapshot(contestant.networks)
@@ -59,7 +59,7 @@ def test_every_step_starts_from_the_same_weights_and_moves_all_of_its_own(preset
     ("loss", "weights"),
     [
         ("nonsaturating", Weights()),
-        ("relativistic", Weights(r1=0.7, r2=0.3, cycle_x=2.0, cycle_z=0.5)),
+        ("relativistic", Weights(r1=0.7, r2=0.3, cycle_x=2.0, cycle_z=0.5, cycle_samples=1.5)),
         ("hinge", Weights(r2=0.3, cycle_x=2.0)),
     ],
 )
@@ -140,7 +140,7 @@ def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
     assert bench.main(options.split()) == 0
     shown = capsys.readouterr().out
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert [row["step"] for row in result["rows"]] == ["usual", *WAYS[preset]]
+    assert [row["step"] for row in result["rows"]] == ["usual", "usual, our layers", *WAYS[preset]]
     assert shown == bench.table(result) + "\n"
     assert sum(line.startswith("ratio: ") for line in shown.splitlines()) == 1
     for row in result["rows"]:

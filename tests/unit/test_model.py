@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ali_dist.model.ali import build_ali
+from ali_dist.model.ali import OpenBoundary, build_ali
 from ali_dist.model.layers import FullConv, FullConvTranspose, Maxout
 from ali_dist.model.space import DataSpace
 from ali_dist.model.tables import ARCHITECTURES
@@ -122,3 +122,29 @@ def test_points_are_scaled_into_the_model_and_back():
     x = torch.randn(4, 2) * 3
     assert space.model_from_unit(space.unit_from_stored(x)).std() < x.std()
     torch.testing.assert_close(space.unit_from_model(space.model_from_unit(x)), x)
+
+
+def test_cycle_terms_are_mean_squared_errors_at_the_stored_size():
+    space = DataSpace.of(ARCHITECTURES["digits"], (1, 8, 8))
+    cycles = {"cycle_x": True, "cycle_z": True, "cycle_samples": True}
+    ali = build_ali(
+        ARCHITECTURES["digits"],
+        (1, 16, 16),
+        latent_size=4,
+        encoder="deterministic",
+        native=space.native_from_unit,
+        **cycles,
+    )
+    ali.eval()  # batch norm would tell one batch from two
+    x, z, epsilon = torch.rand(3, 1, 16, 16), torch.randn(3, 4), torch.randn(3, 4)
+    pairs = ali(x, z, epsilon, OpenBoundary())
+
+    def error(a, b):
+        return (space.native_from_unit(a) - space.native_from_unit(b)).square().mean((1, 2, 3))
+
+    def through(image):
+        return ali.decoder(ali.encoder(image, epsilon)[0])
+
+    torch.testing.assert_close(pairs.cycle_x, error(through(x), x))
+    torch.testing.assert_close(pairs.cycle_samples, error(through(pairs.x_tilde), pairs.x_tilde))
+    torch.testing.assert_close(pairs.cycle_z, (ali.encoder(pairs.x_tilde, epsilon)[1] - z).square().mean(1))
