@@ -49,6 +49,10 @@ def parse(arguments: list[str]) -> tuple[Config, bool]:
     return from_mapping({"run": {"name": name}}, load_preset(preset), parse_overrides(rest)), dry_run
 
 
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def help_text() -> str:
     """Usage, presets, and every setting with its meaning, allowed values and default."""
     lines = [(__doc__ or "").strip(), "", f"Presets: {', '.join(preset_names())}.", "", "Settings (default):"]
@@ -57,14 +61,7 @@ def help_text() -> str:
         if info.key.partition(".")[0] != section:
             section = info.key.partition(".")[0]
             lines.append("")
-        shown = (
-            "none"
-            if info.default is None
-            else str(info.default).lower()
-            if info.default in (True, False)
-            else (info.default)
-        )
-        lines.append(f"  --{info.key} ({shown})\n        {info.help} [{info.allowed()}]")
+        lines.append(f"  --{info.key} ({_shown(info.default)})\n        {info.help} [{info.allowed()}]")
     return "\n".join(
         [*lines, "", "  --dry-run\n        show the resolved settings, sizes and an estimate; train nothing"]
     )

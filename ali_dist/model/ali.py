@@ -99,6 +99,10 @@ class _Scale(torch.autograd.Function):
         return grad * factor.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)), None, None
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 class ALI(nn.Module):
     """The three networks.
 
@@ -126,7 +130,7 @@ class ALI(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.discriminator = encoder, decoder, discriminator
         self.cycle_x, self.cycle_z, self.cycle_samples = cycle_x, cycle_z, cycle_samples
-        self.native = native or nn.Identity()
+        self.native = native or _unchanged
         self.fp32_discriminator = False  # penalties in half precision underflow
 
     def forward(self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary) -> Pairs:
