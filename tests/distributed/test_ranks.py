@@ -16,7 +16,7 @@ from ali_dist.settings import from_mapping
 from ali_dist.training import loop
 from ali_dist.training.distributed import World, average_buffers, check_replicas
 from tests.helpers.distributed import DistributedError, run_distributed
-from tests.helpers.runs import StoppingContext, assert_same, largest_difference, tiny, weights
+from tests.helpers.runs import StoppingContext, assert_same, relative_difference, tiny, weights
 
 pytestmark = pytest.mark.distributed
 
@@ -108,8 +108,9 @@ def train_all(rank: int, size: int, mappings: dict[str, dict]) -> dict[str, list
 def trained(tmp_path_factory, digits):
     """Every way at every world size: configs and each rank's ledger. 3 ranks own 2, 1 and 1 of the 4 lanes."""
     folder = tmp_path_factory.mktemp("ranks")
-    # Adam divides by the gradient's size: without a larger epsilon, rounding of a vanishing gradient becomes a step.
-    common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-4}
+    # Adam divides by the gradient's size: without a larger epsilon, rounding of a vanishing gradient becomes a step,
+    # and a gradient of a wrong size goes unnoticed.
+    common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-2}
     configs = {
         n: {way: tiny(folder, run__name=f"{way}-{n}", **common, **changes) for way, changes in WAYS.items()}
         for n in (1, 2, 3)
@@ -126,7 +127,7 @@ def test_several_ranks_equal_one(trained, way, world_size):
     whole = [[i for part in parts for i in part[step]] for step in range(8)]
     assert whole == ledgers[1][0][way], "other global batches"
     one, several = configs[1][way], configs[world_size][way]
-    assert largest_difference(weights(one), weights(several)) < 2e-5
+    assert relative_difference(weights(one), weights(several)) < 1e-4
     for mine, theirs in zip(records(one), records(several), strict=True):
         for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle"):
             assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-5), key
@@ -140,7 +141,7 @@ def test_a_broken_run_goes_on_at_another_world_size_with_the_same_batches(tmp_pa
     (second,) = run_distributed(train, 1, 1, moved.to_mapping())
     seen = [sum((first[rank][step] for rank in range(3)), []) for step in range(len(first[0]))]
     assert seen + second == one
-    assert largest_difference(weights(unbroken), weights(moved)) < 2e-5
+    assert relative_difference(weights(unbroken), weights(moved)) < 1e-4
 
 
 def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
@@ -154,7 +155,7 @@ def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
     ]
     assert_same(*parameters)
     # Averaging batch-norm statistics at a checkpoint commutes with later updates only up to rounding.
-    assert largest_difference(weights(unbroken), weights(broken)) < 1e-6
+    assert relative_difference(weights(unbroken), weights(broken)) < 1e-7
 
 
 def gradients_by_hand(rank: int) -> float:
