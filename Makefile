@@ -43,6 +43,8 @@ s3-demo: $(INSTALLED) ## the same with 2 Ray workers, data and checkpoints in an
 	    $(PY) -m ali_dist.prepare digits s3://ali/digits && \
 	    $(PY) -m ali_dist.train --data.url s3://ali/digits --run.dir s3://ali/runs --run.name s3-demo \
 	        --scale.workers 2 $(ARGS)'
+	@echo "Data, checkpoints and pictures are in the S3 server's folder; to look, start it again with"
+	@echo "$(PY) -m tests.helpers.swift .swift/demo, which prints the AWS_* variables to use."
 
 test: $(INSTALLED) ## run all tests; ARGS="tests/unit -k order" runs some
 	@$(PY) -m pytest $(ARGS)

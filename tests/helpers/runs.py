@@ -78,7 +78,7 @@ def assert_same(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Non
 def relative_difference(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
     """Norm of the difference over the norm, of all tensors as one vector.
 
-    Not the largest entry: where rounding turns the sign of one activation, a rectifier gives a few weights another step.
+    Not the largest entry: where rounding turns one activation's sign, a rectifier gives some weights another step.
     """
     assert mine.keys() == theirs.keys()
     a, b = (torch.cat([part[name].double().flatten() for name in mine]) for part in (mine, theirs))
