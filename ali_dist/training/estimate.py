@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
@@ -71,4 +70,5 @@ def describe(config: Config) -> str:
 
 
 def _assumed_shape(image_size: int | None) -> tuple[int, ...]:
-    return (2,) if image_size is None else (1 if math.log2(image_size) < 5 else 3, image_size, image_size)
+    """Points of two numbers, small grey images or larger colour ones: good enough until there are data."""
+    return (2,) if image_size is None else (1 if image_size < 32 else 3, image_size, image_size)
