@@ -39,7 +39,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
     budget = {
         "data__url": ring,
         "run__images": 24 * 3000,
-        "report__log_every": 24 * 50,
+        "report__log_every": 24 * 10,
         "report__checkpoint_every": 24 * 50,
         "optim__eps": 1e-3,
     }
@@ -62,8 +62,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
     fit(alone, StoppingContext())
     records = [losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
     assert [images for images, _ in records[0]] == [images for images, _ in records[1]]
-    for (_, mine), (_, theirs) in zip(*(r[:2] for r in records), strict=True):  # later on, rounding has grown
-        assert theirs == pytest.approx(mine, rel=2e-3, abs=1e-3)
+    # The game is chaotic: from about 40 updates on, a change of 1e-7 in the weights shows in the third digit.
+    for (_, mine), (_, theirs) in zip(*(r[:3] for r in records), strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.s3
