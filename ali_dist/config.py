@@ -63,7 +63,9 @@ class DataConfig:
     )
     split: str = _doc("train", "split that is trained on")
     holdout: str = _doc("test", "split that evaluation uses")
-    image_size: int | None = _doc(None, "side the model trains at; images are resized to it; default: as stored")
+    image_size: int | None = _doc(
+        None, "side the model trains at, to which images are resized; only the architecture's own is possible"
+    )
     global_batch_size: int = _doc(64, "real images per update, over all workers")
     lanes: int | None = _doc(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
     window_mb: float = _doc(32.0, "megabytes of a lane that are shuffled together")

@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"ali_dist.train: {stopped}", file=sys.stderr)
         return STOPPED
-    except (TrainingError, StorageError) as error:
+    except (TrainingError, StorageError, FloatingPointError) as error:  # the last: evaluating a diverged model
         print(f"ali_dist.train: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ali_dist.config import Config
+from ali_dist.config import Config, DataConfig
 from ali_dist.errors import InputError
 from ali_dist.settings import flatten
 from ali_dist.training.checkpoint import CheckpointStore, State
@@ -106,5 +106,4 @@ def _check(config: Config, state: State, fingerprint: str) -> list[str]:
 
 
 def _lanes(flat: Mapping[str, Any]) -> int:
-    size = flat["data.global_batch_size"]
-    return int(flat["data.lanes"] or max(c for c in range(1, 33) if size % c == 0))
+    return DataConfig(global_batch_size=flat["data.global_batch_size"], lanes=flat["data.lanes"]).num_lanes()
