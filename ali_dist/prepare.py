@@ -1,21 +1,49 @@
-"""python -m ali_dist.prepare: write built-in data as shards, or index shards that are there; and check them."""
+"""python -m ali_dist.prepare: write data sets as shards, or index shards that are there; and check them."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ali_dist.data.index import INDEX_KEY, check_listing, load_index
+from ali_dist.data.sources.catalogue import SOURCES
+from ali_dist.data.sources.split import Track
+from ali_dist.data.sources.writing import Writing, write_splits
 from ali_dist.data.storage import StorageError, Store, open_store
 from ali_dist.errors import InputError
 from ali_dist.settings import suggest
 
-SOURCES = ("digits", "mixture", "webdataset")
 _MOST_PROBLEMS = 10
-Track = Callable[[str, int | None], Callable[[int], None]]
+_TARS = "webdataset"  # the one source that is not written, but indexed
+_NAMES = (*SOURCES, _TARS)
+_RAW_UP_TO = 64  # pixels of a side above which images are compressed unless told otherwise
+_WRITING = ("encoding", "shard_mb", "jobs", "skip_bad")  # how splits are written, whatever they are
+Written = dict[str, tuple[Store, bool]]
+
+
+# Options that are not for every source, in the order of --help.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "path": {"flag": "--from", "metavar": "PATH", "help": "where the original files are"},
+    "splits": {"metavar": "A,B", "help": "write these splits only"},
+    "holdout": {"type": float, "help": "share of the training images held out: as valid (default as in the paper), "
+                "for a folder as test (default 0.1)"},
+    "size": {"type": int, "help": "pixels of a side: shapes 32 (default) or 64; imagenet64, folder any (default 64)"},
+    "grey": {"action": "store_true", "help": "one channel instead of three"},
+    "labels": {"choices": ("classes", "attributes"), "help": "what shapes are labelled with (default classes)"},
+    "layout": {"choices": ("grid", "ring"), "help": "mixture: 25 Gaussians (default), or 8"},
+    "samples": {"type": int, "help": "to train on: mixture 100000, shapes 20000 by default; a tenth more to test on"},
+    "seed": {"type": int, "help": "of drawn shapes (default 0)"},
+    "encoding": {"choices": ("raw", "png", "jpg"), "help": "how images are stored (default raw, above 64x64 png)"},
+    "shard_mb": {"type": float, "help": "megabytes of a shard (default 32)"},
+    "jobs": {"type": int, "help": "processes at work (default: one for each core)"},
+    "skip_bad": {"action": "store_true", "help": "leave out, count and list images that cannot be read"},
+}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,20 +52,27 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    summaries = {**{name: source.summary for name, source in SOURCES.items()}, _TARS: "tars in OUT, indexed in place"}
+    sources = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries.items())
     parser = _Parser(
         prog="python -m ali_dist.prepare",
-        description="Write a data set as WebDataset shards with an index, or index shards that are there. "
-        "Repeating a command does nothing where its data is complete.",
+        description="Write a data set as WebDataset shards with an index, or index shards that are there.\n"
+        "Repeating a command does nothing where its data is complete, and goes on where it was stopped.",
+        epilog=f"sources:\n{sources}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help=f"{', '.join(SOURCES)} (tars that lie in OUT)")
+    parser.add_argument("source", metavar="SOURCE", help="see below")
     parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix")
-    parser.add_argument("--layout", choices=("grid", "ring"), help="mixture: 25 Gaussians (default), or 8")
-    parser.add_argument("--samples", type=int, help="mixture: points to train on (default 100000)")
-    parser.add_argument("--encoding", choices=("raw", "png", "jpg"), help="digits: how images are stored (default raw)")
-    parser.add_argument("--shard-mb", type=float, help="digits, mixture: megabytes of a shard (default 32)")
+    for name, option in _OPTIONS.items():
+        settings = {key: value for key, value in option.items() if key != "flag"}
+        parser.add_argument(option.get("flag", _flag(name)), dest=name, default=None, **settings)
     parser.add_argument("--verify", action="store_true", help="then read everything again and check it")
     parser.add_argument("--endpoint-url", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
     return parser
+
+
+def _flag(name: str) -> str:
+    return str(_OPTIONS[name].get("flag", f"--{name.replace('_', '-')}"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,55 +90,70 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     source = arguments.source
-    if source not in SOURCES:
-        hint = suggest(source, SOURCES).removesuffix("?")
-        raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(SOURCES)}.")
+    if source not in _NAMES:
+        hint = suggest(source, _NAMES).removesuffix("?")
+        raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(_NAMES)}.")
     options = _options(arguments)
     store = open_store(arguments.out, endpoint_url=arguments.endpoint_url)
     with _progress() as track:
-        splits, wrote = _index_tars(store, track) if source == "webdataset" else _write(source, store, options, track)
-    for name, split in splits.items():
+        written = _index_tars(store, track) if source == _TARS else _write(source, store, options, track)
+    for name, (split, wrote) in written.items():
         index = load_index(split)
         done = "written" if wrote else "already there"
         print(f"{name}: {index.num_samples} samples in {len(index.shards)} shards, {done} in {split.url}")
+        if skipped := index.extra.get("skipped_samples", []):
+            print(f"{name}: {len(skipped)} bad samples were left out (listed in {split.url}/{INDEX_KEY}):")
+            _print_some(skipped)
     if not arguments.verify:
         return 0
     with _progress() as track:
-        return _verify(splits, track)
+        return _verify({name: split for name, (split, _) in written.items()}, track)
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, if they apply to the source."""
-    applies = {"digits": ("encoding", "shard_mb"), "mixture": ("layout", "samples", "shard_mb"), "webdataset": ()}
-    names = ("layout", "samples", "encoding", "shard_mb")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    for name in given:
-        if name not in applies[arguments.source]:
-            raise InputError(f"--{name.replace('_', '-')} does not apply to {arguments.source}: leave it out.")
-    if not given.get("shard_mb", 1.0) > 0:
+    """The options that were given, if they apply to the source and make sense."""
+    name, source = arguments.source, SOURCES.get(arguments.source)
+    applies = () if source is None else (*source.options, *_WRITING)
+    given = {option: value for option in _OPTIONS if (value := getattr(arguments, option)) is not None}
+    for option in given:
+        if option not in applies or (name, option) == ("mixture", "encoding"):
+            raise InputError(f"{_flag(option)} does not apply to {name}: leave it out.")
+    if source is not None and source.files and "path" not in given:
+        raise InputError(f"{name} needs --from PATH: {source.files}.")
+    if not 0 < given.get("shard_mb", 1.0) < math.inf:
         raise InputError(f"--shard-mb is {given['shard_mb']:g}, but must be more than 0.")
+    for option in ("jobs", "size"):
+        if given.get(option, 1) < 1:
+            raise InputError(f"--{option} is {given[option]}, but must be at least 1.")
+    if "path" in given:
+        given["path"] = Path(os.path.expanduser(given["path"]))
+    if "splits" in given:
+        given["splits"] = tuple(split.strip() for split in given["splits"].split(","))
     return given
 
 
-def _write(source: str, store: Store, options: dict[str, Any], track: Track) -> tuple[dict[str, Store], bool]:
-    from ali_dist.data.sources import prepare_digits, prepare_mixture
+def _write(source: str, store: Store, options: dict[str, Any], track: Track) -> Written:
+    how = {
+        "encoding": "raw" if options.get("size", 0) <= _RAW_UP_TO else "png",
+        "jobs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        **{name: value for name, value in options.items() if name in _WRITING},
+    }
+    splits = SOURCES[source].splits(**{name: value for name, value in options.items() if name not in _WRITING})
+    return write_splits(store, splits, Writing(**how), track)
 
-    prepare: Callable[..., bool] = prepare_digits if source == "digits" else prepare_mixture
-    wrote = prepare(store, track=track, **options)
-    return {split: store.child(split) for split in ("train", "test")}, wrote
 
-
-def _index_tars(store: Store, track: Track) -> tuple[dict[str, Store], bool]:
+def _index_tars(store: Store, track: Track) -> Written:
     from ali_dist.data.foreign import index_webdataset, tar_folders
 
     folders = tar_folders(store)
     if not folders:
         raise InputError(f"There are no .tar files in {store.url}: give the folder or prefix that holds the shards.")
     splits = {folder or "data": store.child(folder) if folder else store for folder in folders}
-    todo = {name: split for name, split in splits.items() if not _is_indexed(split)}
-    for name, split in todo.items():
-        index_webdataset(split, track(name, None))
-    return splits, bool(todo)
+    written = {name: (split, not _is_indexed(split)) for name, split in splits.items()}
+    for name, (split, new) in written.items():
+        if new:
+            index_webdataset(split, track(name, None))
+    return written
 
 
 def _is_indexed(split: Store) -> bool:
@@ -128,11 +178,16 @@ def _verify(splits: dict[str, Store], track: Track) -> int:
         report = verify(split, index, track(name, index.num_samples))
         print(f"{name}: {report.samples} samples in {report.shards} shards checked, {len(report.problems)} problems")
         problems += report.problems
-    for problem in problems[:_MOST_PROBLEMS]:
-        print(problem, file=sys.stderr)
-    if len(problems) > _MOST_PROBLEMS:
-        print(f"... and {len(problems) - _MOST_PROBLEMS} more.", file=sys.stderr)
+    _print_some(problems)
     return 2 if problems else 0
+
+
+def _print_some(lines: list[str]) -> None:
+    """The first few of what may be many, on stderr."""
+    for line in lines[:_MOST_PROBLEMS]:
+        print(line, file=sys.stderr)
+    if len(lines) > _MOST_PROBLEMS:
+        print(f"... and {len(lines) - _MOST_PROBLEMS} more.", file=sys.stderr)
 
 
 @contextmanager
@@ -142,10 +197,17 @@ def _progress() -> Iterator[Track]:
         yield lambda name, total: lambda samples: None
         return
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
 
         def track(name: str, total: int | None) -> Callable[[int], None]:
             task = bar.add_task(name, total=total)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ali_dist.data.codec import read_image
+from ali_dist.data.codec import Sample, read_image, read_npy
 from ali_dist.data.index import INDEX_KEY, Index, Shard
 from ali_dist.data.labels import Label, label_array, numeric_names, parse_label
 from ali_dist.data.reader import READERS
@@ -20,14 +20,15 @@ from ali_dist.data.storage import Store
 from ali_dist.data.tars import Extent, Record, scan
 from ali_dist.errors import InputError
 
-_IMAGES: dict[str, Literal["png", "jpg"]] = {"png": "png", "jpg": "jpg", "jpeg": "jpg"}
+Encoding = Literal["png", "jpg", "npy"]
+_IMAGES: dict[str, Encoding] = {"png": "png", "jpg": "jpg", "jpeg": "jpg"}
 _LABELS = ("cls", "json")
 
 
 class _Form(NamedTuple):
     """What the first sample decides for all: encoding, shape [C, H, W], attribute names."""
 
-    encoding: Literal["png", "jpg"]
+    encoding: Encoding
     shape: tuple[int, ...]
     attributes: tuple[str, ...]
 
@@ -40,9 +41,9 @@ def tar_folders(store: Store) -> list[str]:
 def index_webdataset(store: Store, on_shard: Callable[[int], None] = lambda samples: None) -> Index:
     """Write sidecars and index.json for the tars in a folder; the tars stay as they are.
 
-    A sample is one png, jpg or jpeg field and, in all samples or in none, a label: `cls` (a class number), else
-    the numbers of a `json` object (attributes). Other fields are left alone. Grey images among coloured ones are
-    read as RGB.
+    A sample is one png, jpg or jpeg field, or, where there is none, an npy field (uint8 [H, W], [H, W, 1 or 3] or
+    [1 or 3, H, W]), and, in all samples or in none, a label: `cls` (a class number), else the numbers of a `json`
+    object (attributes). Other fields are left alone. Grey images among coloured ones are read as RGB.
 
     Args:
         store: the split's own folder.
@@ -93,7 +94,7 @@ def _first_form(store: Store, key: str) -> _Form:
     first = records[0]
     encoding, extent = _image(first, where)
     try:
-        image = read_image(_content(data, extent))
+        image = _read(encoding, _content(data, extent))
         names = numeric_names(bytes(_content(data, first.fields["json"]))) if "json" in first.fields else ()
     except ValueError as error:
         raise _wrong(first, where, error) from error
@@ -134,7 +135,7 @@ def _check(record: Record, data: bytes, form: _Form, statistics: Statistics, whe
     encoding, extent = _image(record, where)
     if encoding != form.encoding:
         raise ValueError(f"it is {encoding}, but the first sample is {form.encoding}")
-    image = read_image(_content(data, extent), channels=form.shape[0])
+    image = _read(encoding, _content(data, extent), channels=form.shape[0])
     if image.shape != form.shape:
         raise ValueError(f"its shape is {image.shape}, but the first sample's is {form.shape}; all must be the same")
     statistics.add(image[None])
@@ -142,14 +143,20 @@ def _check(record: Record, data: bytes, form: _Form, statistics: Statistics, whe
     return extent, parse_label(fields, form.attributes)
 
 
-def _image(record: Record, where: str) -> tuple[Literal["png", "jpg"], Extent]:
+def _image(record: Record, where: str) -> tuple[Encoding, Extent]:
     names = [name for name in record.fields if name in _IMAGES]
+    if not names and "npy" in record.fields:  # beside an image, an array is something else: an embedding, a mask
+        return "npy", record.fields["npy"]
     if len(names) != 1:
         raise InputError(
             f"Sample {record.key!r} of {where} has {len(names)} images (fields: {', '.join(record.fields)}), but must "
-            f"have exactly one field png, jpg or jpeg."
+            f"have exactly one field png, jpg or jpeg, or an npy field."
         )
     return _IMAGES[names[0]], record.fields[names[0]]
+
+
+def _read(encoding: Encoding, payload: memoryview, channels: int | None = None) -> Sample:
+    return read_npy(payload, channels) if encoding == "npy" else read_image(payload, channels)
 
 
 def _content(data: bytes, extent: Extent) -> memoryview:

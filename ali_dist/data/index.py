@@ -23,7 +23,7 @@ from ali_dist.errors import InputError
 
 FORMAT_VERSION = 1
 INDEX_KEY = "index.json"
-ENCODINGS = ("raw", "png", "jpg")
+ENCODINGS = ("raw", "png", "jpg", "npy")
 DTYPES = ("uint8", "float32")
 PREPARE_HINT = "write it with `python -m ali_dist.prepare SOURCE OUT`"
 
@@ -49,7 +49,7 @@ class Index:
     """What a split holds.
 
     Attributes:
-        encoding: how a sample's payload is stored.
+        encoding: how a sample's payload is stored; `npy` only in tars that somebody else wrote.
         dtype: of a decoded sample; `uint8` stands for [0, 1] in steps of 1/255, `float32` is in raw units.
         shape: of a decoded sample, (C, H, W) or (D,).
         classes: names of the integer labels, or empty.
@@ -61,7 +61,7 @@ class Index:
         shards: the tars, in the order in which sample ids count through them.
     """
 
-    encoding: Literal["raw", "png", "jpg"]
+    encoding: Literal["raw", "png", "jpg", "npy"]
     dtype: Literal["uint8", "float32"]
     shape: tuple[int, ...]
     shards: tuple[Shard, ...]

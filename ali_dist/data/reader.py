@@ -144,6 +144,35 @@ def read_all(reader: ShardReader) -> tuple[NDArray[Any], NDArray[Any] | None, Ba
     return out, reader.labels(runs), bad
 
 
+def load_samples(store: Store, index: Index, ids: Ids) -> NDArray[Any]:
+    """Read some samples of a split by id; ids ascend. Returns them as stored, [n, *shape].
+
+    Raises:
+        InputError: the index does not match its shards, or a sample is damaged.
+    """
+    reader = ShardReader(store, index)
+    out = np.empty((len(ids), *index.shape), dtype=index.dtype)
+    starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
+    breaks = np.flatnonzero((np.diff(ids) != 1) | np.isin(ids[1:], starts)) + 1  # where a new run begins
+
+    def read(rows: Ids) -> Bad:
+        first, last = int(ids[rows[0]]), int(ids[rows[-1]]) + 1
+        shard = int(np.searchsorted(starts, first, side="right")) - 1
+        return reader.read(Run(shard, first - int(starts[shard]), last - int(starts[shard])), out, rows)
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="ali-load") as pool:
+        for bad in pool.map(read, np.split(np.arange(len(ids)), breaks)):
+            if bad:
+                raise reader.stop_for(bad[min(bad)])
+    return out
+
+
+def load_labels(store: Store, index: Index) -> NDArray[Any] | None:
+    """Labels of a whole split in index order, from its sidecars: int64 [N], float32 [N, A], or None."""
+    reader = ShardReader(store, index)
+    return reader.labels(tuple(Run(n, 0, shard.samples) for n, shard in enumerate(index.shards) if shard.samples))
+
+
 def load_arrays(store: Store, index: Index) -> tuple[Tensor, Tensor | None]:
     """Read and check a whole split, for evaluation.
 

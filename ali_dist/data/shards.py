@@ -6,11 +6,12 @@ Same samples, same options: same bytes. Tars have fixed times and owners, so the
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import io
+import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import IO, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,61 +27,49 @@ from ali_dist.data.index import (
 )
 from ali_dist.data.labels import Label, label_array, label_field
 from ali_dist.data.sidecar import Sidecar
+from ali_dist.data.statistics import Statistics
 from ali_dist.data.storage import Store
 from ali_dist.data.tars import scan
 from ali_dist.data.verify import Report, verify
 from ali_dist.errors import InputError
 
 __all__ = [
-    "Index", "Report", "Shard", "Sidecar", "Statistics", "find_split", "load_index", "load_sidecar", "put_if_new",
-    "verify", "write_shards",
+    "Form", "Index", "Labelled", "Report", "Shard", "Sidecar", "Statistics", "find_split", "load_index",
+    "load_sidecar", "put_if_new", "verify", "write_index", "write_shard", "write_shards",
 ]  # fmt: skip
 
 MB = 1_000_000
-_CHUNK = 256  # samples whose statistics are taken at once: bounds the memory of their float64 copies
 
 Labelled = tuple[NDArray[Any], Label | None]
 
 
-class Statistics:
-    """Mean of every pixel and standard deviation of every channel of the samples it is given.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What all samples of a split have in common.
 
-    Args:
+    Attributes:
+        encoding: raw (any sample), or png or jpg (uint8 [1 or 3, H, W]).
         shape: of a sample.
-        dtype: `uint8` samples count in [0, 1], `float32` ones in raw units.
+        dtype: of a sample.
+        attributes: names of the entries of attribute vectors.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
-        self._scale = 1 / 255 if dtype == "uint8" else 1.0
-        self._count = 0
-        self._sum = np.zeros(shape)
-        self._squares = np.zeros(shape)
+    encoding: Literal["raw", "png", "jpg"]
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    attributes: tuple[str, ...] = ()
 
-    def add(self, x: NDArray[Any]) -> None:
-        """Count samples [n, *shape]."""
-        for start in range(0, len(x), _CHUNK):
-            scaled = x[start : start + _CHUNK].astype(np.float64) * self._scale
-            self._sum += scaled.sum(axis=0)
-            self._squares += np.square(scaled).sum(axis=0)
-        self._count += len(x)
+    def __post_init__(self) -> None:
+        image = self.dtype == "uint8" and len(self.shape) == 3 and self.shape[0] in (1, 3)
+        if self.encoding != "raw" and not image:
+            raise InputError(
+                f"{self.dtype} samples of shape {self.shape} cannot be written as {self.encoding}: use encoding raw."
+            )
 
-    def merge(self, other: Statistics) -> None:
-        """Count what another one has counted."""
-        self._count += other._count
-        self._sum += other._sum
-        self._squares += other._squares
-
-    def for_index(self) -> dict[str, Any]:
-        """The index's `mean` and `std` (of each channel, axis 0) and `pixel_mean`, to 7 decimals."""
-        channels = (len(self._sum), -1)
-        mean = (self._sum / self._count).reshape(channels).mean(axis=1)
-        square = (self._squares / self._count).reshape(channels).mean(axis=1)
-        std = np.sqrt(np.maximum(0.0, square - mean**2))
-        return {"mean": _rounded(mean), "std": _rounded(std), "pixel_mean": _rounded(self._sum / self._count)}
-
-
-def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(np.round(values.ravel(), 7).tolist())
+    def check(self, x: NDArray[Any], name: object) -> None:
+        """InputError, which names the sample, unless `x` has this form."""
+        if x.shape != self.shape or x.dtype != np.dtype(self.dtype):
+            raise InputError(f"Sample {name} is {x.dtype} {x.shape}, but must be {self.dtype} {self.shape}.")
 
 
 def write_shards(
@@ -114,45 +103,80 @@ def write_shards(
     Raises:
         InputError: no samples, or one of another shape, dtype or kind of label.
     """
-    if encoding != "raw" and (dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3)):
-        raise InputError(f"{dtype} samples of shape {shape} cannot be written as {encoding}: use encoding raw.")
-    statistics = Statistics(shape, dtype)
+    form = Form(encoding=encoding, shape=tuple(shape), dtype=dtype, attributes=tuple(attributes))
+    statistics = Statistics(form.shape, dtype)
     shards: list[Shard] = []
-    with tempfile.TemporaryDirectory(prefix="ali-dist-") as folder:
-        tar: _Tar | None = None
-        for number, (x, label) in enumerate(samples):
-            if x.shape != tuple(shape) or x.dtype != np.dtype(dtype):
-                raise InputError(f"Sample {number} is {x.dtype} {x.shape}, but must be {dtype} {tuple(shape)}.")
-            tar = tar or _Tar(Path(folder), len(shards), encoding, attributes)
-            tar.add(x, label)
-            if tar.is_full(shard_mb):
-                shards.append(tar.finish(store, statistics))
-                tar = None
-        if tar is not None:
+    tar: _Tar | None = None
+    for number, (x, label) in enumerate(samples):
+        form.check(x, number)
+        tar = tar or _Tar(len(shards), form)
+        tar.add(x, label)
+        if tar.is_full(shard_mb):
             shards.append(tar.finish(store, statistics))
+            tar = None
+    if tar is not None:
+        shards.append(tar.finish(store, statistics))
+    return write_index(store, form, shards, statistics, classes=classes, extra=extra or {})
+
+
+def write_shard(store: Store, number: int, samples: Iterable[Labelled], form: Form) -> tuple[Shard, Statistics]:
+    """Write the shard of a number, with its sidecar; shards may be written in any order and by several processes.
+
+    Args:
+        store: the split's own folder.
+        number: of the shard.
+        samples: at least one pair of a sample [*shape], and a class number, an attribute vector [A], or None.
+        form: of the samples.
+
+    Returns:
+        The shard, for `write_index`, and what its samples count.
+
+    Raises:
+        InputError: samples of another form, or with different kinds of label.
+    """
+    statistics = Statistics(form.shape, form.dtype)
+    tar = _Tar(number, form)
+    for count, (x, label) in enumerate(samples):
+        form.check(x, f"{count} of shard {number}")
+        tar.add(x, label)
+    return tar.finish(store, statistics), statistics
+
+
+def write_index(
+    store: Store,
+    form: Form,
+    shards: Sequence[Shard],
+    statistics: Statistics,
+    *,
+    classes: Sequence[str],
+    extra: dict[str, Any],
+) -> Index:
+    """Write index.json for shards that are there: from now on the split is complete.
+
+    Raises:
+        InputError: there are no shards.
+    """
     if not shards:
         raise InputError(f"There are no samples to write to {store.url}: check the source.")
     index = Index(
-        encoding=encoding, dtype=dtype, shape=tuple(shape), shards=tuple(shards), classes=tuple(classes),
-        attributes=tuple(attributes), extra=extra or {}, **statistics.for_index(),
+        encoding=form.encoding, dtype=form.dtype, shape=form.shape, shards=tuple(shards), classes=tuple(classes),
+        attributes=form.attributes, extra=extra, **statistics.for_index(),
     )  # fmt: skip
     store.put(INDEX_KEY, index.to_json().encode())
     return index
 
 
 class _Tar:
-    """A shard under way: a temporary file until it is finished."""
+    """A shard under way, in memory until it is finished: what webdataset's own TarWriter would write.
 
-    def __init__(self, folder: Path, number: int, encoding: str, attributes: Sequence[str]) -> None:
-        try:
-            from webdataset import TarWriter
-        except ImportError as error:
-            raise InputError("Writing shards needs the package webdataset: pip install webdataset.") from error
-        self._number, self._encoding, self._attributes = number, encoding, attributes
+    Not that writer itself: importing webdataset imports torch, which takes each of several processes seconds.
+    """
+
+    def __init__(self, number: int, form: Form) -> None:
+        self._number, self._form = number, form
         self._key = f"{number:05d}.tar"
-        self._path = folder / self._key
-        self._file: IO[bytes] = self._path.open("w+b")
-        self._writer = TarWriter(self._file, user="", group="", mtime=0, encoder=False)
+        self._file = io.BytesIO()
+        self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self._samples: list[NDArray[Any]] = []
         self._labels: list[Label | None] = []
         self._crcs: list[int] = []
@@ -163,20 +187,22 @@ class _Tar:
 
     def add(self, x: NDArray[Any], label: Label | None) -> None:
         """Append a sample."""
-        payload = encode(x, self._encoding)
-        key = f"{self._number:05d}-{len(self._samples):07d}"
-        self._writer.write({"__key__": key, self._encoding: payload, **label_field(label, self._attributes)})
+        encoding = self._form.encoding
+        payload = encode(x, encoding)
+        fields = {encoding: payload, **label_field(label, self._form.attributes)}
+        for name in sorted(fields):
+            member = tarfile.TarInfo(f"{self._number:05d}-{len(self._samples):07d}.{name}")
+            member.size, member.mode = len(fields[name]), 0o444
+            self._tar.addfile(member, io.BytesIO(fields[name]))
         self._samples.append(x)
         self._labels.append(label)
         self._crcs.append(zlib.crc32(payload))
 
     def finish(self, store: Store, statistics: Statistics) -> Shard:
         """Close the tar, store it and its sidecar, and count its samples."""
-        self._writer.close()
-        self._file.close()
-        data = self._path.read_bytes()
-        self._path.unlink()
-        extents = [record.fields[self._encoding] for record in scan(data, self._key)]
+        self._tar.close()
+        data = self._file.getvalue()
+        extents = [record.fields[self._form.encoding] for record in scan(data, self._key)]
         sidecar = Sidecar(
             offsets=np.array([extent.offset for extent in extents], dtype=np.int64),
             sizes=np.array([extent.size for extent in extents], dtype=np.int64),

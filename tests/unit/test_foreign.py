@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ali_dist.data.codec import encode
+from ali_dist.data.codec import encode, read_npy
 from ali_dist.data.index import load_index
 from ali_dist.data.reader import load_arrays
 from ali_dist.data.storage import LocalStore
@@ -85,6 +85,61 @@ def test_attributes_grey_images_and_long_names_are_indexed(tmp_path: Path, capsy
     assert got_y is not None
     assert np.array_equal(got_x.numpy(), np.stack([x[0], x[1], grey]))
     assert got_y.tolist() == [[1.0, -1.0], [0.0, 0.5], [1.0, 1.0]]
+
+
+def npy(x: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, x, version=version)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_arrays_are_images_however_their_axes_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: tuple[int, int]
+) -> None:
+    x, _ = labelled(4, shape=(3, 7, 9))
+    grey, last = x[3, 0], np.ascontiguousarray(x[1].transpose(1, 2, 0))
+    members: list[tuple[str, bytes]] = []
+    for number, array in enumerate([x[0], last, grey, grey[None], grey[..., None]]):
+        members += [(f"{number}.npy", npy(array, version)), (f"{number}.cls", b"1")]
+    foreign(tmp_path / "0.tar", members)
+    assert run(capsys, "webdataset", tmp_path, "--verify")[0] == 0
+    store = LocalStore(tmp_path)
+    index = load_index(store)
+    assert (index.encoding, index.shape) == ("npy", (3, 7, 9))
+    got, _ = load_arrays(store, index)
+    assert np.array_equal(got.numpy(), np.stack([x[0], x[1], *[np.repeat(grey[None], 3, axis=0)] * 3]))
+
+
+def test_an_array_beside_an_image_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, _ = labelled(1)
+    foreign(tmp_path / "0.tar", [("a.npy", npy(np.zeros(512, dtype=np.float32))), ("a.png", png(x[0]))])
+    assert run(capsys, "webdataset", tmp_path)[0] == 0
+    assert load_index(LocalStore(tmp_path)).encoding == "png"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (npy(np.zeros((4, 5), dtype=np.float32)), "not an .npy file with uint8"),
+        (npy(np.asfortranarray(np.zeros((4, 5), dtype=np.uint8))), "in C order"),
+        (npy(np.zeros((3, 5, 3), dtype=np.uint8)), r"its shape is \(3, 5, 3\)"),
+        (npy(np.zeros((4, 5, 4), dtype=np.uint8)), r"its shape is \(4, 5, 4\)"),
+        (npy(np.zeros((2, 3, 4, 5), dtype=np.uint8)), "its shape is"),
+        (npy(np.zeros((4, 5), dtype=np.uint8))[:-1], "holds 19 bytes"),
+        (b"", "not an .npy file"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_npy(data)
+
+
+def test_a_pickled_array_is_not_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    foreign(tmp_path / "0.tar", [("a.npy", buffer.getvalue())])
+    assert "'a' of 0.tar" in refused(capsys, "webdataset", tmp_path)
 
 
 def test_tars_that_cannot_be_used_are_refused_with_tar_and_sample(

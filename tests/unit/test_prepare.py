@@ -192,10 +192,15 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("")
     for arguments, words in [
         (("digit", tmp_path), "no source 'digit'; did you mean digits"),
-        (("cats", tmp_path), "sources: digits, mixture, webdataset"),
+        (("cats", tmp_path), "sources: digits, mixture, shapes, cifar10, svhn, celeba, imagenet64, folder, webdataset"),
         ((), "required: SOURCE, OUT"),
         (("digits", tmp_path, "--samples", 5), "--samples does not apply to digits"),
         (("mixture", tmp_path, "--samples", 5), "must have at least 10"),
+        (("mixture", tmp_path, "--encoding", "png"), "--encoding does not apply to mixture"),
+        (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
+        (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
+        (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
+        (("celeba", tmp_path), "celeba needs --from PATH"),
         (("mixture", tmp_path, "--layout", "cube"), "--layout"),
         (("digits", tmp_path, "--shard-mb", 0), "--shard-mb is 0"),
         (("digits", tmp_path, "--shard-mb", "nan"), "--shard-mb is nan"),
@@ -213,7 +218,7 @@ def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, caps
     places = [damage(train, load_index(train), sample) for sample in range(100, 112)]
     code, out, err = run(capsys, "mixture", tmp_path, "--samples", 300, "--shard-mb", 0.1, "--verify")
     assert code == 2
-    assert "train: 300 samples in 6 shards checked, 12 problems" in out
+    assert "train: 300 samples in 7 shards checked, 12 problems" in out
     *lines, last = err.splitlines()
     assert last == "... and 2 more."
     for line, (key, number) in zip(lines, places[:10], strict=True):

@@ -13,6 +13,7 @@ import pytest
 
 from ali_dist.data.codec import read_image
 from ali_dist.data.index import Index, check_listing, find_split, load_index, load_sidecar
+from ali_dist.data.labels import label_field
 from ali_dist.data.reader import load_arrays
 from ali_dist.data.shards import verify, write_shards
 from ali_dist.data.sidecar import Sidecar
@@ -37,6 +38,22 @@ def test_stock_webdataset_reads_back_every_sample_and_label(tmp_path: Path, enco
         payload = sample[encoding]
         got = np.frombuffer(payload, np.uint8).reshape(SHAPE) if encoding == "raw" else read_image(memoryview(payload))
         assert np.array_equal(got, image)
+
+
+def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> None:
+    import webdataset
+
+    x, y = labelled(20)
+    cases: list[tuple[Any, dict[str, Any]]] = [(y, {}), (np.eye(2, dtype=np.float32)[y % 2], {"attributes": "ab"})]
+    for labels, options in cases:
+        store, _ = write(tmp_path / str(len(options)), x, labels, shard_mb=10, **options)
+        buffer = io.BytesIO()
+        writer = webdataset.TarWriter(buffer, user="", group="", mtime=0, encoder=False)
+        for n, (image, label) in enumerate(zip(x, labels, strict=True)):
+            fields = label_field(label if options else int(label), options.get("attributes", ""))
+            writer.write({"__key__": f"00000-{n:07d}", "raw": image.tobytes(), **fields})
+        writer.close()
+        assert store.get("00000.tar") == buffer.getvalue()
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])

@@ -1,0 +1,123 @@
+"""CIFAR-10, from its binary version, or its Python version, as a folder or as the archive."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ali_dist.data.sources.files import first_existing, wanted_splits
+from ali_dist.data.sources.pickled import read_pickled
+from ali_dist.data.sources.split import Split, array_part, fingerprint
+from ali_dist.errors import InputError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+HOLDOUT = 0.1  # 5,000 of 50,000, as in the paper
+_SHAPE = (3, 32, 32)
+_RECORD = 1 + 3 * 32 * 32  # of the binary version: a class number, then red, green and blue rows
+_VERSIONS = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py", "cifar-10-python.tar.gz")
+_BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+_FROM = "cifar-10-batches-bin, cifar-10-batches-py, or the .tar.gz of either, from the CIFAR page of Toronto University"
+Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+def cifar10_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None) -> Iterator[Split]:
+    """uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training files, 5,000 of 50,000.
+
+    Args:
+        path: folder or archive of either version, or a folder that holds one.
+        holdout: share of the training files that becomes `valid`; with 0 there is no such split.
+        splits: those of train, valid and test to write; default all.
+
+    Raises:
+        InputError: a file is missing or not what it must be.
+    """
+    if not 0 <= holdout < 1:
+        raise InputError(f"--holdout is {holdout:g}, but must be from 0 to less than 1.")
+    names = ("train", "valid", "test") if holdout else ("train", "test")
+    wanted = wanted_splits(splits, names)
+    needed = [part for part in ("train", "test") if part in wanted or (part == "train" and "valid" in wanted)]
+    read = _read(path, [name for part in needed for name in _BATCHES[part]])
+    for name in wanted:
+        x, y = _joined([read[batch] for batch in _BATCHES["test" if name == "test" else "train"]])
+        if name != "test":
+            kept = len(x) - round(len(x) * holdout)
+            x, y = (x[:kept], y[:kept]) if name == "train" else (x[kept:], y[kept:])
+        yield Split(
+            name=name, size=len(x), shape=_SHAPE, part=array_part(x, y, f"CIFAR-10 image of {name}"), classes=CLASSES,
+            settings={"name": "cifar10", "input": fingerprint(x, y)},
+        )  # fmt: skip
+
+
+def _joined(batches: Sequence[Samples]) -> Samples:
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+def _read(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
+    """Images and labels of each batch, from whichever version is there."""
+    if not path.exists():
+        raise InputError(f"There is no {path}: cifar10 needs {_FROM}.")
+    found = path if path.is_file() else first_existing([path / name for name in _VERSIONS]) or path
+    content = _from_archive(found, batches) if found.is_file() else _from_folder(found, batches)
+    read = {}
+    for batch in batches:
+        binary = f"{batch}.bin"
+        name = binary if binary in content else batch
+        if name not in content:
+            raise InputError(f"There is no {binary} (nor {batch}) in {found}: cifar10 needs {_FROM}.")
+        try:
+            read[batch] = _parse_binary(content[name]) if name == binary else _parse_pickled(content[name])
+        except ValueError as error:
+            raise InputError(f"{name} in {found} is not of CIFAR-10: {error}; fetch it again.") from error
+    return read
+
+
+def _from_folder(folder: Path, batches: Sequence[str]) -> dict[str, bytes]:
+    paths = [folder / name for batch in batches for name in (f"{batch}.bin", batch)]
+    try:
+        return {path.name: path.read_bytes() for path in paths if path.is_file()}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
+
+
+def _from_archive(archive: Path, batches: Sequence[str]) -> dict[str, bytes]:
+    content = {}
+    wanted = {name for batch in batches for name in (f"{batch}.bin", batch)}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rpartition("/")[2]
+                if name in wanted and (file := tar.extractfile(member)) is not None:
+                    content[name] = file.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{archive} cannot be read as an archive ({error}): fetch it again.") from error
+    return content
+
+
+def _parse_binary(data: bytes) -> Samples:
+    """Records of a class number and 3072 bytes; ValueError says what is wrong."""
+    if not data or len(data) % _RECORD:
+        raise ValueError(f"it has {len(data)} bytes, which are not whole records of {_RECORD}")
+    records = np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)
+    return _checked(records[:, 1:], records[:, 0].astype(np.int64))
+
+
+def _parse_pickled(data: bytes) -> Samples:
+    """A dictionary with `data` [N, 3072] and `labels`; ValueError says what is wrong."""
+    content = read_pickled(data)
+    x, labels = content.get("data"), content.get("labels")
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != _RECORD - 1:
+        raise ValueError(f"it has no images of {_RECORD - 1} bytes under 'data'")
+    if not isinstance(labels, list) or len(labels) != len(x) or not all(isinstance(label, int) for label in labels):
+        raise ValueError(f"it has no {len(x)} class numbers under 'labels'")
+    return _checked(x, np.array(labels, dtype=np.int64))
+
+
+def _checked(rows: NDArray[np.uint8], y: NDArray[np.int64]) -> Samples:
+    if len(y) == 0 or not 0 <= int(y.min()) <= int(y.max()) < len(CLASSES):
+        raise ValueError("its class numbers are not from 0 to 9")
+    return rows.reshape(-1, *_SHAPE), y

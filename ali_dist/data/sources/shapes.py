@@ -1,0 +1,264 @@
+"""Drawn shapes: RGB images of one object on a background, with a class or ten attributes, as many as one likes.
+
+Sample i of a split depends on (seed, split, i) alone. Position, size, hue, turn and brightness vary continuously,
+so that no two images are equal; every attribute is a fair coin of its own and can be seen in every image.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ali_dist.data.shards import Labelled
+from ali_dist.data.sources.split import Numbers, Part, Split
+from ali_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+SHAPES_SAMPLES = 20_000
+CLASSES = ("circle", "square", "triangle", "star", "cross", "heart", "drop", "arrow")
+ATTRIBUTES = ("round", "large", "filled", "warm", "right", "top", "light", "striped", "framed", "dotted")
+SIZES = (32, 64)
+_SPLITS = ("train", "test")
+_OVERSAMPLING = 4  # images are drawn so many times larger, then reduced: that smooths every edge
+_DRAWS = 24  # random numbers kept for each sample, a multiple of 4
+_HOLE = 0.55  # of an outlined object, relative to the object
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+
+def shapes_splits(
+    labels: Literal["classes", "attributes"] = "classes",
+    *,
+    size: int = 32,
+    samples: int = SHAPES_SAMPLES,
+    seed: int = 0,
+) -> Iterator[Split]:
+    """uint8 [3, size, size]; `samples` to train on and a tenth as many more to test on.
+
+    Args:
+        labels: classes: eight shapes, all else varies at will. attributes: a vector of ten (0 or 1) on circles and
+            squares.
+        size: pixels of a side.
+        samples: to train on.
+        seed: of all that is drawn.
+
+    Raises:
+        InputError: another size, fewer than 10 samples, or a negative seed.
+    """
+    if size not in SIZES:
+        raise InputError(f"Shapes have a --size of 32 or 64 pixels, not {size}.")
+    if samples < 10:
+        raise InputError(f"There are to be {samples} shapes to train on, but there must be at least 10.")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed of the shapes is {seed}, but must be from 0 to {2**32 - 1}.")
+    name = "shapes" if labels == "classes" else "shapes-attributes"
+    for number, split in enumerate(_SPLITS):
+        count = samples if split == "train" else samples // 10
+        yield Split(
+            name=split, size=count, shape=(3, size, size),
+            part=functools.partial(_part, labels, size, seed * len(_SPLITS) + number),
+            settings={"name": name, "size": size, "samples": samples, "seed": seed},
+            classes=CLASSES if labels == "classes" else (), attributes=ATTRIBUTES if labels == "attributes" else (),
+            mixed=True,
+        )  # fmt: skip
+
+
+def _part(labels: Literal["classes", "attributes"], size: int, stream: int, numbers: Numbers) -> Part:
+    return ShapesPart(labels, size, stream, tuple(numbers.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesPart:
+    """Samples of some numbers of one stream of random numbers; drawn when they are read."""
+
+    labels: Literal["classes", "attributes"]
+    size: int
+    stream: int
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def name(self, number: int) -> str:
+        return f"Shape {self.numbers[number]}"
+
+    def read(self, number: int) -> Labelled:
+        u = draws(self.stream, self.numbers[number])
+        if self.labels == "classes":
+            label = int(u[0] * len(CLASSES))
+            return draw(any_scene(CLASSES[label], u[1:]), self.size), label
+        bits = u[: len(ATTRIBUTES)] < 0.5
+        return draw(scene_of(bits.tolist(), u[len(ATTRIBUTES) :]), self.size), bits.astype(np.float32)
+
+
+def draws(stream: int, number: int) -> NDArray[np.float64]:
+    """The random numbers in [0, 1) of one sample. Raw words of Philox do not depend on numpy's version."""
+    words = np.random.Philox(key=stream, counter=number * (_DRAWS // 4)).random_raw(_DRAWS)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What is to be seen. Lengths are shares of the image's side, from its top left corner.
+
+    Attributes:
+        shape: one of CLASSES.
+        x, y: the object's centre.
+        radius: its size.
+        turn: how far it is turned, in radians.
+        colour, ground: of the object and the background.
+        filled: whole, or an outline.
+        stripes: direction of a second tone on the background in radians, or None.
+        frame: colour of a border, or None.
+        dot: colour of a dot in the object's middle, or None.
+    """
+
+    shape: str
+    x: float
+    y: float
+    radius: float
+    turn: float
+    colour: Colour
+    ground: Colour
+    filled: bool
+    stripes: float | None = None
+    frame: Colour | None = None
+    dot: Colour | None = None
+
+
+def any_scene(shape: str, u: NDArray[np.float64]) -> Scene:
+    """A scene with that shape, all else free; `u` are at least 9 numbers in [0, 1)."""
+    radius = 0.20 + 0.14 * u[0]
+    room = 0.5 - 1.08 * radius
+    light = bool(u[1] < 0.5)
+    return Scene(
+        shape=shape, radius=radius, x=0.5 + room * (2 * u[2] - 1), y=0.5 + room * (2 * u[3] - 1),
+        turn=math.radians(20) * (2 * u[4] - 1), filled=bool(u[5] < 0.6), colour=_vivid(u[6], light),
+        ground=_pale(u[7], light, u[8]),
+    )  # fmt: skip
+
+
+def scene_of(bits: list[bool], u: NDArray[np.float64]) -> Scene:
+    """A scene with these attributes, in the order of ATTRIBUTES; `u` are at least 9 numbers in [0, 1)."""
+    has = dict(zip(ATTRIBUTES, bits, strict=True))
+    # Hues from red to yellow, and from cyan to violet-blue: none that could be called both.
+    hue = -0.03 + 0.16 * u[0] if has["warm"] else 0.47 + 0.20 * u[0]
+    # What is dark on light ground and light on dark: a dot of the ground's own tone would look like a hole.
+    ink = _rgb(0.0, 0.0, 0.05 if has["light"] else 0.97)
+    side, height = (1 if has["right"] else -1), (-1 if has["top"] else 1)
+    return Scene(
+        shape="circle" if has["round"] else "square", filled=has["filled"],
+        radius=(0.225 if has["large"] else 0.125) + 0.04 * u[1],
+        x=0.5 + side * (0.15 + 0.09 * u[2]), y=0.5 + height * (0.15 + 0.09 * u[3]),
+        turn=math.radians(15) * (2 * u[4] - 1), colour=_vivid(hue, has["light"]),
+        ground=_pale(u[5], has["light"], u[6]),
+        stripes=math.pi * u[7] if has["striped"] else None,
+        frame=ink if has["framed"] else None, dot=ink if has["dotted"] else None,
+    )  # fmt: skip
+
+
+def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """The scene as uint8 [3, size, size]."""
+    from PIL import Image, ImageDraw
+
+    side = size * _OVERSAMPLING
+    image = Image.new("RGB", (side, side), scene.ground)
+    pen = ImageDraw.Draw(image)
+    if scene.stripes is not None:
+        _stripe(pen, side, scene.stripes, _toned(scene.ground))
+    _object(image, scene, side)
+    if scene.dot is not None:
+        reach = max(0.3 * scene.radius, 0.055)
+        pen.ellipse([side * (c + d) for d in (-reach, reach) for c in (scene.x, scene.y)], fill=scene.dot)
+    if scene.frame is not None:
+        pen.rectangle((0, 0, side - 1, side - 1), outline=scene.frame, width=side // 16)
+    return np.asarray(image.reduce(_OVERSAMPLING)).transpose(2, 0, 1)
+
+
+def _object(image: Image, scene: Scene, side: int) -> None:
+    from PIL import Image as Images
+    from PIL import ImageDraw
+
+    mask = Images.new("L", image.size)
+    pen = ImageDraw.Draw(mask)
+    pen.polygon(_placed(scene, 1.0, side), fill=255)
+    if not scene.filled:
+        pen.polygon(_placed(scene, _HOLE, side), fill=0)
+    image.paste(scene.colour, mask=mask)
+
+
+def _placed(scene: Scene, scale: float, side: int) -> list[Point]:
+    """The corners of a scene's object in pixels."""
+    reach = scene.radius * scale * side
+    cos, sin = reach * math.cos(scene.turn), reach * math.sin(scene.turn)
+    x, y = scene.x * side, scene.y * side
+    return [(x + cos * px - sin * py, y + sin * px + cos * py) for px, py in outlines()[scene.shape]]
+
+
+def _stripe(pen: ImageDraw, side: int, angle: float, colour: Colour) -> None:
+    """Four parallel bands across the image."""
+    along, across = (math.cos(angle) * side, math.sin(angle) * side), (-math.sin(angle) * side, math.cos(angle) * side)
+    for place in (-0.56, -0.28, 0.0, 0.28, 0.56):
+        x, y = side / 2 + across[0] * place, side / 2 + across[1] * place
+        pen.line((x - along[0], y - along[1], x + along[0], y + along[1]), fill=colour, width=side // 8)
+
+
+@functools.cache
+def outlines() -> dict[str, list[Point]]:
+    """Corners of each shape about the origin, y downwards; made so that they look equally large."""
+    return {
+        "circle": [_polar(1.0, 2 * math.pi * k / 72) for k in range(72)],
+        "square": [(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
+        "triangle": [_polar(1.2, 2 * math.pi * k / 3) for k in range(3)],
+        "star": [_polar(1.2 if k % 2 == 0 else 0.5, math.pi * k / 5) for k in range(10)],
+        "cross": [
+            (sx * px, sy * py)
+            for sx, sy, order in ((1, -1, 1), (1, 1, -1), (-1, 1, 1), (-1, -1, -1))
+            for px, py in ((0.36, 1.05), (0.36, 0.36), (1.05, 0.36))[::order]
+        ],
+        "heart": [_heart(2 * math.pi * k / 72) for k in range(72)],
+        "drop": [(0.0, -1.35), *(_polar(0.85, math.radians(60 + k * 5), 0.2) for k in range(49))],
+        "arrow": [(0, -1.15), (1.0, 0.0), (0.45, 0.0), (0.45, 1.0), (-0.45, 1.0), (-0.45, 0.0), (-1.0, 0.0)],
+    }
+
+
+def _polar(radius: float, angle: float, down: float = 0.0) -> Point:
+    """A point at an angle clockwise from straight up."""
+    return radius * math.sin(angle), down - radius * math.cos(angle)
+
+
+def _heart(t: float) -> Point:
+    y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+    return math.sin(t) ** 3 * 1.1, -y / 15
+
+
+def _vivid(hue: float, on_light: bool) -> Colour:
+    """A strong colour: darker on a light background, brighter on a dark one."""
+    return _rgb(hue, 0.95 if on_light else 0.80, 0.72 if on_light else 1.0)
+
+
+def _pale(hue: float, light: bool, brightness: float) -> Colour:
+    """A background with little colour of its own."""
+    return _rgb(hue, 0.12, 0.86 + 0.12 * brightness) if light else _rgb(hue, 0.45, 0.14 + 0.12 * brightness)
+
+
+def _toned(ground: Colour) -> Colour:
+    """The background's second tone: a good deal nearer to the middle."""
+    shift = -45 if sum(ground) > 3 * 127 else 45
+    return ground[0] + shift, ground[1] + shift, ground[2] + shift
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+    return red, green, blue

@@ -1,0 +1,100 @@
+"""What a source offers: splits, any part of which can be read by itself, here or in another process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ali_dist.data.labels import Label
+from ali_dist.data.shards import Labelled
+
+_CHUNK = 4096
+Numbers = NDArray[np.int64]
+Track = Callable[[str, int | None], Callable[[int], None]]
+
+
+def untracked(name: str, total: int | None) -> Callable[[int], None]:
+    """Begin to show progress on `total` samples of `name`, and return what counts them: here, show nothing."""
+    return lambda samples: None
+
+
+class Part(Protocol):
+    """The samples of one shard, as they travel to the process that writes it: by name, or as arrays."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """What a message calls the sample."""
+
+    def read(self, number: int) -> Labelled:
+        """The sample and its label; ValueError says why it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One split of a source, not yet read.
+
+    Attributes:
+        name: of the split, and of the folder it is written to.
+        size: number of samples.
+        shape: of a sample, (C, H, W) or (D,).
+        dtype: of a sample.
+        part: the samples of some numbers below `size`, in that order.
+        settings: everything that decides what is written, JSON-able; equal settings promise equal shards.
+        classes: names of the class numbers, or empty.
+        attributes: names of the entries of attribute vectors, or empty.
+        extra: kept in the index; JSON-able.
+        mixed: neighbours are unrelated already; others are written in an order drawn once and for all.
+    """
+
+    name: str
+    size: int
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"] = "uint8"
+    part: Callable[[Numbers], Part]
+    settings: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    mixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPart:
+    """Samples that are in memory: x [n, *shape], and their labels."""
+
+    x: NDArray[Any]
+    labels: Sequence[Label | None]
+    what: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def name(self, number: int) -> str:
+        return f"{self.what} {number}"
+
+    def read(self, number: int) -> Labelled:
+        return self.x[number], self.labels[number]
+
+
+def array_part(x: NDArray[Any], labels: NDArray[np.integer[Any]], what: str) -> Callable[[Numbers], Part]:
+    """A split's `part`, for samples [N, *shape] and class numbers [N] in memory."""
+    return lambda numbers: ArrayPart(x[numbers], labels[numbers].tolist(), what)
+
+
+def fingerprint(*content: bytes | str | NDArray[Any]) -> str:
+    """16 hex digits that change with the content of a source."""
+    digest = hashlib.sha256()
+    for piece in content:
+        if isinstance(piece, np.ndarray):
+            digest.update(f"{piece.dtype.str}{piece.shape}".encode())
+            for start in range(0, len(piece), _CHUNK):  # no copy of the whole, whatever its order in memory
+                digest.update(np.ascontiguousarray(piece[start : start + _CHUNK]).data)
+        else:
+            digest.update(piece.encode() if isinstance(piece, str) else piece)
+    return digest.hexdigest()[:16]
