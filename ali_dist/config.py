@@ -58,13 +58,13 @@ class DataConfig:
     """Where samples come from and in what order they are used."""
 
     url: str = _doc("data/digits", "folder or s3://bucket/prefix with prepared or indexed shards")
-    source: Literal["digits", "mixture-grid", "mixture-ring"] | None = _doc(
+    source: Literal["digits", "mixture-grid", "mixture-ring", "shapes", "shapes-attributes"] | None = _doc(
         None, "built-in data written to a local data.url on first use"
     )
     split: str = _doc("train", "split that is trained on")
     holdout: str = _doc("test", "split that evaluation uses")
     image_size: int | None = _doc(
-        None, "side the model trains at, to which images are resized; only the architecture's own is possible"
+        None, "the architecture's own side, to have images of other sizes resized to it; none: they must fit"
     )
     global_batch_size: int = _doc(64, "real images per update, over all workers")
     lanes: int | None = _doc(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
@@ -73,9 +73,14 @@ class DataConfig:
     memory_mb: int = _doc(4096, "largest decoded data set (in MB) that auto keeps in memory")
     prefetch: int = _doc(4, "global batches read ahead when streaming")
     bad_samples: Literal["stop", "substitute"] = _doc("stop", "what to do with a sample that fails its check")
+    labelled: int | None = _doc(
+        None, "training samples whose class the K+1 discriminator may see, equally many of each; default: all"
+    )
+    labelled_seed: int = _doc(0, "seed of the draw of those samples")
 
     def __post_init__(self) -> None:
         size, lanes = self.global_batch_size, self.lanes
+        _require(self.labelled is None or self.labelled >= 2, "data.labelled", self.labelled, "at least 2")
         _require(size >= 1, "data.global_batch_size", size, "at least 1")
         if lanes is not None:
             _require(lanes >= 1, "data.lanes", lanes, "at least 1")
@@ -103,7 +108,7 @@ class DataConfig:
 class ModelConfig:
     """The three networks."""
 
-    architecture: str = _doc("digits", "layer tables to build: a name in ali_dist/model/tables.py")
+    architecture: str = _doc("digits", "layer tables to build: a name in ali_dist/model/tables")
     latent_size: int = _doc(16, "number of latent variables n_z")
     encoder: Literal["gaussian", "deterministic", "implicit"] = _doc(
         "gaussian", "gaussian: reparametrised q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
@@ -113,18 +118,31 @@ class ModelConfig:
         None, "dropout on every discriminator layer's input; default: as in the layer table"
     )
     output_bias_from_data: bool = _doc(False, "start the decoder's output bias at the data's mean (paper's code)")
+    condition: Literal["none", "classes", "attributes"] = _doc(
+        "none", "conditional ALI: what of the data's labels all three networks are given"
+    )
+    embedding_size: int = _doc(256, "size of the linear embedding of the condition that the networks share")
+    decoder_from: str | None = _doc(
+        None, "run folder whose decoder is taken and kept as it is: only inference is learnt (post hoc)"
+    )
 
     def __post_init__(self) -> None:
         _require(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
         _require(self.width > 0, "model.width", self.width, "more than 0")
         p = self.discriminator_dropout
         _require(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
+        _require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
     """The adversarial game. Everything beyond `loss` is off in the paper."""
 
+    game: Literal["ali", "gan", "inverse"] = _doc(
+        "ali",
+        "ali: D judges pairs (x, z); gan: D judges x alone, and E learns to invert G's samples; "
+        "inverse: no D, E alone learns that",
+    )
     loss: Literal["nonsaturating", "minimax", "relativistic", "hinge"] = _doc(
         "nonsaturating", "nonsaturating: V' (paper); minimax: V; relativistic: paired logits; hinge"
     )
@@ -138,12 +156,25 @@ class ObjectiveConfig:
     cycle_x: float = _doc(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
     cycle_z: float = _doc(0.0, "weight of |z - E(G(z))|^2 (ALICE); 0 is pure ALI")
     cycle_samples: float = _doc(0.0, "weight of |x' - G(E(x'))|^2 on samples x' = G(z), held constant; 0 is pure ALI")
+    unary: bool = _doc(False, "let D also judge x alone and z alone, each with the same loss (BigBiGAN)")
+    packing: int = _doc(1, "pairs that D judges together (PacGAN)")
+    supervised: float = _doc(
+        0.0, "weight of the class loss that makes D a classifier of K + 1 classes (semi-supervised); 0: off"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples"):
+        _require(self.packing >= 1, "objective.packing", self.packing, "at least 1")
+        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised"):
             _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         _require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
         _require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
+        self._check_game()
+        if self.supervised and self.packing > 1:
+            raise InputError(
+                f"objective.packing is {self.packing}, but a discriminator that classifies (objective.supervised is "
+                f"{self.supervised:g}) judges samples one by one: set objective.packing to 1, or objective.supervised "
+                f"to 0."
+            )
         if self.update == "scaled" and self.loss == "hinge":
             raise InputError(
                 "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "
@@ -154,6 +185,19 @@ class ObjectiveConfig:
                 "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "
                 "use 'auto' or 'penalised', or set both to 0."
             )
+
+    def _check_game(self) -> None:
+        """Refuse what the game would leave out without a word."""
+        pairs_only = {"cycle_x": 0, "cycle_z": 0, "cycle_samples": 0, "unary": False, "supervised": 0}
+        needs_d = {"r1": 0, "r2": 0, "packing": 1}
+        off: dict[str, int] = {"ali": {}, "gan": pairs_only, "inverse": pairs_only | needs_d}[self.game]
+        for name, value in off.items():
+            if getattr(self, name) != value:
+                now, instead = (str(v).lower() for v in (getattr(self, name), value))
+                raise InputError(
+                    f"objective.{name} is {now}, which has no place in objective.game {self.game!r}: set "
+                    f"objective.{name} to {instead}, or objective.game to 'ali'."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +295,39 @@ class Config:
             raise InputError(
                 f"run.images is {self.run.images}, which is less than one global batch "
                 f"(data.global_batch_size is {self.data.global_batch_size}): train for at least one batch."
+            )
+        self._check_packing()
+        if self.objective.supervised and self.model.condition != "none":
+            raise InputError(
+                f"model.condition is {self.model.condition!r}, which tells D the labels that objective.supervised "
+                f"({self.objective.supervised:g}) asks it for: set model.condition to 'none', or objective.supervised "
+                f"to 0."
+            )
+        post_hoc, game = self.model.decoder_from is not None, self.objective.game
+        if (game == "inverse" and not post_hoc) or (game == "gan" and post_hoc):
+            raise InputError(
+                f"objective.game is {game!r}, which "
+                + ("needs a decoder to invert: give" if game == "inverse" else "trains a decoder: do not give")
+                + " model.decoder_from."
+            )
+        if post_hoc and self.model.condition != "none":
+            raise InputError(
+                f"model.condition is {self.model.condition!r}, but model.decoder_from takes unconditional decoders: "
+                f"set model.condition to 'none', or do not give model.decoder_from."
+            )
+
+    def _check_packing(self) -> None:
+        size, lanes, packing = self.data.global_batch_size, self.data.num_lanes(), self.objective.packing
+        if (size // lanes) % packing:
+            fitting = [c for c in range(1, lanes) if size % (c * packing) == 0]
+            raise InputError(
+                f"objective.packing is {packing}, but each of the {lanes} lanes gives {size // lanes} samples to a "
+                f"batch, which must be a multiple of it: set "
+                + (
+                    f"data.lanes to {fitting[-1]}."
+                    if fitting
+                    else f"data.global_batch_size to a multiple of {packing}."
+                )
             )
 
     def total_steps(self) -> int:

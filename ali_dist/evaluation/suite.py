@@ -8,18 +8,15 @@ see the same latent draws, the same judge and the same labels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.classifier import Classifier, train_classifier
-from ali_dist.evaluation.coverage import coverage, entropy, right_mode
-from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
-from ali_dist.evaluation.inference import decode, encode, encode_mean, in_batches, sample_decoder
+from ali_dist.evaluation.coverage import coverage, right_mode
+from ali_dist.evaluation.inference import conditions, decode, drawn, encode, sample_decoder
+from ali_dist.evaluation.labels import of_labels
 from ali_dist.evaluation.latent import latent_match
-from ali_dist.evaluation.probe import LinearProbe
 from ali_dist.evaluation.protocol import Bidirectional, Split
 from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_distance, mean_squared_error
 
@@ -35,7 +32,8 @@ class ImageEvaluator:
     """Evaluates models on one pair of image splits.
 
     What depends on the data alone (the judge, its features of the training images, the raw-pixel probe) is made once,
-    here: about 5 seconds on one core for digits. Without labels in both splits, metrics that need them are left out.
+    here: about 5 seconds on one core for digits. Without labels of one kind in both splits, metrics that need them are
+    left out.
     """
 
     def __init__(
@@ -68,13 +66,14 @@ class ImageEvaluator:
         self._samples, self._seed, self._device = samples, seed, device
         self._native_x = native(holdout.x)
         self._mean_image_error = mean_image_error(native(train.x), self._native_x)
-        self._labelled = _Labelled.of(train, holdout, seed, native, device)
+        self._labelled = of_labels(train, holdout, seed=seed, native=native, device=device)
 
     def evaluate(self, model: Bidirectional) -> dict[str, float]:
         """All metrics of `model`, by name; see `report/metric_notes.py` for what each one means."""
-        mu, sigma, z = encode(model, self._holdout.x, self._seed, self._device)
-        x_rec = decode(model, z, self._device)
-        x_rec_mean = decode(model, mu, self._device)
+        c = conditions(model, self._holdout.y)
+        mu, sigma, z = encode(model, self._holdout.x, self._seed, self._device, c)
+        x_rec = decode(model, z, self._device, c)
+        x_rec_mean = decode(model, mu, self._device, c)
         metrics = {
             "reconstruction_mse": mean_squared_error(self._native_x, self._native(x_rec)),
             "reconstruction_mse_mean": mean_squared_error(self._native_x, self._native(x_rec_mean)),
@@ -83,66 +82,11 @@ class ImageEvaluator:
             "sigma_mean": float(sigma.double().mean()),
         }
         if self._labelled is not None:
-            x_tilde = sample_decoder(model, self._samples, self._seed, self._device)
-            metrics |= self._labelled.judge_images(x_tilde, x_rec)
-            metrics |= self._labelled.probe_model(model, self._seed, self._device)
+            asked = None if c is None else drawn(c, self._samples, self._seed)
+            x_tilde = sample_decoder(model, self._samples, self._seed, self._device, asked)
+            metrics |= self._labelled.of_images(x_tilde, asked, x_rec)
+            metrics |= self._labelled.of_model(model)
         return metrics
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """What labels add: a judge of images and linear probes of representations."""
-
-    judge: Classifier
-    reference: Gaussian
-    labels: Tensor
-    probe: LinearProbe
-    constants: dict[str, float]
-
-    @classmethod
-    def of(
-        cls,
-        train: Split,
-        holdout: Split,
-        seed: int,
-        native: Callable[[Tensor], Tensor],
-        device: torch.device | str,
-    ) -> _Labelled | None:
-        if train.y is None or holdout.y is None:
-            return None
-        probe = LinearProbe(train, holdout, seed=seed)
-        judge = train_classifier(train, seed=seed, device=device)
-        reference = Gaussian.of(judge.features(train.x))
-        features = judge.features(holdout.x)
-        constants = {
-            "frechet_reference": scaled_frechet_distance(features, reference),
-            "classifier_accuracy": _agreement(judge.classify(features), holdout.y),
-            "probe_raw_accuracy": probe.accuracy(native),
-            "label_entropy_reference": entropy(torch.bincount(train.y)),
-        }
-        return cls(judge, reference, holdout.y, probe, constants)
-
-    def judge_images(self, x_tilde: Tensor, x_rec: Tensor) -> dict[str, float]:
-        """Metrics of decoder samples `x_tilde` and of the holdout's reconstructions `x_rec`."""
-        features = self.judge.features(x_tilde)
-        rec_labels = self.judge.classify(self.judge.features(x_rec))
-        return {
-            "frechet": scaled_frechet_distance(features, self.reference),
-            "label_entropy": entropy(torch.bincount(self.judge.classify(features))),
-            "label_kept": _agreement(rec_labels, self.labels),
-            **self.constants,
-        }
-
-    def probe_model(self, model: Bidirectional, seed: int, device: torch.device | str) -> dict[str, float]:
-        """Linear readability of the encoder, beside the same encoder untrained."""
-        untrained = model.untrained(seed)
-        return {
-            "probe_accuracy": self.probe.accuracy(lambda x: encode_mean(model, x, device)),
-            "probe_features_accuracy": self.probe.accuracy(
-                lambda x: in_batches(model.features, x, device, "encoder's feature map")
-            ),
-            "probe_random_accuracy": self.probe.accuracy(lambda x: encode_mean(untrained, x, device)),
-        }
 
 
 def evaluate_images(
@@ -189,10 +133,12 @@ def evaluate_mixture(
         InputError: the holdout split is too small to be measured.
     """
     _require_samples(holdout, "holdout")
-    _, _, z = encode(model, holdout.x, seed, device)
-    x_rec = decode(model, z, device)
+    c = conditions(model, holdout.y)
+    _, _, z = encode(model, holdout.x, seed, device, c)
+    x_rec = decode(model, z, device, c)
+    x_tilde = sample_decoder(model, samples, seed, device, None if c is None else drawn(c, samples, seed))
     return {
-        **coverage(sample_decoder(model, samples, seed, device), means, std),
+        **coverage(x_tilde, means, std),
         "right_mode": right_mode(holdout.x, x_rec, means),
         "reconstruction_mse": mean_squared_distance(holdout.x, x_rec),
         **latent_match(z, seed),
@@ -205,8 +151,3 @@ def _require_samples(split: Split, name: str) -> None:
             f"The {name} split holds {len(split.x)} samples, but evaluation needs at least 2: "
             f"choose a larger split, or set report.evaluation to none."
         )
-
-
-def _agreement(labels: Tensor, truth: Tensor) -> float:
-    """Share (0 to 1) of equal entries."""
-    return float((labels == truth).double().mean())

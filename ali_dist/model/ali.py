@@ -1,7 +1,8 @@
 """ALI as one module: encoder, decoder and joint discriminator, and how the two players meet.
 
 Legend: x [B, C, H, W] or [B, D] data in the model's range; z [B, n_z] prior; epsilon [B, n_z] encoder noise;
-z_hat [B, n_z] ~ q(z|x); x_tilde ~ p(x|z); d_q, d_p [B] logits of encoder and decoder pairs.
+c [B, A] condition (class as one-hot vector, or attributes), e [B, n_emb] its embedding; z_hat [B, n_z] ~ q(z|x);
+x_tilde ~ p(x|z); d_q, d_p [R] logits of encoder and decoder pairs, R = B, or B / m where D judges packs of m.
 """
 
 from __future__ import annotations
@@ -9,94 +10,58 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ali_dist.model.networks import Decoder, Discriminator, Encoder, initialise, with_dropout
+from ali_dist.model.boundary import Boundary, Seen
+from ali_dist.model.networks import Decoder, Discriminator, Encoder, Judgement, Sizes, initialise, with_dropout
 from ali_dist.model.tables import Architecture
 
 
-class Seen(NamedTuple):
-    """Encoder and decoder pairs as D sees them; x_q and x_p stay apart, see `Discriminator`."""
+class Labelled(NamedTuple):
+    """Data whose class D may see."""
 
-    x_q: Tensor  # x [B, ...]
-    x_p: Tensor  # x_tilde [B, ...]
-    z: Tensor  # z_hat above z [2B, n_z]
+    x: Tensor  # [b, ...] in the model's range
+    y: Tensor  # [b] class numbers
+    epsilon: Tensor  # [b, n_z]
 
 
 class Pairs(NamedTuple):
     """What one pass through the three networks gives."""
 
-    z_hat: Tensor
+    z_hat: Tensor | None  # None in games without encoder pairs
     x_tilde: Tensor
-    seen: Seen
+    seen: Seen | None  # None in a game without D
     d_q: Tensor
     d_p: Tensor
-    cycle_x: Tensor | None  # [B] mean squared error of G(E(x)), at the size the data are stored at
-    cycle_z: Tensor | None  # [B] mean squared error of E(G(z))
-    cycle_samples: Tensor | None  # [B] as cycle_x, of samples x_tilde instead of data
+    unary_q: Tensor | None = None  # [R, 2] logits of x alone and of z_hat alone
+    unary_p: Tensor | None = None  # of x_tilde alone and of z alone
+    supervised: Tensor | None = None  # [b] cross-entropy of the labelled data's classes
+    cycle_x: Tensor | None = None  # [B] mean squared error of G(E(x)), at the size the data are stored at
+    cycle_z: Tensor | None = None  # [B] mean squared error of E(G(z))
+    cycle_samples: Tensor | None = None  # [B] as cycle_x, of samples x_tilde instead of data
+    inverse: Tensor | None = None  # [B] as cycle_z, with G(z) held constant
 
 
-class Boundary(Protocol):
-    """Where the generators meet D: what D gets to see and which gradients come back; one per update."""
-
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
-        """D's inputs."""
-
-
-class OpenBoundary:
-    """Gradients pass unchanged."""
-
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
-        return Seen(x, x_tilde, torch.cat([z_hat, z]))
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedBoundary:
-    """D sees constants: no gradient reaches the generators through it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Game:
+    """Who plays, and what is computed beside the game.
 
     Attributes:
-        differentiable: Whether D's inputs are leaves that a gradient can be taken with respect to.
+        kind: ali: D judges (x, z). gan: D judges x; E learns to invert G's samples, which G does not notice.
+            inverse: no D; E alone learns that (the learned inverse mapping of arXiv 1606.00704, section 4.5).
+        cycle_x: Reconstruct x.
+        cycle_z: Reconstruct z.
+        cycle_samples: Reconstruct x_tilde, held constant: data without end, on which E and G cannot overfit.
     """
 
-    differentiable: bool
-
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
-        constants = x.detach(), x_tilde.detach(), torch.cat([z_hat.detach(), z])
-        return Seen(*(c.requires_grad_(self.differentiable) for c in constants))
-
-
-class ScaledBoundary:
-    """Gradients of D's loss become gradients of the generators' loss, sample by sample.
-
-    Where D treats samples independently, back-propagation through it is linear in each sample's cotangent, so the
-    generators' gradient at D's inputs is the discriminator's times (g_loss' / d_loss') of that sample.
-    The factors are known after the forward pass and must be set before the backward pass.
-    Prior art for plain GANs: Shen et al., "Training Generative Adversarial Networks in One Stage", CVPR 2021.
-    """
-
-    factor_q: Tensor  # [B], for encoder pairs
-    factor_p: Tensor  # [B], for decoder pairs
-
-    def pairs(self, x: Tensor, z_hat: Tensor, x_tilde: Tensor, z: Tensor) -> Seen:
-        z_hat, x_tilde = _Scale.apply(z_hat, self, "factor_q"), _Scale.apply(x_tilde, self, "factor_p")
-        return Seen(x, x_tilde, torch.cat([z_hat, z]))
-
-
-class _Scale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, boundary: ScaledBoundary, name: str) -> Tensor:
-        ctx.boundary, ctx.name = boundary, name
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grads
-        factor = getattr(ctx.boundary, ctx.name)
-        return grad * factor.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)), None, None
+    kind: Literal["ali", "gan", "inverse"] = "ali"
+    cycle_x: bool = False
+    cycle_z: bool = False
+    cycle_samples: bool = False
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -104,15 +69,14 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 class ALI(nn.Module):
-    """The three networks.
+    """The three networks, and the embedding of the condition that they share if there is one.
 
     Args:
         encoder: q(z|x).
         decoder: p(x|z).
         discriminator: D(x, z).
-        cycle_x: Whether to reconstruct x; the mean squared error is returned.
-        cycle_z: Whether to reconstruct z.
-        cycle_samples: Whether to reconstruct x_tilde, held constant: data without end, on which E and G cannot overfit.
+        embedding: Linear map [B, A] -> [B, n_emb]; None: unconditional.
+        game: Who plays.
         native: Linear map from differences of images to the size at which their error counts.
     """
 
@@ -121,80 +85,131 @@ class ALI(nn.Module):
         encoder: nn.Module,
         decoder: nn.Module,
         discriminator: nn.Module,
+        embedding: nn.Module | None = None,
         *,
-        cycle_x: bool = False,
-        cycle_z: bool = False,
-        cycle_samples: bool = False,
+        game: Game | None = None,
         native: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.discriminator = encoder, decoder, discriminator
-        self.cycle_x, self.cycle_z, self.cycle_samples = cycle_x, cycle_z, cycle_samples
+        self.encoder, self.decoder, self.discriminator, self.embedding = encoder, decoder, discriminator, embedding
+        self.game = game or Game()
         self.native = native or _unchanged
         self.fp32_discriminator = False  # penalties in half precision underflow
 
-    def forward(self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary) -> Pairs:
-        """One pass of Algorithm 1: z_hat, x_tilde, and D once on both pairs.
+    def forward(
+        self,
+        x: Tensor,
+        z: Tensor,
+        epsilon: Tensor,
+        boundary: Boundary,
+        c: Tensor | None = None,
+        labelled: Labelled | None = None,
+    ) -> Pairs:
+        """One pass of Algorithm 1: z_hat, x_tilde, and D once on both pairs (and on labelled ones, if there are any).
 
         D sees the pairs as one batch of 2B rows, as the authors' code does, which matters for its batch norm.
         With a cycle on x, G runs once on prior and encoder latents together.
         """
-        z_hat = self.encoder(x, epsilon)[0]
+        e = None if self.embedding is None or c is None else self.embedding(c)
+        if self.game.kind != "ali":
+            return self._without_encoder_pairs(x, z, epsilon, boundary, e)
+        z_hat, z_labelled = self._encode(x, epsilon, e, labelled)
         cycle_x = cycle_z = cycle_samples = None
-        if self.cycle_x:
-            x_tilde, x_rec = self.decoder(torch.cat([z, z_hat])).chunk(2)
+        if self.game.cycle_x:
+            both = self.decoder(torch.cat([z, z_hat]), None if e is None else torch.cat([e, e]))
+            x_tilde, x_rec = both.chunk(2)
             cycle_x = self._error(x_rec, x)
         else:
-            x_tilde = self.decoder(z)
-        if self.cycle_z:
-            cycle_z = F.mse_loss(self.encoder(x_tilde, epsilon)[1], z, reduction="none").mean(1)
-        if self.cycle_samples:
+            x_tilde = self.decoder(z, e)
+        if self.game.cycle_z:
+            cycle_z = _latent_error(self.encoder(x_tilde, epsilon, e)[1], z)
+        if self.game.cycle_samples:
             sample = x_tilde.detach()
-            cycle_samples = self._error(self.decoder(self.encoder(sample, epsilon)[0]), sample)
+            cycle_samples = self._error(self.decoder(self.encoder(sample, epsilon, e)[0], e), sample)
         seen = boundary.pairs(x, z_hat, x_tilde, z)
-        full_precision = torch.autocast(x.device.type, enabled=False) if self.fp32_discriminator else nullcontext()
+        rows_x: tuple[Tensor, ...] = (seen.x_q, seen.x_p)
+        rows_z, supervised = seen.z, None
+        if labelled is not None and z_labelled is not None and rows_z is not None:
+            # E is not trained by labels: D alone is asked for the class.
+            rows_x, rows_z = (*rows_x, labelled.x), torch.cat([rows_z, z_labelled.detach()])
+        judged = self._judge(rows_x, rows_z, e)
+        if labelled is not None and judged.classes is not None:
+            supervised = F.cross_entropy(judged.classes[2 * len(x) :], labelled.y, reduction="none")
+            judged = Judgement(*(None if part is None else part[: 2 * len(x)] for part in judged))  # type: ignore[arg-type]
+        return Pairs(
+            z_hat, x_tilde, seen, *_halves(judged), supervised, cycle_x, cycle_z, cycle_samples
+        )  # fmt: skip
+
+    def _encode(
+        self, x: Tensor, epsilon: Tensor, e: Tensor | None, labelled: Labelled | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """z_hat of x and of labelled data, in one pass."""
+        if labelled is None:
+            return self.encoder(x, epsilon, e)[0], None
+        z_hat = self.encoder(torch.cat([x, labelled.x]), torch.cat([epsilon, labelled.epsilon]), e)[0]
+        return z_hat[: len(x)], z_hat[len(x) :]
+
+    def _judge(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None) -> Judgement:
+        """D on both halves; it takes the embedding as given, which E and G alone train."""
+        halves = None if e is None else torch.cat([e, e]).detach()
+        full_precision = torch.autocast(x[0].device.type, enabled=False) if self.fp32_discriminator else nullcontext()
         with full_precision:
-            d_q, d_p = self.discriminator((seen.x_q, seen.x_p), seen.z).float().chunk(2)
-        return Pairs(z_hat, x_tilde, seen, d_q, d_p, cycle_x, cycle_z, cycle_samples)
+            judged: Judgement = self.discriminator(x, z, halves)
+        return judged
+
+    def _without_encoder_pairs(
+        self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary, e: Tensor | None
+    ) -> Pairs:
+        x_tilde = self.decoder(z, e)
+        inverse = _latent_error(self.encoder(x_tilde.detach(), epsilon, None if e is None else e.detach())[1], z)
+        if self.game.kind == "inverse":
+            none = x.new_zeros(len(x))
+            return Pairs(None, x_tilde, None, none, none, inverse=inverse)
+        seen = boundary.pairs(x, None, x_tilde, z)
+        judged = self._judge((seen.x_q, seen.x_p), None, e)
+        return Pairs(None, x_tilde, seen, *_halves(judged), inverse=inverse)
 
     def _error(self, x_rec: Tensor, x: Tensor) -> Tensor:
         """Mean squared error [B], at the size the data are stored at."""
         return self.native(x_rec - x).square().flatten(1).mean(1)
 
-    def with_networks(self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module) -> ALI:
+    def with_networks(
+        self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module, embedding: nn.Module | None
+    ) -> ALI:
         """The same game between other (wrapped or compiled) networks."""
-        other = ALI(
-            encoder,
-            decoder,
-            discriminator,
-            cycle_x=self.cycle_x,
-            cycle_z=self.cycle_z,
-            cycle_samples=self.cycle_samples,
-            native=self.native,
-        )
+        other = ALI(encoder, decoder, discriminator, embedding, game=self.game, native=self.native)
         other.fp32_discriminator = self.fp32_discriminator
         return other
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """theta_g: parameters of encoder and decoder."""
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
+        """theta_g: what is learnt in encoder, decoder and embedding."""
+        parts = (self.encoder, self.decoder, self.embedding)
+        return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
         """theta_d."""
-        return list(self.discriminator.parameters())
+        return [p for p in self.discriminator.parameters() if p.requires_grad]
+
+
+def _latent_error(z_rec: Tensor, z: Tensor) -> Tensor:
+    return F.mse_loss(z_rec, z, reduction="none").mean(1)
+
+
+def _halves(judged: Judgement) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """d_q, d_p, and the unary logits likewise."""
+    d_q, d_p = judged.d.chunk(2)
+    unary_q, unary_p = (None, None) if judged.unary is None else judged.unary.chunk(2)
+    return d_q, d_p, unary_q, unary_p
 
 
 def build_ali(
     tables: Architecture,
     x_shape: tuple[int, ...],
+    sizes: Sizes,
     *,
-    latent_size: int,
     encoder: str = "gaussian",
-    width: float = 1.0,
     discriminator_dropout: float | None = None,
-    cycle_x: bool = False,
-    cycle_z: bool = False,
-    cycle_samples: bool = False,
+    game: Game | None = None,
     native: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> ALI:
@@ -203,34 +218,33 @@ def build_ali(
     Args:
         tables: Layer tables, see `ali_dist.model.tables`.
         x_shape: Shape of one sample at the model's size.
-        latent_size: n_z.
+        sizes: n_z and whatever else the tables leave open.
         encoder: gaussian, deterministic or implicit.
-        width: Factor on hidden channels.
         discriminator_dropout: Dropout on every D layer's input; None: as in the tables.
-        cycle_x: Whether G(E(x)) is part of the update.
-        cycle_z: Whether E(G(z)) is part of the update.
-        cycle_samples: Whether G(E(x_tilde)) is part of the update.
+        game: Who plays.
         native: See `ALI`.
         seed: Seed of the weights.
 
     Raises:
         ValueError: The tables do not fit `x_shape`.
     """
+    game = game or Game()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tables_d = with_dropout(tables, discriminator_dropout)
         ali = ALI(
-            Encoder(tables, x_shape, latent_size, encoder, width),
-            Decoder(tables, x_shape, latent_size, width),
-            Discriminator(tables_d, x_shape, latent_size, width),
-            cycle_x=cycle_x,
-            cycle_z=cycle_z,
-            cycle_samples=cycle_samples,
+            Encoder(tables, x_shape, sizes, encoder),
+            Decoder(tables, x_shape, sizes),
+            Discriminator(tables_d, x_shape, sizes),
+            nn.Linear(sizes.condition, sizes.embedding) if sizes.condition else None,
+            game=game,
             native=native,
         )
         initialise(ali, tables)
     if encoder == "gaussian":
         last = [m for m in ali.encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
         assert last.bias is not None
-        nn.init.constant_(last.bias[latent_size:], tables.log_sigma_bias)
+        nn.init.constant_(last.bias[sizes.latent :], tables.log_sigma_bias)
+    if game.kind == "inverse":
+        ali.discriminator.requires_grad_(False)
     return ali

@@ -1,17 +1,41 @@
 """Encoder, decoder and joint discriminator, built from the layer tables.
 
-B: batch, n_z: latent size. z is [B, n_z] at every interface; inside convolutional stacks it is [B, n_z, 1, 1].
+B: batch, n_z: latent size, n_emb: size of a condition's embedding e. z is [B, n_z] at every interface; inside
+convolutional stacks it is [B, n_z, 1, 1].
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, Shape, build_layer
 from ali_dist.model.tables import OUTPUT, Architecture, Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the tables leave open."""
+
+    latent: int  # n_z
+    width: float = 1.0  # factor on hidden channels
+    condition: int = 0  # A, numbers in a condition; 0: unconditional
+    embedding_size: int = 256  # n_emb of a condition
+    classes: int = 0  # K of a discriminator with K + 1 classes; 0: one logit
+    unary: bool = False  # D judges x alone and z alone, too
+    packing: int = 1  # pairs that D judges together
+    sees_z: bool = True  # False: a plain GAN's D(x)
+
+    @property
+    def embedding(self) -> int:
+        """Channels that a condition's embedding adds where it joins a network."""
+        return self.embedding_size if self.condition else 0
 
 
 def _latent_shape(tables: Architecture, latent_size: int) -> Shape:
@@ -28,21 +52,30 @@ class Stack(nn.Module):
         tables: Settings common to all layers.
         out: Channels for the row marked OUTPUT.
         width: Factor on all other rows' channels.
+        joined: Channels that join the input of the last layer, see `forward`.
     """
 
-    def __init__(self, table: Table, shape: Shape, tables: Architecture, *, out: int, width: float) -> None:
+    def __init__(
+        self, table: Table, shape: Shape, tables: Architecture, *, out: int, width: float, joined: int = 0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for row in table:
+        for number, row in enumerate(table, 1):
             pieces = row.pieces if row.act == "maxout" else 1
             channels = out if row.out == OUTPUT else max(1, round(row.out * width / pieces)) * pieces
+            if joined and number == len(table):
+                shape = (shape[0] + joined, *shape[1:])
             layer, shape = build_layer(row, shape, channels, tables)
             layers.append(layer)
         self.layers = nn.Sequential(*layers)
         self.out_shape = shape
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    def forward(self, x: Tensor, joined: Tensor | None = None) -> Tensor:
+        """Output for x; `joined` is put beside what the last layer takes."""
+        if joined is None:
+            return self.layers(x)
+        h = self.layers[:-1](x)
+        return self.layers[-1](torch.cat([h, joined.view(*joined.shape, *[1] * (h.dim() - 2))], dim=1))
 
     def of_parts(self, parts: tuple[Tensor, ...]) -> Tensor:
         """Output for the rows of all parts, one above the other.
@@ -54,86 +87,150 @@ class Stack(nn.Module):
             return self.layers(torch.cat(parts))
         return self.layers[1:](torch.cat([self.layers[0](part) for part in parts]))
 
-    def hidden(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Output, and the outputs of all layers before it."""
+    def hidden(self, x: Tensor, count: int, *, before_activation: bool = False) -> list[Tensor]:
+        """Outputs of the last `count` layers before the last one, in order.
+
+        Args:
+            x: Input.
+            count: Of layers; fewer where the table has fewer.
+            before_activation: Take what the activation is given (after batch norm) instead.
+        """
         outputs = []
-        for layer in self.layers:
+        for layer in cast("Iterable[nn.Sequential]", self.layers[:-1]):
+            inner = layer[:-1](x) if before_activation else None
             x = layer(x)
-            outputs.append(x)
-        return x, outputs[:-1]
+            outputs.append(x if inner is None else inner)
+        return outputs[max(0, len(outputs) - count) :]
 
 
 class Encoder(nn.Module):
     """q(z|x). Gaussian: mu + sigma * epsilon; the stack's last layer gives mu and log sigma (not log variance).
 
+    A condition's embedding e joins the input of the last layer, as in the authors' code, so that mu and log sigma are
+    affine in it.
+
     Source: arXiv 1606.00704, section 2.1 (reparametrisation); BiGAN (arXiv 1605.09782) for the deterministic one;
     the implicit one takes epsilon beside x at its input, as the authors' code does for 2-D mixtures.
     """
 
-    def __init__(self, tables: Architecture, x_shape: Shape, latent_size: int, kind: str, width: float) -> None:
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes, kind: str) -> None:
         super().__init__()
-        self.kind, self.latent_size = kind, latent_size
+        self.kind, self.latent_size = kind, sizes.latent
         if kind == "implicit":
             if len(x_shape) != 1:
                 raise ValueError("an implicit encoder takes points, not images")
-            x_shape = (x_shape[0] + latent_size,)
-        out = 2 * latent_size if kind == "gaussian" else latent_size
-        self.stack = Stack(tables.encoder, x_shape, tables, out=out, width=width)
+            x_shape = (x_shape[0] + sizes.latent,)
+        out = 2 * sizes.latent if kind == "gaussian" else sizes.latent
+        self.stack = Stack(tables.encoder, x_shape, tables, out=out, width=sizes.width, joined=sizes.embedding)
 
-    def forward(self, x: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [B, ...], epsilon [B, n_z] -> z_hat, mu, log sigma (None unless Gaussian), each [B, n_z]."""
+    def forward(self, x: Tensor, epsilon: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [B, ...], epsilon [B, n_z], e [B, n_emb] -> z_hat, mu, log sigma (None unless Gaussian), each [B, n_z]."""
         if self.kind == "implicit":
-            z_hat = self.stack(torch.cat([x, epsilon], dim=1))
+            z_hat = self.stack(torch.cat([x, epsilon], dim=1), e)
             return z_hat, z_hat, None
-        out = self.stack(x).flatten(1)
+        out = self.stack(x, e).flatten(1)
         if self.kind == "deterministic":
             return out, out, None
         mu, log_sigma = out.float().chunk(2, dim=1)
         return mu + log_sigma.exp() * epsilon, mu, log_sigma
 
-    def features(self, x: Tensor) -> Tensor:
-        """[B, F]: mu beside the flattened outputs of the last hidden layer. Source: section 4.3, in small."""
+    def hidden(self, x: Tensor, count: int, *, before_activation: bool = False) -> list[Tensor]:
+        """Outputs of the last `count` hidden layers, [B, ...] each; see `Stack.hidden`."""
         if self.kind == "implicit":
             x = torch.cat([x, x.new_zeros(len(x), self.latent_size)], dim=1)
-        out, hidden = self.stack.hidden(x)
-        return torch.cat([out.flatten(1)[:, : self.latent_size], hidden[-1].flatten(1)], dim=1)
+        return self.stack.hidden(x, count, before_activation=before_activation)
 
 
 class Decoder(nn.Module):
-    """p(x|z), deterministic: z [B, n_z] -> x_tilde [B, ...] in the model's pixel range."""
+    """p(x|z), deterministic: z [B, n_z] -> x_tilde [B, ...] in the model's pixel range; e [B, n_emb] joins z."""
 
-    def __init__(self, tables: Architecture, x_shape: Shape, latent_size: int, width: float) -> None:
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes) -> None:
         super().__init__()
-        self.z_shape = _latent_shape(tables, latent_size)
-        self.stack = Stack(tables.decoder, self.z_shape, tables, out=x_shape[0], width=width)
+        self.z_shape = _latent_shape(tables, sizes.latent + sizes.embedding)
+        self.stack = Stack(tables.decoder, self.z_shape, tables, out=x_shape[0], width=sizes.width)
         if self.stack.out_shape != x_shape:
             raise ValueError(f"the decoder's table makes {self.stack.out_shape}, but the data are {x_shape}")
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, e: Tensor | None = None) -> Tensor:
+        z = z if e is None else torch.cat([z, e], dim=1)
         return self.stack(z.view(-1, *self.z_shape)).float()
 
 
-class Discriminator(nn.Module):
-    """D(x, z) as a logit [B]: D_xz(D_x(x), D_z(z)). An empty table is the identity."""
+class Judgement(NamedTuple):
+    """What D says of R pairs (or packs of pairs)."""
 
-    def __init__(self, tables: Architecture, x_shape: Shape, latent_size: int, width: float) -> None:
+    d: Tensor  # [R] logit of being an encoder pair
+    classes: Tensor | None  # [R, K] class logits; d is their logsumexp
+    unary: Tensor | None  # [R, 2] logits of x alone and of z alone
+
+
+class Discriminator(nn.Module):
+    """D(x, z): D_xz(D_x(x), D_z(z)). An empty table is the identity.
+
+    Args:
+        tables: Layer tables.
+        x_shape: Shape of one sample.
+        sizes: See `Sizes`. With `packing` m, m adjacent rows are judged together, their channels side by side
+            (PacGAN, arXiv 1712.04086). With K classes, the class logits replace the one logit: the logit of the
+            K+1-th class, "decoder pair", is fixed at 0, so that d = logsumexp (Salimans et al., arXiv 1606.03498).
+            `unary` adds linear heads on D_x(x) and D_z(z) (BigBiGAN, arXiv 1907.02544).
+    """
+
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes) -> None:
         super().__init__()
-        self.z_shape = _latent_shape(tables, latent_size)
+        self.packing, self.num_classes = sizes.packing, sizes.classes
         self.fourier = FourierFeatures(*tables.fourier) if tables.fourier else nn.Identity()
         if tables.fourier:
             x_shape = (x_shape[0] * (1 + 2 * tables.fourier[1]),)
-        self.d_x = Stack(tables.d_x, x_shape, tables, out=1, width=width)
-        self.d_z = Stack(tables.d_z, self.z_shape, tables, out=1, width=width)
-        if self.d_x.out_shape[1:] != self.d_z.out_shape[1:]:
-            raise ValueError(f"D_x ends at {self.d_x.out_shape} and D_z at {self.d_z.out_shape}: sides must agree")
-        joint = (self.d_x.out_shape[0] + self.d_z.out_shape[0], *self.d_x.out_shape[1:])
-        self.d_xz = Stack(tables.d_xz, joint, tables, out=1, width=width)
+        x_shape = (x_shape[0] * sizes.packing, *x_shape[1:])
+        self.z_shape = _latent_shape(tables, sizes.latent * sizes.packing)
+        self.d_x = Stack(tables.d_x, x_shape, tables, out=1, width=sizes.width)
+        self.d_z = Stack(tables.d_z, self.z_shape, tables, out=1, width=sizes.width) if sizes.sees_z else None
+        joint = self.d_x.out_shape[0] + sizes.embedding * sizes.packing
+        if self.d_z is not None:
+            if self.d_x.out_shape[1:] != self.d_z.out_shape[1:]:
+                raise ValueError(f"D_x ends at {self.d_x.out_shape} and D_z at {self.d_z.out_shape}: sides must agree")
+            joint += self.d_z.out_shape[0]
+        out = sizes.classes or 1
+        self.d_xz = Stack(tables.d_xz, (joint, *self.d_x.out_shape[1:]), tables, out=out, width=sizes.width)
+        self.unary_x = nn.Linear(math.prod(self.d_x.out_shape), 1) if sizes.unary else None
+        self.unary_z = nn.Linear(math.prod(self.d_z.out_shape), 1) if sizes.unary and self.d_z is not None else None
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], z: Tensor) -> Tensor:
-        """x [N, ...], or parts of it to be taken one above the other, and z [N, n_z]; logits [N]."""
-        parts = x if isinstance(x, tuple) else (x,)
-        h_x = self.d_x.of_parts(tuple(self.fourier(part) for part in parts))
-        return self.d_xz(torch.cat([h_x, self.d_z(z.view(-1, *self.z_shape))], dim=1)).flatten()
+    def forward(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None = None) -> Judgement:
+        """Judge pairs.
+
+        Args:
+            x: Parts of [N, ...] to be taken one above the other.
+            z: [N, n_z]; None for a D that sees x alone.
+            e: [N, n_emb] embedding of the condition, if there is one.
+        """
+        h, h_x, h_z = self._joint(x, z, e)
+        out = self.d_xz(h).float().flatten(1)
+        unary = None
+        if self.unary_x is not None and self.unary_z is not None and h_z is not None:
+            unary = torch.cat([self.unary_x(h_x.flatten(1)), self.unary_z(h_z.flatten(1))], dim=1).float()
+        if self.num_classes:
+            return Judgement(out.logsumexp(1), out, unary)
+        return Judgement(out[:, 0], None, unary)
+
+    def features(self, x: Tensor, z: Tensor | None, e: Tensor | None = None) -> Tensor:
+        """[N, F]: output of the last hidden layer of D_xz."""
+        return self.d_xz.hidden(self._joint((x,), z, e)[0], 1)[0].flatten(1)
+
+    def _joint(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input of D_xz, and the parts of it that D_x and D_z made."""
+        h_x = self.d_x.of_parts(tuple(self._pack(self.fourier(part)) for part in x))
+        beside = h_x.shape[2:]
+        h_z = None if self.d_z is None or z is None else self.d_z(z.reshape(-1, *self.z_shape))
+        parts = [h_x] if h_z is None else [h_x, h_z]
+        if e is not None:
+            packed = self._pack(e)
+            parts.append(packed.view(*packed.shape, *[1] * len(beside)))
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else h_x), h_x, h_z
+
+    def _pack(self, x: Tensor) -> Tensor:
+        """[N, C, ...] -> [N / m, m C, ...]: adjacent rows side by side."""
+        return x if self.packing == 1 else x.reshape(-1, self.packing * x.shape[1], *x.shape[2:])
 
 
 def with_dropout(tables: Architecture, dropout: float | None) -> Architecture:

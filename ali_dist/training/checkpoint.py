@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -46,6 +46,7 @@ class State:
     config: dict[str, Any]
     precision: dict[str, float] = field(default_factory=dict)  # loss scale, for fp16
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    data: dict[str, Any] = field(default_factory=dict)  # what the networks depend on; see `data_facts.py`
     format_version: int = FORMAT_VERSION
 
 
@@ -143,19 +144,41 @@ class CheckpointStore:
             except Exception as error:
                 self._say(f"The old checkpoint {_name(step)} could not be deleted: {error}")
 
-    def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint; torn ones are passed over, and said. None if there is none."""
+    def newest(self, skip: Collection[str] = ()) -> Checkpoint | None:
+        """The newest complete checkpoint; torn ones are passed over, and said. None if there is none.
+
+        Files of tensors named in `skip` (such as "optimizer") are neither read nor verified.
+        """
         for step in sorted(self._folders(), reverse=True):
             try:
-                return self._read(step)
+                return self._read(step, skip)
             except _TornCheckpoint as torn:
                 self._say(f"Checkpoint {_name(step)} in {self._store.url} is not complete ({torn}); trying an older.")
         return None
 
-    def _read(self, step: int) -> Checkpoint:
+    def at(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
+        """The checkpoint of one step; `skip` as for `newest`.
+
+        Raises:
+            InputError: There is none, or it is not complete.
+        """
+        there = self._folders()
+        if step not in there:
+            names = ", ".join(map(_name, sorted(there))) or "none"
+            raise InputError(f"There is no checkpoint {_name(step)} in {self._store.url}; there are: {names}.")
+        try:
+            return self._read(step, skip)
+        except _TornCheckpoint as torn:
+            raise InputError(
+                f"Checkpoint {_name(step)} in {self._store.url} is not complete ({torn}): choose another one, or give "
+                "the run folder for its newest."
+            ) from torn
+
+    def _read(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
         folder = f"{_FOLDER}/{_name(step)}"
         try:
             manifest = json.loads(self._store.get(f"{folder}/{_MANIFEST}"))
+            manifest = {n: entry for n, entry in manifest.items() if n.removesuffix(".safetensors") not in skip}
             files = {name: self._store.get(f"{folder}/{name}") for name in manifest}
         except MissingObject as missing:
             raise _TornCheckpoint(str(missing)) from missing
@@ -179,7 +202,8 @@ def _state(mapping: dict[str, Any]) -> State:
             f"The checkpoint has format {version}, but this version of ali_dist reads format {FORMAT_VERSION}: "
             "continue with the version that wrote it, or choose another run.name."
         )
-    return State(**{f.name: mapping[f.name] for f in fields(State)})
+    # Checkpoints written before `data` was added have none.
+    return State(**{f.name: mapping[f.name] for f in fields(State) if f.name in mapping or f.name != "data"})
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:

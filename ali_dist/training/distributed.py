@@ -43,12 +43,15 @@ def wrap(ali: ALI, way: str, device: torch.device, world: World) -> nn.Module:
     """
     if world.size == 1:
         return ali
-    if way in ("scaled", "penalised"):
+    if way in ("scaled", "penalised", "inverse"):
         return _ddp(ali, device)
-    return ali.with_networks(_ddp(ali.encoder, device), _ddp(ali.decoder, device), _ddp(ali.discriminator, device))
+    parts = (ali.encoder, ali.decoder, ali.discriminator, ali.embedding)
+    return ali.with_networks(*(None if part is None else _ddp(part, device) for part in parts))  # type: ignore[arg-type]
 
 
-def _ddp(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+def _ddp(module: nn.Module, device: torch.device) -> nn.Module:
+    if not any(p.requires_grad for p in module.parameters()):
+        return module  # a frozen decoder: nothing to reduce
     # Batch-norm statistics are averaged when they are needed (`average_buffers`), not broadcast at every forward pass.
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)

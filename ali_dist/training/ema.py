@@ -1,4 +1,4 @@
-"""Exponential moving average of encoder and decoder, which evaluation and galleries use."""
+"""Exponential moving average of the networks that evaluation and galleries use."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ class Average(nn.Module):
 
     Args:
         ali: The networks to follow, unwrapped.
+        discriminator: Whether D is averaged, too: where it classifies.
     """
 
-    def __init__(self, ali: ALI) -> None:
+    def __init__(self, ali: ALI, *, discriminator: bool = False) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(ali.encoder).requires_grad_(False).eval()
-        self.decoder = copy.deepcopy(ali.decoder).requires_grad_(False).eval()
+        names = ["encoder", "decoder", *(["discriminator"] if discriminator else [])]
+        self.names = [*names, "embedding"] if ali.embedding is not None else names
+        for name in self.names:
+            self.add_module(name, copy.deepcopy(ali.get_submodule(name)).requires_grad_(False).eval())
 
     @torch.no_grad()
     def update(self, ali: ALI, decay: float) -> None:
-        """Move towards `ali`'s generators, keeping the share `decay`. Local: replicas agree, so averages do."""
-        pairs = [(self.encoder, ali.encoder), (self.decoder, ali.decoder)]
-        averages = [t for mine, _ in pairs for t in _floats(mine)]
-        current = [t for _, theirs in pairs for t in _floats(theirs)]
+        """Move towards the networks of `ali`, keeping the share `decay`. Local: replicas agree, so averages do."""
+        averages = [t for name in self.names for t in _floats(self.get_submodule(name))]
+        current = [t for name in self.names for t in _floats(ali.get_submodule(name))]
         torch._foreach_lerp_(averages, current, 1.0 - decay)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
-from ali_dist.model.ali import build_ali
-from ali_dist.model.space import DataSpace
 from ali_dist.training.inputs import Inputs, open_inputs
-from ali_dist.training.players import architecture
-from ali_dist.training.step import choose_way
+from ali_dist.training.players import architecture, build_networks
+from ali_dist.training.ways import choose_way
 
 _BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in fp32
 
@@ -24,26 +23,14 @@ def describe(config: Config) -> str:
     tables = architecture(config.model.architecture)
     objective = config.objective
     precision = "fp32" if config.scale.precision == "auto" else config.scale.precision
-    way = choose_way(
-        objective.update,
-        objective.loss,
-        couples_samples=tables.couples_samples,
-        penalised=objective.r1 > 0 or objective.r2 > 0,
-        precision=precision,
-    )
+    way = choose_way(objective, couples_samples=tables.couples_samples, precision=precision)
     try:
         inputs: Inputs | None = open_inputs(config)
         found = ""
     except InputError as missing:
         inputs, found = None, str(missing)
-    stored = tuple(inputs.train.index.shape) if inputs else _assumed_shape(tables.image_size)
-    ali = build_ali(
-        tables,
-        DataSpace.of(tables, stored).model_shape,
-        latent_size=config.model.latent_size,
-        encoder=config.model.encoder,
-        width=config.model.width,
-    )
+    form = inputs.train.index if inputs else _assumed_form(config, tables.image_size)
+    ali, _ = build_networks(config, form, seed=0)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
     total = sum(sizes.values())
     size, steps = config.data.global_batch_size, config.total_steps()
@@ -69,6 +56,17 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _assumed_shape(image_size: int | None) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class _Form:
     """Points of two numbers, small grey images or larger colour ones: good enough until there are data."""
-    return (2,) if image_size is None else (1 if image_size < 32 else 3, image_size, image_size)
+
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+
+def _assumed_form(config: Config, image_size: int | None) -> _Form:
+    shape = (2,) if image_size is None else (1 if image_size < 32 else 3, image_size, image_size)
+    ten, forty = (tuple(map(str, range(n))) for n in (10, 40))  # as many as CIFAR10 and SVHN, and as CelebA have
+    attributes = forty if config.model.condition == "attributes" else ()
+    return _Form(shape, () if attributes else ten, attributes)

@@ -9,22 +9,30 @@ import math
 import time
 from contextlib import ExitStack
 
+import torch
+
 from ali_dist.config import Config
 from ali_dist.data.batch import BatchSource
 from ali_dist.data.batches import open_batches
 from ali_dist.data.order import lanes_of_rank
-from ali_dist.errors import Stopped, TrainingError
+from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.model.ali import Labelled
+from ali_dist.model.condition import condition_vectors
+from ali_dist.model.layers import BatchNorm
 from ali_dist.training import schedule
 from ali_dist.training.checkpoint import CheckpointStore, State
 from ali_dist.training.context import Context
+from ali_dist.training.data_facts import DataFacts
 from ali_dist.training.distributed import any_rank, average_buffers, check_replicas, gather_texts
 from ali_dist.training.inputs import open_inputs, run_store
+from ali_dist.training.labelled import LabelledBatches
 from ali_dist.training.meter import Meter
 from ali_dist.training.noise import Noise, seed_dropout
 from ali_dist.training.players import Players, weights_at
 from ali_dist.training.reporter import Reporter
 from ali_dist.training.resume import resume
 from ali_dist.training.run_folder import Record
+from ali_dist.training.step import Batch
 
 _STOP_POLL = 10  # updates between two votes of several ranks on stopping
 
@@ -59,6 +67,10 @@ class Training:
         self.inputs = open_inputs(config)
         self.rows = self._rows()
         self.players = Players.build(config, self.inputs.train.index, self.device, self.world)
+        self._check_batch()
+        self.labelled = None
+        if config.objective.supervised:
+            self.labelled = LabelledBatches(self.inputs.train, config, self.rows, self.device)
         store = run_store(config)
         self.reporter = None
         if self.world.is_main:
@@ -74,7 +86,8 @@ class Training:
     def run(self) -> Record | None:
         """The loop; see `fit`."""
         total, size = self.config.total_steps(), self.config.data.global_batch_size
-        noise = Noise(self.config.run.seed, size, self.config.model.latent_size, self.rows, self.device)
+        latent_size, labelled = self.config.model.latent_size, self.labelled is not None
+        noise = Noise(self.config.run.seed, size, latent_size, self.rows, self.device, labelled=labelled)
         if self.at.step >= total:
             return self._done_before()
         if self.reporter:
@@ -95,16 +108,33 @@ class Training:
     def _update(self, batches: BatchSource, noise: Noise) -> None:
         """One update of Algorithm 1 on the next global batch."""
         config, players, images, total = self.config, self.players, self.at.images, self.config.run.images
-        x = players.space.model_from_unit(players.space.unit_from_stored(next(batches).x))
-        z, epsilon = noise.at(self.at.step)
+        batch = self._batch(batches, noise)
         seed_dropout(config.run.seed, self.at.step, self.world.rank)
         rate = schedule.learning_rate_factor(config.optim.schedule, images, total)
         players.set_learning_rates(config.optim.lr_g * rate, config.optim.lr_d * rate)
         penalty = schedule.penalty_factor(config.objective.penalty_final, images, total)
-        self.meter.add(players.step(x, z, epsilon, weights_at(config, self.at.step, penalty)))
+        self.meter.add(players.step(batch, weights_at(config, self.at.step, penalty)))
         if players.average is not None:
             size = config.data.global_batch_size
             players.average.update(players.ali, schedule.ema_decay(config.optim.ema_half_life, size, images + size))
+
+    def _batch(self, batches: BatchSource, noise: Noise) -> Batch:
+        """The next global batch, this rank's part: data, noise, conditions, and labelled data where D classifies."""
+        space, ali = self.players.space, self.players.ali
+        data = next(batches)
+        z, epsilon, *more = noise.at(self.at.step)
+        c = labelled = None
+        if isinstance(ali.embedding, torch.nn.Linear):
+            if data.y is None:
+                raise InputError(
+                    f"model.condition is {self.config.model.condition!r}, and the index of {self.config.data.url} "
+                    f"names such labels, but its samples have none: prepare the data again, or set it to 'none'."
+                )
+            c = condition_vectors(data.y, ali.embedding.in_features)
+        if self.labelled is not None:
+            x, y = self.labelled.at(self.at.step)
+            labelled = Labelled(space.model_from_unit(space.unit_from_stored(x)), y, more[0])
+        return Batch(space.model_from_unit(space.unit_from_stored(data.x)), z, epsilon, c, labelled)
 
     def _do_what_is_due(self, batches: BatchSource, *, last: bool) -> None:
         """Record, show, judge and save, as images seen and the config say; the clock of training stands meanwhile."""
@@ -165,6 +195,7 @@ class Training:
             config=self.config.to_mapping(),
             precision=self.players.precision.state_dict(),
             metrics=self.at.metrics,
+            data=DataFacts.of(self.inputs.train.index).to_mapping(),
         )
         self.checkpoints.save(state, self.players.tensors())
         self.reporter.publish()
@@ -238,6 +269,15 @@ class Training:
         mine = lanes_of_rank(lanes, self.world.rank, self.world.size)
         each = self.config.data.global_batch_size // lanes
         return slice(mine.start * each, mine.stop * each)
+
+    def _check_batch(self) -> None:
+        rows = self.rows.stop - self.rows.start
+        if rows < 2 and any(isinstance(m, BatchNorm) for m in self.players.ali.modules()):
+            raise InputError(
+                f"A worker has {rows} image of each batch (data.global_batch_size is "
+                f"{self.config.data.global_batch_size}, workers {self.world.size}), but batch norm needs at least 2: "
+                "raise data.global_batch_size, or use fewer workers."
+            )
 
     def _average_statistics(self) -> None:
         share = (self.rows.stop - self.rows.start) / self.config.data.global_batch_size

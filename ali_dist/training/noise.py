@@ -30,18 +30,27 @@ class Noise:
         latent_size: n_z.
         rows: This rank's rows of the global batch.
         device: Where the numbers are drawn.
+        labelled: Whether to draw the epsilon of a labelled batch, too.
     """
 
-    def __init__(self, seed: int, global_batch_size: int, latent_size: int, rows: slice, device: torch.device) -> None:
-        self.seed, self.shape, self.rows = seed, (2, global_batch_size, latent_size), rows
+    def __init__(
+        self,
+        seed: int,
+        global_batch_size: int,
+        latent_size: int,
+        rows: slice,
+        device: torch.device,
+        *,
+        labelled: bool = False,
+    ) -> None:
+        self.seed, self.shape, self.rows = seed, (3 if labelled else 2, global_batch_size, latent_size), rows
         self.generator = torch.Generator(device)
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """z and epsilon, each [rows, n_z], of update `step`."""
+    def at(self, step: int) -> tuple[Tensor, ...]:
+        """z, epsilon and, if asked for, the labelled batch's epsilon, each [rows, n_z], of update `step`."""
         self.generator.manual_seed(_mix(_NOISE, self.seed, step))
-        both = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
-        z, epsilon = both[:, self.rows]
-        return z, epsilon
+        draws = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
+        return draws[:, self.rows].unbind()
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:

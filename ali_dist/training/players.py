@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ali_dist.config import Config
+from ali_dist.config import Config, ObjectiveConfig
 from ali_dist.data.index import Index
 from ali_dist.errors import InputError
-from ali_dist.model.ali import ALI, build_ali
+from ali_dist.model.ali import ALI, Game, build_ali
+from ali_dist.model.networks import Sizes
 from ali_dist.model.space import DataSpace
 from ali_dist.model.tables import ARCHITECTURES, Architecture
 from ali_dist.training.checkpoint import load_optimizer, optimizer_tensors
 from ali_dist.training.distributed import World, wrap
 from ali_dist.training.ema import Average
+from ali_dist.training.posthoc import take_decoder
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Step, Weights, choose_way
+from ali_dist.training.step import Step, Weights
+from ali_dist.training.ways import choose_way
+
+
+class Form(Protocol):
+    """What networks must know of data; an `Index` says it, and so does a checkpoint."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a stored sample."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or empty."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes, or empty."""
 
 
 def architecture(name: str) -> Architecture:
@@ -33,7 +52,54 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def build_networks(config: Config, index: Index, seed: int) -> tuple[ALI, DataSpace]:
+def network_sizes(config: Config, classes: int, attributes: int) -> Sizes:
+    """What the config and the data's labels make of the tables.
+
+    Args:
+        config: Of the run.
+        classes: Number of the data's classes; 0 without.
+        attributes: Number of the data's attributes; 0 without.
+
+    Raises:
+        InputError: The config needs labels that the data do not have.
+    """
+    model, objective = config.model, config.objective
+    there = {"none": 0, "classes": classes, "attributes": attributes}
+    if model.condition != "none" and not there[model.condition]:
+        other = "classes" if attributes == 0 else "attributes"
+        have = f"has {there[other]} {other}: use {other!r}" if there[other] else "has no labels: use 'none'"
+        raise InputError(
+            f"model.condition is {model.condition!r}, but the data at {config.data.url} {have}, or give data with "
+            f"{model.condition}."
+        )
+    if objective.supervised and classes < 2:
+        raise InputError(
+            f"objective.supervised is {objective.supervised:g}, which makes D a classifier, but the data at "
+            f"{config.data.url} has no class labels: set it to 0, or give data with classes."
+        )
+    return Sizes(
+        latent=model.latent_size,
+        width=model.width,
+        condition=there[model.condition],
+        embedding_size=model.embedding_size,
+        classes=classes if objective.supervised else 0,
+        unary=objective.unary,
+        packing=objective.packing,
+        sees_z=objective.game == "ali",
+    )
+
+
+def game_of(objective: ObjectiveConfig) -> Game:
+    """Who plays, and which cycles are taken."""
+    return Game(
+        kind=objective.game,
+        cycle_x=objective.cycle_x > 0,
+        cycle_z=objective.cycle_z > 0,
+        cycle_samples=objective.cycle_samples > 0,
+    )
+
+
+def build_networks(config: Config, index: Form, seed: int) -> tuple[ALI, DataSpace]:
     """Freshly initialised networks for the data of `index`, on the CPU, and the space they work in.
 
     Raises:
@@ -45,6 +111,13 @@ def build_networks(config: Config, index: Index, seed: int) -> tuple[ALI, DataSp
         raise InputError(
             f"data.image_size is {wanted}, but architecture {config.model.architecture!r} works at {size}: "
             "leave data.image_size out or choose another model.architecture."
+        )
+    sides = tuple(index.shape[1:])
+    if size is not None and wanted is None and len(sides) == 2 and sides != (size, size):
+        raise InputError(
+            f"The data have images of {sides[0]}x{sides[1]}, but architecture {config.model.architecture!r} works at "
+            f"{size}x{size}: set data.image_size to {size} to have them resized, or choose another data.url or "
+            "model.architecture."
         )
     kind = "points [D]" if size is None else "images [C, H, W]"
     if (len(index.shape) == 1) != (size is None):
@@ -58,18 +131,13 @@ def build_networks(config: Config, index: Index, seed: int) -> tuple[ALI, DataSp
     ali = build_ali(
         tables,
         space.model_shape,
-        latent_size=config.model.latent_size,
+        network_sizes(config, len(index.classes), len(index.attributes)),
         encoder=config.model.encoder,
-        width=config.model.width,
         discriminator_dropout=config.model.discriminator_dropout,
-        cycle_x=config.objective.cycle_x > 0,
-        cycle_z=config.objective.cycle_z > 0,
-        cycle_samples=config.objective.cycle_samples > 0,
+        game=game_of(config.objective),
         native=space.native_from_unit,
         seed=seed,
     )
-    if config.model.output_bias_from_data:
-        _start_at_mean(ali, space, index)
     return ali, space
 
 
@@ -108,17 +176,16 @@ class Players:
         objective, optim, scale = config.objective, config.optim, config.scale
         precision = Precision(scale.precision, device)
         ali, space = build_networks(config, index, config.run.seed)
+        if config.model.output_bias_from_data:
+            _start_at_mean(ali, space, index)
+        if config.model.decoder_from is not None:
+            take_decoder(ali, config)
         penalised = objective.r1 > 0 or objective.r2 > 0
-        way = choose_way(
-            objective.update,
-            objective.loss,
-            couples_samples=architecture(config.model.architecture).couples_samples,
-            penalised=penalised,
-            precision=precision.name,
-        )
+        couples = architecture(config.model.architecture).couples_samples
+        way = choose_way(objective, couples_samples=couples, precision=precision.name)
         ali.fp32_discriminator = penalised and precision.name == "fp16"
         ali.to(device)
-        average = Average(ali) if optim.ema_half_life else None
+        average = Average(ali, discriminator=objective.supervised > 0) if optim.ema_half_life else None
         optimizer = torch.optim.Adam(
             [
                 {"params": ali.generator_parameters(), "lr": optim.lr_g},
@@ -138,6 +205,7 @@ class Players:
             precision,
             global_batch_size=config.data.global_batch_size,
             world_size=world.size,
+            packing=objective.packing,
         )
         return cls(ali, space, average, optimizer, precision, step)
 
@@ -146,10 +214,9 @@ class Players:
         for group, rate in zip(self.optimizer.param_groups, (lr_g, lr_d), strict=True):
             group["lr"] = rate
 
-    def generators(self) -> tuple[nn.Module, nn.Module]:
-        """Encoder and decoder to judge: the averages if there are any."""
-        source = self.average or self.ali
-        return source.encoder, source.decoder
+    def judged(self) -> dict[str, nn.Module]:
+        """The networks to judge, by name: averages where there are any."""
+        return dict(self.ali.named_children()) | dict(self.average.named_children() if self.average else ())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint holds as tensors, by file; still on the device."""
@@ -170,7 +237,8 @@ class Players:
         self.precision.load_state_dict(precision)
 
     def _fresh_average(self) -> dict[str, Tensor]:
-        return {n: t for n, t in self.ali.state_dict().items() if not n.startswith("discriminator.")}
+        assert self.average is not None
+        return {n: t for n, t in self.ali.state_dict().items() if n.partition(".")[0] in self.average.names}
 
 
 def _compiled(ali: ALI, way: str, penalised: bool) -> ALI:
@@ -181,7 +249,7 @@ def _compiled(ali: ALI, way: str, penalised: bool) -> ALI:
     plain_d = penalised or way in ("penalised", "coupled")
     discriminator = ali.discriminator if plain_d else cast("nn.Module", torch.compile(ali.discriminator))
     encoder, decoder = (cast("nn.Module", torch.compile(part)) for part in (ali.encoder, ali.decoder))
-    return ali.with_networks(encoder, decoder, discriminator)
+    return ali.with_networks(encoder, decoder, discriminator, ali.embedding)
 
 
 def weights_at(config: Config, step: int, factor: float) -> Weights:
@@ -194,4 +262,5 @@ def weights_at(config: Config, step: int, factor: float) -> Weights:
         cycle_x=objective.cycle_x,
         cycle_z=objective.cycle_z,
         cycle_samples=objective.cycle_samples,
+        supervised=objective.supervised,
     )

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ali_dist.config import Config
 from ali_dist.data.reader import load_arrays
@@ -60,11 +61,10 @@ class Reporter:
         config, players = self._config, self._players
         self._folder.forget_after(at.images)
         self._folder.write_json("config.json", config.to_mapping())
-        sizes = [sum(p.numel() for p in part.parameters()) for part in players.ali.children()]
-        names = ("encoder", "decoder", "discriminator")
+        sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in players.ali.named_children()}
         self.say(
             f"Training {config.run.name!r} on {config.data.url}: "
-            + ", ".join(f"{name} {size:,}" for name, size in zip(names, sizes, strict=True))
+            + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
             + f" parameters; {players.step.way} update, {players.precision.name} on {self._device}."
         )
         self.say(f"Results go to {self._folder.store.url}.")
@@ -121,22 +121,33 @@ class Reporter:
             return
         if len(part.index.shape) != 3 or part.index.shape[0] not in (1, 3):
             return
-        x = (self._holdout if self._inputs.holdout else _split(part, self._players, _PAIRS + 2 * _LINES)).x
-        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(_SEED))]
-        pairs, ends = x[:_PAIRS], x[-2 * _LINES :][: len(x) // 2 * 2].unflatten(0, (-1, 2))
-        _, _, z_hat = inference.encode(model, pairs, _SEED, self._device)
-        _, _, z_ends = inference.encode(model, ends.flatten(0, 1), _SEED, self._device)
-        z_ends = z_ends.unflatten(0, (-1, 2))
-        at = torch.linspace(0, 1, _STEPS)[None, :, None]
-        z_lines = torch.lerp(z_ends[:, :1], z_ends[:, 1:], at)  # linear, as in the paper
-        lines = inference.decode(model, z_lines.flatten(0, 1), self._device).unflatten(0, z_lines.shape[:2])
+        shown = self._holdout if self._inputs.holdout else _split(part, self._players, _PAIRS + 2 * _LINES)
+        order = torch.randperm(len(shown.x), generator=torch.Generator().manual_seed(_SEED))
+        x, c = shown.x[order], inference.conditions(model, shown.y)
+        c = None if c is None else c[order]
         folder, when = self._folder.path / "images", f"{images:09d}"
-        save_samples(folder / f"samples-{when}.png", inference.sample_decoder(model, _GRID, _SEED, self._device))
-        reconstructions = inference.decode(model, z_hat, self._device)
-        save_reconstructions(folder / f"reconstructions-{when}.png", pairs, reconstructions)
-        save_interpolations(folder / f"interpolations-{when}.png", lines, ends)
+        asked = None if c is None else inference.drawn(c, _GRID, _SEED)
+        x_tilde = inference.sample_decoder(model, _GRID, _SEED, self._device, asked)
+        save_samples(folder / f"samples-{when}.png", x_tilde)
+        pairs, c_pairs = x[:_PAIRS], None if c is None else c[:_PAIRS]
+        _, _, z_hat = inference.encode(model, pairs, _SEED, self._device, c_pairs)
+        x_rec = inference.decode(model, z_hat, self._device, c_pairs)
+        save_reconstructions(folder / f"reconstructions-{when}.png", pairs, x_rec)
+        many = len(x) // 2 * 2
+        lines = self._interpolations(model, x[-2 * _LINES :][:many], None if c is None else c[-2 * _LINES :][:many])
+        save_interpolations(folder / f"interpolations-{when}.png", *lines)
         for name in ("samples", "reconstructions", "interpolations"):
             self._folder.add_image(folder / f"{name}-{when}.png", images)
+
+    def _interpolations(self, model: Trained, ends: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Decoded lines between neighbours of `ends` [2 L, ...], under the first one's condition, and the ends."""
+        _, _, z = inference.encode(model, ends, _SEED, self._device, c)
+        z = z.unflatten(0, (-1, 2))
+        at = torch.linspace(0, 1, _STEPS)[None, :, None]
+        z_lines = torch.lerp(z[:, :1], z[:, 1:], at)  # linear, as in the paper
+        c_lines = None if c is None else c[::2].repeat_interleave(_STEPS, dim=0)
+        lines = inference.decode(model, z_lines.flatten(0, 1), self._device, c_lines)
+        return lines.unflatten(0, z_lines.shape[:2]), ends.unflatten(0, (-1, 2))
 
     def finish(self, outcome: Record, substituted: list[str]) -> Record:
         """Write the summary and the page that shows everything."""
@@ -167,29 +178,28 @@ class Reporter:
         self._folder.close()
 
     def _model(self) -> Trained:
-        encoder, decoder = self._players.generators()
+        def fresh(seed: int) -> dict[str, torch.nn.Module]:
+            return dict(build_networks(self._config, self._inputs.train.index, seed)[0].named_children())
 
-        def fresh(seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-            ali, _ = build_networks(self._config, self._inputs.train.index, seed)
-            return ali.encoder, ali.decoder
-
-        return Trained(encoder, decoder, self._players.space, self._config.model.latent_size, fresh)
+        return Trained(self._players.judged(), self._players.space, fresh)
 
     def _mixture_figure(self, model: Trained, mixture: dict[str, Any], images: int) -> None:
         from ali_dist.report.plots import save_mixture
 
         split = self._holdout
         assert split.y is not None
-        x = split.x[:_POINTS]
-        _, _, z = inference.encode(model, x, _SEED, self._device)
+        x, c = split.x[:_POINTS], inference.conditions(model, split.y[:_POINTS])
+        _, _, z = inference.encode(model, x, _SEED, self._device, c)
         path = self._folder.path / "images" / f"mixture-{images:09d}.png"
         save_mixture(
             path,
             means=torch.tensor(mixture["means"]),
             std=mixture["std"],
-            samples=inference.sample_decoder(model, _POINTS, _SEED, self._device),
+            samples=inference.sample_decoder(
+                model, _POINTS, _SEED, self._device, None if c is None else inference.drawn(c, _POINTS, _SEED)
+            ),
             x=x,
-            x_rec=inference.decode(model, z, self._device),
+            x_rec=inference.decode(model, z, self._device, c),
             z=z,
             y=split.y[:_POINTS],
         )
@@ -224,5 +234,5 @@ def _device_name(device: torch.device) -> str:
 def _split(part: Part, players: Players, limit: int | None = None) -> Split:
     """A whole split at the training size, in memory."""
     x, y = load_arrays(part.store, part.index)
-    labels = y if y is not None and y.dtype == torch.int64 else None
-    return Split(players.space.unit_from_stored(x[:limit]), None if labels is None else labels[:limit])
+    names = part.index.classes or part.index.attributes
+    return Split(players.space.unit_from_stored(x[:limit]), None if y is None else y[:limit], names)

@@ -16,7 +16,11 @@ from ali_dist.training.distributed import World, sum_over_ranks
 from ali_dist.training.players import Players
 
 # What decides which numbers the run computes; a checkpoint goes on only with the same.
-_FIXED = ("run.seed", "data.global_batch_size", "data.lanes", "data.window_mb")
+_FIXED = (
+    "run.seed",
+    *("data.global_batch_size", "data.lanes", "data.window_mb", "data.labelled", "data.labelled_seed"),
+    *("objective.game", "objective.unary", "objective.packing"),  # decide D's layers
+)
 _FIXED_SECTIONS = ("model.",)
 # What may change without a word: where and how, not what.
 _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
@@ -95,7 +99,8 @@ def _check(config: Config, state: State, fingerprint: str) -> list[str]:
         before = old.get(key, value)
         if before == value:
             continue
-        if key in _FIXED or key.startswith(_FIXED_SECTIONS):
+        makes_d_classify = key == "objective.supervised" and not (before and value)
+        if key in _FIXED or key.startswith(_FIXED_SECTIONS) or makes_d_classify:
             raise InputError(
                 f"Run {run!r} was started with {key} {before!r}, but now it is {value!r}: "
                 "give the old value, or choose another --run.name."

@@ -14,6 +14,7 @@ scaled     one backward pass of d_loss; at the boundary each sample's gradient i
 penalised  D's input gradient J, which R1 and R2 need anyway, times each sample's g_loss' is the generators' gradient.
 coupled    two backward passes over one forward pass: for discriminators with batch norm, and for the hinge loss.
 alternating  updates D, runs a second forward pass, then updates E and G: not the paper's rule, for comparison.
+inverse    no game: the encoder alone learns to invert a decoder.
 
 Losses are means over the global batch. A rank's part is summed and weighted with world_size / B, because
 DistributedDataParallel averages over ranks; ranks may hold different numbers of samples.
@@ -27,10 +28,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ali_dist.errors import InputError
-from ali_dist.model.ali import ALI, Boundary, ClosedBoundary, OpenBoundary, Pairs, ScaledBoundary, Seen
-from ali_dist.model.objectives import OBJECTIVES
+from ali_dist.model.ali import ALI, Labelled, Pairs
+from ali_dist.model.boundary import Boundary, ClosedBoundary, OpenBoundary, ScaledBoundary
+from ali_dist.model.objectives import OBJECTIVES, PerPair
 from ali_dist.training.precision import Precision
+
+
+class Batch(NamedTuple):
+    """What an update is given, this rank's part."""
+
+    x: Tensor  # [b, ...] in the model's range
+    z: Tensor  # [b, n_z]
+    epsilon: Tensor  # [b, n_z]
+    c: Tensor | None = None  # [b, A] conditions
+    labelled: Labelled | None = None
 
 
 class Losses(NamedTuple):
@@ -41,7 +52,8 @@ class Losses(NamedTuple):
     d_q: Tensor  # probability D gives encoder pairs of being encoder pairs
     d_p: Tensor  # probability D gives decoder pairs of being encoder pairs
     penalty: Tensor
-    cycle: Tensor
+    cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
+    supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,51 +65,14 @@ class Weights:
     cycle_x: float = 0.0
     cycle_z: float = 0.0
     cycle_samples: float = 0.0
-
-
-def choose_way(update: str, loss: str, *, couples_samples: bool, penalised: bool, precision: str) -> str:
-    """The way an update is computed.
-
-    Args:
-        update: The user's choice, or auto.
-        loss: Name of the objective.
-        couples_samples: Whether D's logit of one sample depends on the others (batch norm).
-        penalised: Whether a gradient penalty is on.
-        precision: fp32, bf16 or fp16.
-
-    Raises:
-        InputError: The choice is not exact for this model and objective.
-    """
-    if penalised and couples_samples:
-        raise InputError(
-            "objective.r1 or objective.r2 is on, but this discriminator has batch norm, whose input gradients mix "
-            "samples: set both to 0 or choose an architecture without batch norm in D."
-        )
-    if update == "auto":
-        if penalised:
-            return "penalised"
-        exact = not couples_samples and OBJECTIVES[loss].factors is not None and precision != "fp16"
-        return "scaled" if exact else "coupled"
-    if update in ("scaled", "penalised") and couples_samples:
-        raise InputError(
-            f"objective.update is {update!r}, but this discriminator has batch norm, which couples samples: "
-            "use 'auto' or 'coupled'."
-        )
-    if update == "scaled" and precision == "fp16":
-        raise InputError("objective.update is 'scaled', whose factors overflow fp16: use bf16, fp32 or 'auto'.")
-    if update == "coupled" and penalised:
-        raise InputError(
-            "objective.update is 'coupled', but objective.r1 or objective.r2 asks for a gradient penalty: "
-            "use 'auto' or 'penalised', or set both to 0."
-        )
-    return update
+    supervised: float = 0.0
 
 
 class Step:
     """Algorithm 1 on this rank; every rank must call it the same number of times.
 
     Args:
-        way: scaled, penalised, coupled or alternating, from `choose_way`.
+        way: scaled, penalised, coupled, alternating or inverse, from `ways.choose_way`.
         loss: Name of the objective.
         ali: The networks, unwrapped.
         players: `ali`, or what `distributed.wrap` made of it.
@@ -105,6 +80,7 @@ class Step:
         precision: What is cast and scaled.
         global_batch_size: B.
         world_size: Ranks that share B.
+        packing: Pairs m that D judges together.
     """
 
     def __init__(
@@ -118,24 +94,27 @@ class Step:
         *,
         global_batch_size: int,
         world_size: int = 1,
+        packing: int = 1,
     ) -> None:
-        self.way = way
+        self.way, self.packing = way, packing
         self.objective = OBJECTIVES[loss]
         self.players, self.optimizer, self.precision = players, optimizer, precision
         self.theta_g, self.theta_d = ali.generator_parameters(), ali.discriminator_parameters()
         self.share = world_size / global_batch_size
 
-    def __call__(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
-        """One update from this rank's x [b, ...], z and epsilon [b, n_z]."""
+    def __call__(self, batch: Batch, weights: Weights) -> Losses:
+        """One update from this rank's part of a global batch."""
         penalised = weights.r1 > 0 or weights.r2 > 0
         if self.way == "alternating":
-            return self._alternating(x, z, epsilon, weights, penalised)
+            return self._alternating(batch, weights, penalised)
         if self.way == "coupled":
-            losses = self._coupled(x, z, epsilon, weights)
+            losses = self._coupled(batch, weights)
+        elif self.way == "inverse":
+            losses = self._inverse(batch, weights)
         elif self.way == "penalised" and (penalised or not self._can_scale):
-            losses = self._penalised(x, z, epsilon, weights)
+            losses = self._penalised(batch, weights)
         else:
-            losses = self._scaled(x, z, epsilon, weights)
+            losses = self._scaled(batch, weights)
         self._update()
         return losses
 
@@ -143,57 +122,94 @@ class Step:
     def _can_scale(self) -> bool:
         return self.objective.factors is not None and self.precision.name != "fp16"
 
-    def _scaled(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
+    def _scaled(self, batch: Batch, weights: Weights) -> Losses:
         boundary = ScaledBoundary()
-        pairs = self._forward(x, z, epsilon, boundary)
+        pairs = self._forward(batch, boundary)
         assert self.objective.factors is not None
-        boundary.factor_q, boundary.factor_p = self.objective.factors(pairs.d_q.detach(), pairs.d_p.detach())
-        d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
+        factors = self.objective.factors(pairs.d_q.detach(), pairs.d_p.detach())
+        boundary.factor_q, boundary.factor_p = map(self._each, factors)
         cycle = _cycle(pairs, weights)
-        self.precision.backward((d_loss + cycle) * self.share)
+        self.precision.backward((self._d_loss(pairs, weights) + cycle) * self.share)
         return self._losses(pairs, cycle=cycle)
 
-    def _penalised(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
-        pairs = self._forward(x, z, epsilon, ClosedBoundary(differentiable=True))
+    def _penalised(self, batch: Batch, weights: Weights) -> Losses:
+        pairs = self._forward(batch, ClosedBoundary(differentiable=True))
         gradients = _input_gradients(pairs)
-        penalty = _penalty(gradients, weights)
-        slope_q, slope_p = self.objective.g_slopes(pairs.d_q.detach(), pairs.d_p.detach())
+        penalty = self._penalty(gradients, weights)
+        slope_q, slope_p = map(self._each, self.objective.g_slopes(pairs.d_q.detach(), pairs.d_p.detach()))
         # <generator output, constant> has exactly the generators' gradient; its value means nothing.
-        on_z_hat = gradients.z.detach()[: len(x)] * _rows(slope_q, pairs.z_hat)
-        on_x_tilde = gradients.x_p.detach() * _rows(slope_p, pairs.x_tilde)
-        surrogate = (pairs.z_hat * on_z_hat).sum() + (pairs.x_tilde * on_x_tilde).sum()
-        d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
+        surrogate = (pairs.x_tilde * gradients.x_p.detach() * _rows(slope_p, pairs.x_tilde)).sum()
+        if pairs.z_hat is not None and gradients.z is not None:
+            on_z_hat = gradients.z.detach()[: len(pairs.z_hat)] * _rows(slope_q, pairs.z_hat)
+            surrogate = surrogate + (pairs.z_hat * on_z_hat).sum()
+        # Per pack, like the loss: each of its pairs gets the whole pack's gradient.
+        surrogate = surrogate * self.packing
         cycle = _cycle(pairs, weights)
-        self.precision.backward((d_loss + penalty + surrogate + cycle) * self.share)
+        self.precision.backward((self._d_loss(pairs, weights) + penalty + surrogate + cycle) * self.share)
         return self._losses(pairs, penalty=penalty, cycle=cycle)
 
-    def _coupled(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Losses:
-        pairs = self._forward(x, z, epsilon, OpenBoundary())
-        d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
-        g_loss = self.objective.g_loss(pairs.d_q, pairs.d_p).sum()
+    def _coupled(self, batch: Batch, weights: Weights) -> Losses:
+        pairs = self._forward(batch, OpenBoundary())
         cycle = _cycle(pairs, weights)
         # .backward(inputs=...), never autograd.grad: DistributedDataParallel does not reduce what grad returns.
-        self.precision.backward(d_loss * self.share, inputs=self.theta_d, retain=True)
-        self.precision.backward((g_loss + cycle) * self.share, inputs=self.theta_g)
+        self.precision.backward(self._d_loss(pairs, weights) * self.share, inputs=self.theta_d, retain=True)
+        self.precision.backward((self._g_loss(pairs) + cycle) * self.share, inputs=self.theta_g)
         return self._losses(pairs, cycle=cycle)
 
-    def _alternating(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights, penalised: bool) -> Losses:
-        pairs = self._forward(x, z, epsilon, ClosedBoundary(differentiable=penalised))
-        penalty = _penalty(_input_gradients(pairs), weights) if penalised else pairs.d_q.new_zeros(())
-        d_loss = self.objective.d_loss(pairs.d_q, pairs.d_p).sum()
-        self.precision.backward((d_loss + penalty) * self.share, inputs=self.theta_d)
+    def _alternating(self, batch: Batch, weights: Weights, penalised: bool) -> Losses:
+        pairs = self._forward(batch, ClosedBoundary(differentiable=penalised))
+        penalty = self._penalty(_input_gradients(pairs), weights) if penalised else pairs.d_q.new_zeros(())
+        self.precision.backward((self._d_loss(pairs, weights) + penalty) * self.share, inputs=self.theta_d)
         self._update()
-        again = self._forward(x, z, epsilon, OpenBoundary())
-        g_loss = self.objective.g_loss(again.d_q, again.d_p).sum()
+        again = self._forward(batch, OpenBoundary())
         cycle = _cycle(again, weights)
-        self.precision.backward((g_loss + cycle) * self.share, inputs=self.theta_g)
+        self.precision.backward((self._g_loss(again) + cycle) * self.share, inputs=self.theta_g)
         self._update()
         return self._losses(pairs, penalty=penalty, cycle=cycle)
 
-    def _forward(self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary) -> Pairs:
+    def _inverse(self, batch: Batch, weights: Weights) -> Losses:
+        pairs = self._forward(batch, ClosedBoundary(differentiable=False))
+        cycle = _cycle(pairs, weights)
+        self.precision.backward(cycle * self.share)
+        return self._losses(pairs, cycle=cycle)
+
+    def _forward(self, batch: Batch, boundary: Boundary) -> Pairs:
         with self.precision.autocast():
-            pairs: Pairs = self.players(x, z, epsilon, boundary)
+            pairs: Pairs = self.players(batch.x, batch.z, batch.epsilon, boundary, batch.c, batch.labelled)
         return pairs
+
+    def _d_loss(self, pairs: Pairs, weights: Weights) -> Tensor:
+        """Loss of the discriminator, summed over samples; a pack's counts for each of its samples."""
+        total = self._over_scores(self.objective.d_loss, pairs)
+        if pairs.supervised is not None:
+            total = total + weights.supervised * pairs.supervised.sum()
+        return total
+
+    def _g_loss(self, pairs: Pairs) -> Tensor:
+        """Loss of the generators, summed over samples."""
+        return self._over_scores(self.objective.g_loss, pairs)
+
+    def _over_scores(self, loss: PerPair, pairs: Pairs) -> Tensor:
+        """`loss` of the joint logit and, where D has them, of each unary logit (BigBiGAN, arXiv 1907.02544, eq. 2)."""
+        total = loss(pairs.d_q, pairs.d_p).sum()
+        if pairs.unary_q is not None and pairs.unary_p is not None:
+            total = total + loss(pairs.unary_q, pairs.unary_p).sum()
+        return total * self.packing
+
+    def _each(self, per_pack: Tensor) -> Tensor:
+        """[R] for packs as [b] for their samples."""
+        return per_pack if self.packing == 1 else per_pack.repeat_interleave(self.packing)
+
+    def _penalty(self, gradients: _Gradients, weights: Weights) -> Tensor:
+        """r1/2 |grad D|^2 over encoder pairs + r2/2 |grad D|^2 over decoder pairs, with respect to D's inputs, summed.
+
+        Source: Mescheder et al., arXiv 1801.04406; both sides as in Huang et al., arXiv 2501.05441.
+        """
+        on_q, on_p = gradients.x_q.square().sum(), gradients.x_p.square().sum()
+        if gradients.z is not None:
+            on_z_hat, on_z = gradients.z.square().chunk(2)
+            on_q, on_p = on_q + on_z_hat.sum(), on_p + on_z.sum()
+        return 0.5 * self.packing * (weights.r1 * on_q + weights.r2 * on_p)
 
     def _update(self) -> None:
         self.precision.step(self.optimizer)
@@ -203,13 +219,22 @@ class Step:
         with torch.no_grad():
             zero = pairs.d_q.new_zeros(())
             return Losses(
-                d_loss=self.objective.d_loss(pairs.d_q, pairs.d_p).sum(),
-                g_loss=self.objective.g_loss(pairs.d_q, pairs.d_p).sum(),
-                d_q=pairs.d_q.sigmoid().sum(),
-                d_p=pairs.d_p.sigmoid().sum(),
+                d_loss=self._over_scores(self.objective.d_loss, pairs),
+                g_loss=self._over_scores(self.objective.g_loss, pairs),
+                d_q=pairs.d_q.sigmoid().sum() * self.packing,
+                d_p=pairs.d_p.sigmoid().sum() * self.packing,
                 penalty=zero if penalty is None else penalty.detach(),
                 cycle=cycle.detach(),
+                supervised=zero if pairs.supervised is None else pairs.supervised.detach().sum(),
             )
+
+
+class _Gradients(NamedTuple):
+    """Gradient of every logit with respect to its own inputs; see `Seen`."""
+
+    x_q: Tensor
+    x_p: Tensor
+    z: Tensor | None
 
 
 def _rows(per_sample: Tensor, like: Tensor) -> Tensor:
@@ -218,29 +243,23 @@ def _rows(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def _cycle(pairs: Pairs, weights: Weights) -> Tensor:
-    """Weighted sum of the cycle terms. Source: ALICE, arXiv 1709.01215."""
+    """Weighted sum of the cycle terms (ALICE, arXiv 1709.01215), and of the inverse mapping's error with weight 1."""
     total = pairs.d_q.new_zeros(())
-    if pairs.cycle_x is not None:
-        total = total + weights.cycle_x * pairs.cycle_x.sum()
-    if pairs.cycle_z is not None:
-        total = total + weights.cycle_z * pairs.cycle_z.sum()
-    if pairs.cycle_samples is not None:
-        total = total + weights.cycle_samples * pairs.cycle_samples.sum()
+    for weight, error in (
+        (weights.cycle_x, pairs.cycle_x),
+        (weights.cycle_z, pairs.cycle_z),
+        (weights.cycle_samples, pairs.cycle_samples),
+        (1.0, pairs.inverse),
+    ):
+        if error is not None:
+            total = total + weight * error.sum()
     return total
 
 
-def _input_gradients(pairs: Pairs) -> Seen:
+def _input_gradients(pairs: Pairs) -> _Gradients:
     """Gradient of every logit with respect to its own inputs, with graph."""
-    logits = pairs.d_q.sum() + pairs.d_p.sum()
-    return Seen(*torch.autograd.grad(logits, pairs.seen, create_graph=True))
-
-
-def _penalty(gradients: Seen, weights: Weights) -> Tensor:
-    """r1/2 |grad D|^2 over encoder pairs + r2/2 |grad D|^2 over decoder pairs, with respect to x and z, summed.
-
-    Source: Mescheder et al., arXiv 1801.04406; both sides as in Huang et al., arXiv 2501.05441.
-    """
-    on_z_hat, on_z = gradients.z.square().chunk(2)
-    on_q = gradients.x_q.square().sum() + on_z_hat.sum()
-    on_p = gradients.x_p.square().sum() + on_z.sum()
-    return 0.5 * (weights.r1 * on_q + weights.r2 * on_p)
+    seen = pairs.seen
+    assert seen is not None, "a game without D has no penalty"
+    inputs = [part for part in seen if part is not None]
+    x_q, x_p, *z = torch.autograd.grad(pairs.d_q.sum() + pairs.d_p.sum(), inputs, create_graph=True)
+    return _Gradients(x_q, x_p, z[0] if z else None)

@@ -18,7 +18,7 @@ from ali_dist.model.ali import ALI
 from ali_dist.model.layers import Dropout, Maxout
 from ali_dist.model.objectives import OBJECTIVES
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Weights
+from ali_dist.training.step import Batch, Weights
 
 
 class StockMaxout(nn.Module):
@@ -79,8 +79,9 @@ class UsualStep:
         self.opt_d = torch.optim.Adam(ali.discriminator_parameters(), lr=optim.lr_d, **rest)
         self.opt_g = torch.optim.Adam(ali.generator_parameters(), lr=optim.lr_g, **rest)
 
-    def __call__(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """One update from x [B, ...] and z, epsilon [B, n_z]; both players' mean losses."""
+    def __call__(self, batch: Batch, weights: Weights) -> tuple[Tensor, Tensor]:
+        """One update; both players' mean losses."""
+        x, z, epsilon = batch[:3]
         d_loss = self._d_step(x, z, epsilon, weights)
         return d_loss, self._g_step(x, z, epsilon, weights)
 
@@ -90,7 +91,7 @@ class UsualStep:
             with torch.no_grad():
                 z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
             on_q, on_p = _leaves(x, z_hat, penalised), _leaves(x_tilde, z, penalised)
-            d_q, d_p = self.discriminator(*on_q).float(), self.discriminator(*on_p).float()
+            d_q, d_p = self._judge(*on_q), self._judge(*on_p)
         d_loss = self.game.d_loss(d_q, d_p).mean()
         if penalised:
             d_loss = d_loss + weights.r1 * _half_squared(d_q, on_q) + weights.r2 * _half_squared(d_p, on_p)
@@ -102,7 +103,7 @@ class UsualStep:
     def _g_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Tensor:
         with self.precision.autocast():
             z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
-            d_q, d_p = self.discriminator(x, z_hat).float(), self.discriminator(x_tilde, z).float()
+            d_q, d_p = self._judge(x, z_hat), self._judge(x_tilde, z)
             g_loss = self.game.g_loss(d_q, d_p).mean()
             if weights.cycle_x:
                 g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat) - x).square().mean()
@@ -116,6 +117,9 @@ class UsualStep:
         self.precision.backward(g_loss)  # D gets gradients, too; they are thrown away at its next step
         self.precision.step(self.opt_g)
         return g_loss.detach()
+
+    def _judge(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.discriminator((x,), z).d
 
 
 def _leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ali_dist.config import Config
 from ali_dist.data.index import Index
@@ -33,6 +32,7 @@ from ali_dist.settings import from_mapping, load_preset
 from ali_dist.training.distributed import World, choose_device
 from ali_dist.training.players import Players, build_networks, weights_at
 from ali_dist.training.precision import Precision
+from ali_dist.training.step import Batch
 from tests.bench.contest import Contestant, summarise, take_turns
 from tests.bench.reference_step import UsualStep, with_stock_layers
 
@@ -40,7 +40,6 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SAMPLE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}  # as stored, by preset
 USUAL, USUAL_OUR_LAYERS = "usual", "usual, our layers"
 RATIO = f"speed of a step over that of {USUAL!r} in the same round; median over rounds, smallest and largest round"
-Inputs = tuple[Tensor, Tensor, Tensor]
 Say = Callable[[str], None]
 
 
@@ -87,13 +86,13 @@ def _stand_in_index(shape: tuple[int, ...]) -> Index:
     )
 
 
-def _inputs(config: Config, space: DataSpace, device: torch.device) -> Inputs:
+def _inputs(config: Config, space: DataSpace, device: torch.device) -> Batch:
     """x [B, ...] in the model's range, z and epsilon [B, n_z]; always the same."""
     generator = torch.Generator().manual_seed(0)
     size, latent = config.data.global_batch_size, config.model.latent_size
     x = space.model_from_unit(torch.rand(size, *space.model_shape, generator=generator))
     z, epsilon = torch.randn(2, size, latent, generator=generator)
-    return x.to(device), z.to(device), epsilon.to(device)
+    return Batch(x.to(device), z.to(device), epsilon.to(device))
 
 
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
@@ -120,11 +119,11 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
             penalised=_penalised(config),
             fused=settings.fused_usual,
         )
-        found.append(Contestant(name, partial(usual, *inputs, weights), ali, (usual.opt_d, usual.opt_g)))
+        found.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
     for way in ways_for(config):
         ours = Players.build(_config(settings, layer, {"objective.update": way}), index, device, World())
         assert ours.step.way == way
-        found.append(Contestant(way, partial(ours.step, *inputs, weights), ours.ali, (ours.optimizer,)))
+        found.append(Contestant(way, partial(ours.step, inputs, weights), ours.ali, (ours.optimizer,)))
     return found
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ali_dist.model.objectives import OBJECTIVES
 from ali_dist.training.distributed import World, wrap
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Step, Weights
+from ali_dist.training.step import Batch, Step, Weights
 from tests.helpers.networks import (
     BATCH,
     EXACT,
@@ -111,10 +111,10 @@ def test_fp16_overflow_skips_both_players_or_neither() -> None:
     step = Step("coupled", "nonsaturating", ali, ali, optimizer, precision, global_batch_size=BATCH)
     before = [p.detach().clone() for p in parameters]
     handle = next(ali.discriminator.parameters()).register_hook(lambda grad: grad * float("inf"))
-    step(*batch, Weights())
+    step(Batch(*batch), Weights())
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
     handle.remove()
-    step(*batch, Weights())
+    step(Batch(*batch), Weights())
     unmoved = [a.shape for a, b in zip(before, parameters, strict=True) if torch.equal(a, b)]
     assert not unmoved
 
@@ -130,7 +130,7 @@ def test_weights_after_three_updates_are_those_of_another_run(way: str) -> None:
         step = Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CUDA), global_batch_size=BATCH)
         for number in range(3):
             torch.manual_seed(number)
-            step(*batch, weights_for(way))
+            step(Batch(*batch), weights_for(way))
         return state_of(ali)
 
     first, second = after_three(), after_three()

@@ -22,6 +22,7 @@ from ali_dist.training.inputs import open_inputs
 from ali_dist.training.loop import fit
 from ali_dist.training.players import Players, weights_at
 from ali_dist.training.run_folder import Record
+from ali_dist.training.step import Batch
 from tests.helpers.arrays import write
 from tests.helpers.batches import B, X, Y, assert_same, open_source, take
 from tests.helpers.networks import state_of, total_error
@@ -166,7 +167,7 @@ def test_compiled_networks_take_the_same_step(run: Make, update: str) -> None:
         g = torch.Generator().manual_seed(0)
         x = torch.rand(24, *players.space.model_shape, generator=g).to(CUDA)
         z, epsilon = torch.randn(2, 24, config.model.latent_size, generator=g).to(CUDA)
-        losses = [float(loss) for loss in players.step(x, z, epsilon, weights_at(config, 0, 1.0))]
+        losses = [float(loss) for loss in players.step(Batch(x, z, epsilon), weights_at(config, 0, 1.0))]
         after = state_of(players.ali)
         return losses, {name: (after[name] - before[name]).float() for name in after}
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ali_dist.model.ali import ALI, ClosedBoundary, OpenBoundary, build_ali
+from ali_dist.model.ali import ALI, Game, build_ali
+from ali_dist.model.boundary import ClosedBoundary, OpenBoundary
+from ali_dist.model.networks import Sizes
 from ali_dist.model.objectives import OBJECTIVES
 from ali_dist.model.tables import ARCHITECTURES
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Losses, Step, Weights
+from ali_dist.training.step import Batch, Losses, Step, Weights
 
 BATCH, LATENT = 8, 6
 CPU = torch.device("cpu")
@@ -42,12 +44,9 @@ def networks(
     ali = build_ali(
         ARCHITECTURES[name],
         SHAPES[name],
-        latent_size=LATENT,
-        width=0.25 if name == "cifar10" else 0.5,
+        Sizes(latent=LATENT, width=0.25 if name == "cifar10" else 0.5),
         discriminator_dropout=dropout,
-        cycle_x=cycle,
-        cycle_z=cycle,
-        cycle_samples=cycle,
+        game=Game(cycle_x=cycle, cycle_z=cycle, cycle_samples=cycle),
     )
     return ali.to(device)
 
@@ -97,7 +96,7 @@ def step_gradients(
     policy = Precision(precision, batch[0].device)
     step = Step(way, loss, ali, players or ali, optimizer, policy, global_batch_size=len(batch[0]))
     torch.manual_seed(seed)
-    losses = step(*batch, weights)
+    losses = step(Batch(*batch), weights)
     return optimizer.seen, losses
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ali_dist.config import OptimConfig
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Step, Weights
+from ali_dist.training.step import Batch, Step, Weights
 from tests.bench import step as bench
 from tests.bench.contest import Contestant, Measured, summarise, take_turns
 from tests.bench.reference_step import UsualStep
@@ -73,7 +73,7 @@ def test_the_usual_step_is_the_alternating_update(loss: str, weights: Weights) -
         ali = networks(cycle=weights.cycle_x > 0).eval()
         update = make(ali)
         for _ in range(2):
-            update(*inputs(), weights)
+            update(Batch(*inputs()), weights)
         return {name: p.detach() for name, p in ali.named_parameters()}
 
     def ours(ali: Any) -> Step:

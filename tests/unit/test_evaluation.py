@@ -55,23 +55,28 @@ class PixelModel:
     log_sigma: float | None = None
     stain: Tensor | None = None
     seen: list[tuple[int, bool]] = field(default_factory=list)
+    condition_size: int = 0
+    num_classes: int = 0
 
     @property
     def latent_size(self) -> int:
         return self.side**2
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         self.seen.append((len(x), torch.is_inference_mode_enabled()))
         mu = x.flatten(1)
         return mu, None if self.log_sigma is None else torch.full_like(mu, self.log_sigma)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return x.flatten(1)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         self.seen.append((len(z), torch.is_inference_mode_enabled()))
         x = z.view(-1, 1, self.side, self.side)
         return x if self.stain is None else x + self.stain
+
+    def classify(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
 
     def untrained(self, seed: int) -> PixelModel:
         return replace(self, seen=[])
@@ -216,19 +221,22 @@ GRID = torch.cartesian_prod(torch.arange(-4.0, 5, 2), torch.arange(-4.0, 5, 2))
 class Oracle:
     """The exact generator of the grid: z_1 picks the mode by its quantile, the others place the point."""
 
-    latent_size = 3
+    latent_size, condition_size, num_classes = 3, 0, 0
     normal = torch.distributions.Normal(0.0, 1.0)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         mode = torch.cdist(x, GRID).argmin(1)
         return torch.cat([self.normal.icdf((mode[:, None] + 0.5) / 25), (x - GRID[mode]) / 0.05], 1), None
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         return self.encode(x)[0]
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         mode = (self.normal.cdf(z[:, 0]) * 25).long().clamp(0, 24)
         return GRID[mode] + 0.05 * z[:, 1:]
+
+    def classify(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
 
     def untrained(self, seed: int) -> Oracle:
         return self
@@ -249,7 +257,7 @@ def test_reconstruction_error_of_points_is_a_squared_distance() -> None:
     """A shift by (3, 4) costs 25, not 12.5."""
 
     class Shifted(Oracle):
-        def decode(self, z: Tensor) -> Tensor:
+        def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
             return super().decode(z) + torch.tensor([3.0, 4.0])
 
     metrics = evaluate_mixture(Shifted(), Split(GRID.clone()), means=GRID, std=0.05, samples=10, seed=0)

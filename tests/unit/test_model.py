@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ali_dist.model.ali import OpenBoundary, build_ali
+from ali_dist.model.ali import Game, build_ali
+from ali_dist.model.boundary import OpenBoundary
 from ali_dist.model.layers import FullConv, FullConvTranspose, Maxout
+from ali_dist.model.networks import Sizes
 from ali_dist.model.space import DataSpace
 from ali_dist.model.tables import ARCHITECTURES
 
@@ -23,7 +25,7 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize(("case", "expected"), PARAMETERS.items())
 def test_parameter_counts_equal_the_papers_to_the_unit(case, expected):
     name, shape, latent_size, encoder = case
-    ali = build_ali(ARCHITECTURES[name], shape, latent_size=latent_size, encoder=encoder)
+    ali = build_ali(ARCHITECTURES[name], shape, Sizes(latent=latent_size), encoder=encoder)
     assert tuple(count(part) for part in (ali.encoder, ali.decoder, ali.discriminator)) == expected
 
 
@@ -31,16 +33,16 @@ def test_parameter_counts_equal_the_papers_to_the_unit(case, expected):
 def test_all_networks_fit_together(name):
     tables = ARCHITECTURES[name]
     shape = (2,) if tables.image_size is None else (3, tables.image_size, tables.image_size)
-    ali = build_ali(tables, shape, latent_size=5, width=0.25)
+    ali = build_ali(tables, shape, Sizes(latent=5, width=0.25))
     x, z = torch.rand(3, *shape), torch.randn(3, 5)
     z_hat, mu, log_sigma = ali.encoder(x, torch.randn(3, 5))
     assert z_hat.shape == mu.shape == log_sigma.shape == (3, 5)
     assert ali.decoder(z).shape == x.shape
-    assert ali.discriminator(x, z).shape == (3,)
+    assert ali.discriminator((x,), z).d.shape == (3,)
 
 
 def test_gaussian_encoder_reparametrises_with_the_exponential_of_its_second_half():
-    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=4)
+    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), Sizes(latent=4))
     ali.eval()
     x, epsilon = torch.rand(6, 1, 16, 16), torch.randn(6, 4)
     z_hat, mu, log_sigma = ali.encoder(x, epsilon)
@@ -50,7 +52,7 @@ def test_gaussian_encoder_reparametrises_with_the_exponential_of_its_second_half
 
 
 def test_deterministic_encoder_ignores_the_noise():
-    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=4, encoder="deterministic")
+    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), Sizes(latent=4), encoder="deterministic")
     ali.eval()
     x = torch.rand(6, 1, 16, 16)
     first, second = (ali.encoder(x, torch.randn(6, 4))[0] for _ in range(2))
@@ -58,7 +60,7 @@ def test_deterministic_encoder_ignores_the_noise():
 
 
 def test_implicit_encoder_uses_each_samples_own_noise():
-    ali = build_ali(ARCHITECTURES["mixture-paper"], (2,), latent_size=2, encoder="implicit")
+    ali = build_ali(ARCHITECTURES["mixture-paper"], (2,), Sizes(latent=2), encoder="implicit")
     ali.eval()
     x = torch.zeros(3, 2)
     epsilon = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -69,7 +71,7 @@ def test_implicit_encoder_uses_each_samples_own_noise():
 
 def test_the_seed_decides_the_weights_and_global_randomness_is_untouched():
     before = torch.get_rng_state()
-    first, same, other = (build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=4, seed=s) for s in (1, 1, 2))
+    first, same, other = (build_ali(ARCHITECTURES["digits"], (1, 16, 16), Sizes(latent=4), seed=s) for s in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     pairs = zip(first.parameters(), same.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -77,13 +79,13 @@ def test_the_seed_decides_the_weights_and_global_randomness_is_untouched():
 
 
 def test_paper_weights_start_at_a_standard_deviation_of_one_hundredth():
-    ali = build_ali(ARCHITECTURES["cifar10"], (3, 32, 32), latent_size=64)
+    ali = build_ali(ARCHITECTURES["cifar10"], (3, 32, 32), Sizes(latent=64))
     weights = torch.cat([p.flatten() for n, p in ali.named_parameters() if p.dim() == 4])
     assert weights.std().item() == pytest.approx(0.01, rel=0.01)
 
 
 def test_dropout_override_reaches_every_discriminator_layer_and_nothing_else():
-    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=4, discriminator_dropout=0.3)
+    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), Sizes(latent=4), discriminator_dropout=0.3)
     layers = sum(
         len(t) for t in (ARCHITECTURES["digits"].d_x, ARCHITECTURES["digits"].d_z, ARCHITECTURES["digits"].d_xz)
     )
@@ -126,14 +128,13 @@ def test_points_are_scaled_into_the_model_and_back():
 
 def test_cycle_terms_are_mean_squared_errors_at_the_stored_size():
     space = DataSpace.of(ARCHITECTURES["digits"], (1, 8, 8))
-    cycles = {"cycle_x": True, "cycle_z": True, "cycle_samples": True}
     ali = build_ali(
         ARCHITECTURES["digits"],
         (1, 16, 16),
-        latent_size=4,
+        Sizes(latent=4),
         encoder="deterministic",
         native=space.native_from_unit,
-        **cycles,
+        game=Game(cycle_x=True, cycle_z=True, cycle_samples=True),
     )
     ali.eval()  # batch norm would tell one batch from two
     x, z, epsilon = torch.rand(3, 1, 16, 16), torch.randn(3, 4), torch.randn(3, 4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ali_dist.model.ali import build_ali
+from ali_dist.model.networks import Sizes
 from ali_dist.model.tables import ARCHITECTURES
 from ali_dist.training import schedule
 from ali_dist.training.ema import Average
@@ -51,7 +52,7 @@ def test_early_averages_forget_the_initial_weights():
 
 
 def test_the_average_moves_towards_weights_and_statistics_by_what_is_not_kept():
-    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), latent_size=2, width=0.1)
+    ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), Sizes(latent=2, width=0.1))
     average = Average(ali)
     with torch.no_grad():
         for tensor in (*ali.parameters(), *ali.buffers()):

@@ -1,0 +1,219 @@
+"""Fréchet and kernel Inception distance, comparable with published figures, on weights that the user supplies.
+
+Sources: FID, Heusel et al., NeurIPS 2017 (arXiv 1706.08500); KID, Binkowski et al., ICLR 2018 (arXiv 1801.01401).
+The features are those of the 2015 TensorFlow Inception that both papers used, in its published PyTorch conversion
+(`pt_inception-2015-12-05-6726825d.pth`, also known as `weights-inception-2015-12-05-6726825d.pth`). torchvision has
+the blocks; that network differs from torchvision's in its pooling, in 1008 classes, and in how it enlarges images.
+The file is read as tensors only, never unpickled, and nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
+
+from ali_dist.errors import InputError
+from ali_dist.evaluation.frechet import Gaussian, frechet_distance
+from ali_dist.evaluation.inference import in_batches
+
+SIDE = 299
+CLASSES = 1008
+SUBSETS = 100
+SUBSET_SIZE = 1000
+IMAGES_AT_ONCE = 50
+WANTED = "the converted 2015 Inception that FID is defined by (pt_inception-2015-12-05-6726825d.pth)"
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Inception:
+    """The feature extractor of FID and KID; made by `load_inception`."""
+
+    network: nn.Module
+    device: torch.device
+
+    def features(self, x: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """Pooled features float32 [N, 2048] of images [N, 1 or 3, H, W] in [0, 1], on the CPU.
+
+        Grey images are taken as equal red, green and blue. Values are first rounded to 256 levels, as in a PNG file.
+        `progress` is told (images done, images in all).
+
+        Raises:
+            FloatingPointError: a feature is not finite.
+        """
+        assert x.ndim == 4 and x.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {tuple(x.shape)}"
+        parts = []
+        for start in range(0, len(x), IMAGES_AT_ONCE):
+            part = x[start : start + IMAGES_AT_ONCE]
+            parts.append(in_batches(self._features, part, self.device, "Inception's feature map"))
+            if progress is not None:
+                progress(start + len(part), len(x))
+        return torch.cat(parts)
+
+    def _features(self, x: Tensor) -> Tensor:
+        levels = (x.float() * 255).round().clamp(0, 255).expand(-1, 3, -1, -1)
+        return self.network((enlarged(levels, SIDE) - 128) / 128)
+
+
+def load_inception(file: Path | str, *, device: torch.device | str) -> Inception:
+    """The extractor with weights from a .pth (a state dict of tensors) or .safetensors file.
+
+    Raises:
+        InputError: torchvision is not installed, there is no such file, it holds more than tensors, or not these.
+    """
+    network = _network()
+    weights = _read(Path(file))
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    for name, shape in wanted.items():
+        found = weights.get(name)
+        if not isinstance(found, Tensor) or found.shape != shape:
+            what = f"has {list(found.shape)}" if isinstance(found, Tensor) else "does not hold it"
+            raise InputError(
+                f"{file} is not {WANTED}: {name} should be a tensor of {list(shape)}, but the file {what}; "
+                f"give that file, or leave FID and KID out."
+            )
+    network.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    _repool(network)
+    return Inception(network.requires_grad_(False).eval().to(device), torch.device(device))
+
+
+def inception_distances(real: Tensor, generated: Tensor, *, seed: int) -> dict[str, float]:
+    """FID and KID of two sets of `Inception.features`, [N, 2048] and [M, 2048], N and M >= 2.
+
+    FID is biased by the number of images (fewer: larger), so only figures with the same numbers compare; the usual
+    numbers are all training images and 50,000 samples. KID has no such bias.
+
+    Returns:
+        fid: squared feature units, at least 0.
+        kid, kid_std: mean and population standard deviation of the subsets' estimates; may fall below 0 by chance.
+    """
+    estimates = kernel_distances(real, generated, seed=seed)
+    return {
+        "fid": frechet_distance(Gaussian.of(real), Gaussian.of(generated)),
+        "kid": float(estimates.mean()),
+        "kid_std": float(estimates.std()),
+    }
+
+
+def kernel_distances(
+    real: Tensor, generated: Tensor, *, seed: int, subsets: int = SUBSETS, size: int = SUBSET_SIZE
+) -> Array:
+    """Unbiased squared MMD of random subsets, [subsets], with the kernel (u . v / F + 1)^3.
+
+    Each subset draws `size` features of either side without replacement (all, where a side has fewer).
+    Source: Binkowski et al., section 4, and Gretton et al., JMLR 13 (2012), lemma 6.
+    """
+    rng = np.random.default_rng([seed, subsets, size])
+    size = min(size, len(real), len(generated))
+    assert size >= 2, "needs at least 2 features of either side"
+    sides = [real.double().numpy(), generated.double().numpy()]
+    return np.array(
+        [_mmd2(*(side[rng.choice(len(side), size, replace=False)] for side in sides)) for _ in range(subsets)]
+    )
+
+
+def _mmd2(a: Array, b: Array) -> float:
+    def kernel(u: Array, v: Array) -> Array:
+        value: Array = u @ v.T / u.shape[1] + 1
+        return value * value * value  # several times faster than ** 3
+
+    def within(u: Array) -> float:  # mean over pairs of different points
+        values = kernel(u, u)
+        return float((values.sum() - np.trace(values)) / (len(u) * (len(u) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+
+def enlarged(x: Tensor, side: int) -> Tensor:
+    """Images [N, C, H, W] at side x side by TensorFlow 1's bilinear rule, which FID's figures rest on.
+
+    Output pixel i lies at i * H / side of the input (corner to corner on the left, not centre to centre as in
+    `torch.nn.functional.interpolate`), and the last row and column repeat beyond the edge.
+    """
+
+    def weights(size: int) -> Tensor:  # [side, size]; at most two in each row, which sum to 1
+        place = torch.arange(side, dtype=torch.float32) * (size / side)
+        low = place.floor().long()
+        high = (low + 1).clamp(max=size - 1)
+        share = (place - low)[:, None]
+        one = torch.eye(size)
+        return ((1 - share) * one[low] + share * one[high]).to(x)
+
+    return weights(x.shape[2]) @ x @ weights(x.shape[3]).T
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"There is no file {file}: FID and KID need {WANTED}, which is not downloaded for you.")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # garbled bytes make torch's restricted unpickler fail in any way there is
+        raise InputError(
+            f"{file} cannot be read as plain tensors ({type(error).__name__}), and nothing else is ever loaded: "
+            f"give {WANTED} as a .pth state dict or a .safetensors file, not a TorchScript or pickled model."
+        ) from error
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{file} holds a {type(weights).__name__}, not a state dict: give {WANTED}.")
+    return weights
+
+
+class Repooled(nn.Module):
+    """An Inception block of torchvision's with another pooling in its pooled branch, whose output it puts last."""
+
+    def __init__(self, block: Any, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.block, self.pool = block, pool
+        self.branch_pool = block.branch_pool
+        block.branch_pool = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        others = self.block(x)[:, : -x.shape[1]]
+        return torch.cat([others, self.branch_pool(self.pool(x))], dim=1)
+
+
+def inner_mean(x: Tensor) -> Tensor:
+    """3x3 means [N, C, H, W] at stride 1 of what lies inside the image: TensorFlow's rule; torchvision adds zeros."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def largest(x: Tensor) -> Tensor:
+    """3x3 maxima [N, C, H, W] at stride 1: what the last block of the 2015 network has in place of means."""
+    return F.max_pool2d(x, 3, stride=1, padding=1)
+
+
+def _repool(network: Any) -> None:
+    """Give the network the 2015 pooling, in place; last, because it changes the names of the weights."""
+    for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
+        setattr(network, f"Mixed_{name}", Repooled(getattr(network, f"Mixed_{name}"), inner_mean))
+    network.Mixed_7c = Repooled(network.Mixed_7c, largest)
+    network.fc = nn.Identity()
+
+
+def _network() -> nn.Module:
+    """torchvision's Inception for 1008 classes, weights not set; its state dict has the names of the published file.
+
+    Raises:
+        InputError: torchvision is not installed.
+    """
+    try:
+        from torchvision.models import inception_v3
+    except ImportError as error:
+        raise InputError(f"FID and KID need torchvision, which cannot be imported ({error}): install it.") from error
+    with torch.device("meta"):  # initialising would draw from torch's global generator, which belongs to the caller
+        network: nn.Module = inception_v3(
+            weights=None, num_classes=CLASSES, aux_logits=False, transform_input=False, init_weights=False
+        )
+    return network.to_empty(device="cpu")

@@ -1,0 +1,44 @@
+"""Models of 2-D mixtures."""
+
+from __future__ import annotations
+
+from ali_dist.model.tables.schema import OUTPUT, Architecture, linear
+
+
+def mixture(point_scale: float) -> Architecture:
+    """Our own.
+
+    Args:
+        point_scale: Standard deviation of the points.
+    """
+    hidden = linear(128, bias="channel", act="lrelu")
+    last = linear(OUTPUT, bias="channel")
+    return Architecture(
+        image_size=None,
+        encoder=(hidden, hidden, last),
+        decoder=(hidden, hidden, hidden, last),
+        d_x=(),
+        d_z=(),
+        d_xz=(hidden, hidden, hidden, last),
+        log_sigma_bias=-1.0,
+        point_scale=point_scale,
+        fourier=(1.5, 5),
+    )
+
+
+def mixture_paper() -> Architecture:
+    """The paper's. Source: the authors' code; the paper has no table of it."""
+    normed = linear(400, norm=True, act="relu")
+    last = linear(OUTPUT, bias="channel")
+    maxout = linear(1000, bias="channel", act="maxout", pieces=5)
+    return Architecture(
+        image_size=None,
+        encoder=(normed, normed, last),
+        decoder=(normed, normed, normed, normed, last),
+        d_x=(),
+        d_z=(),
+        d_xz=(maxout, maxout, maxout, last),
+        norm_eps=1e-4,
+        norm_momentum=0.05,
+        init_std=0.02,
+    )

@@ -1,0 +1,141 @@
+"""What the commands that use a trained model share: their first arguments, progress, and exit codes.
+
+Exit codes: 0 done, 2 wrong input (one sentence, no traceback), 1 storage failed or the model has diverged,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
+
+from ali_dist.config import StorageConfig
+from ali_dist.data.storage import StorageError
+from ali_dist.errors import InputError, TrainingError
+from ali_dist.settings import suggest
+from ali_dist.training.distributed import World, choose_device
+
+INTERRUPTED = 130
+Advance = Callable[[int], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are `InputError`s, with the nearest option where one is misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        hint = suggest(unknown[1], known).removesuffix("?") if unknown else ""
+        raise InputError(f"{message}{hint}; see {self.prog} --help.")
+
+
+def run_parser(command: str, description: str, epilog: str = "") -> Parser:
+    """A parser with the arguments that name a run and say how it is used.
+
+    Args:
+        command: Name of the command's module in `ali_dist`.
+        description: First paragraphs of --help, as they are to be shown.
+        epilog: Its last ones.
+    """
+    parser = Parser(
+        prog=f"python -m ali_dist.{command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", metavar="RUN", help="run folder, a checkpoint in one, or a name under runs/; or s3://..."
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights", choices=("auto", "ema", "raw"), default="auto", help="auto: the average (ema) if the run has one"
+    )
+    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    model.add_argument("--endpoint-url", metavar="URL", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
+    return parser
+
+
+def storage_of(arguments: argparse.Namespace) -> StorageConfig:
+    """How to reach S3, as the arguments of `run_parser` say."""
+    return StorageConfig(endpoint_url=arguments.endpoint_url)
+
+
+def device_of(arguments: argparse.Namespace) -> torch.device:
+    """The device the arguments name; under torchrun, this rank's GPU.
+
+    Raises:
+        InputError: A GPU was asked for and there is none.
+    """
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda, but torch sees no GPU here: use cpu or auto.")
+    return choose_device(arguments.device, (World.from_torchrun() or World()).local_rank)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument type: a whole number from `least` to `most`."""
+    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,15}", text) or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return int(text)
+
+    return parse
+
+
+def exit_code(command: str, action: Callable[[], None], interrupted: str = "Interrupted.") -> int:
+    """Run `action` and say in one sentence why it could not be done.
+
+    Args:
+        command: Name of the command's module in `ali_dist`.
+        action: Does it all.
+        interrupted: What a Ctrl-C leaves the user with.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        action()
+    except InputError as error:
+        return _say(command, error, 2)
+    except (StorageError, TrainingError, FloatingPointError) as error:
+        return _say(command, error, 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(command, f"{error.filename}: {(error.strerror or str(error)).lower()}; choose another place.", 1)
+    except KeyboardInterrupt:
+        return _say(command, interrupted, INTERRUPTED)
+    return 0
+
+
+def _say(command: str, sentence: object, code: int) -> int:
+    sys.stderr.write(f"ali_dist.{command}: {sentence}\n")
+    return code
+
+
+@contextmanager
+def progress(name: str, total: int | None) -> Iterator[Advance]:
+    """A bar on a terminal, nothing elsewhere; the block calls what it is given with each advance.
+
+    Args:
+        name: What is being done.
+        total: Where the bar ends; None: unknown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda samples: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda samples: bar.advance(task, samples)

@@ -1,0 +1,81 @@
+"""The few samples whose class a discriminator with K + 1 classes may see, as endless batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ali_dist.config import Config
+from ali_dist.data.reader import load_labels, load_samples
+from ali_dist.errors import InputError
+from ali_dist.training.inputs import Part
+
+_ORDER, _DRAW = 0x0D, 0xDA  # purposes of random numbers
+
+
+def labelled_ids(part: Part, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending ids and classes of the `data.labelled` samples that count as labelled, equally many of each class.
+
+    Raises:
+        InputError: The data have no classes, or too few samples of one.
+    """
+    labels, wanted = load_labels(part.store, part.index), config.data.labelled
+    if labels is None or labels.ndim != 1:
+        raise InputError(
+            f"objective.supervised is {config.objective.supervised:g}, but the samples of {part.store.url} have no "
+            f"class labels: set it to 0, or give data with classes."
+        )
+    known = len(part.index.classes)
+    if int(labels.max()) >= known:
+        raise InputError(
+            f"A sample of {part.store.url} has class {int(labels.max())}, but its index names {known} classes, counted "
+            f"from 0: prepare the data again."
+        )
+    if wanted is None:
+        return np.arange(len(labels)), labels
+    classes, sizes = np.unique(labels, return_counts=True)
+    if wanted % len(classes) or wanted // len(classes) > sizes.min():
+        raise InputError(
+            f"data.labelled is {wanted}, but must be a multiple of the {len(classes)} classes, up to "
+            f"{int(sizes.min()) * len(classes)}: the rarest class has {int(sizes.min())} samples."
+        )
+    rng = np.random.default_rng([_DRAW, config.data.labelled_seed])
+    each = wanted // len(classes)
+    ids = [rng.choice(np.flatnonzero(labels == c), each, replace=False) for c in classes]
+    chosen = np.sort(np.concatenate(ids))
+    return chosen, labels[chosen]
+
+
+class LabelledBatches:
+    """Batches of labelled samples, as large as the global batch: shuffled anew each time all have been used.
+
+    A pure function of (seed, update): nothing of it is in a checkpoint, and world size does not change it.
+
+    Args:
+        part: The training split.
+        config: Of the run.
+        rows: This rank's rows of a global batch.
+        device: Where batches are wanted.
+
+    Raises:
+        InputError: See `labelled_ids`.
+    """
+
+    def __init__(self, part: Part, config: Config, rows: slice, device: torch.device) -> None:
+        ids, classes = labelled_ids(part, config)
+        self._x = torch.from_numpy(load_samples(part.store, part.index, ids)).to(device)
+        self._y = torch.from_numpy(classes.astype(np.int64)).to(device)
+        self._seed, self._size, self._rows = config.run.seed, config.data.global_batch_size, rows
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Samples as stored [b, ...] and classes int64 [b] of update `step`, this rank's."""
+        count = len(self._y)
+        places = np.arange(self._rows.start, self._rows.stop) + step * self._size
+        turn, place = np.divmod(places, count)
+        rows = [self._order(int(t), count)[place[turn == t]] for t in np.unique(turn)]
+        chosen = torch.from_numpy(np.concatenate(rows)).to(self._y.device)
+        return self._x[chosen], self._y[chosen]
+
+    def _order(self, turn: int, count: int) -> np.ndarray:
+        return np.random.default_rng([_ORDER, self._seed, turn]).permutation(count)

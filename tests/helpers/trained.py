@@ -1,0 +1,45 @@
+"""Tiny trained runs, plain and conditional, for tests of what is done with them afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ali_dist.config import Config
+from ali_dist.training.loop import fit
+from tests.helpers.arrays import write
+from tests.helpers.runs import StoppingContext, tiny
+
+CLASSES = ("zero", "one", "two", "three")
+ATTRIBUTES = ("Smiling", "Male", "Hat")
+SIDE = 8
+COUNTS = {"train": 96, "test": 40}
+
+
+def labelled_images(folder: Path, labels: str) -> Path:
+    """Random 8x8 images, 40 to a shard, with 4 classes, 3 attributes, or no labels, as splits train and test."""
+    for split, count in COUNTS.items():
+        rng = np.random.default_rng(count)
+        x = rng.integers(0, 256, (count, 1, SIDE, SIDE), dtype=np.uint8)
+        y: Any = None
+        names: dict[str, Any] = {}
+        if labels == "classes":
+            y, names = np.arange(count) % len(CLASSES), {"classes": CLASSES}
+        elif labels == "attributes":
+            y, names = rng.integers(0, 2, (count, len(ATTRIBUTES))).astype(np.float32), {"attributes": ATTRIBUTES}
+        write(folder / split, x, y, shard_mb=0.06, **names)
+    return folder
+
+
+def trained(folder: Path, data: Path, name: str = "tiny", **changes: Any) -> Config:
+    """A run of 8 updates on `data`, finished."""
+    places = {"run__name": name, "data__url": str(data), "data__source": "none"}
+    config = tiny(folder, **{**places, **changes})
+    fit(config, StoppingContext())
+    return config
+
+
+def run_folder(config: Config) -> Path:
+    return Path(config.run.dir) / config.run.name
