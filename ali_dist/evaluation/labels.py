@@ -9,7 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ali_dist.evaluation.classifier import AttributeJudge, Classifier, train_attribute_judge, train_classifier
+from ali_dist.evaluation.classifier import (
+    AttributeJudge,
+    Classifier,
+    enough_steps,
+    train_attribute_judge,
+    train_classifier,
+)
 from ali_dist.evaluation.conditional import condition_kept
 from ali_dist.evaluation.coverage import entropy
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
@@ -64,7 +70,7 @@ class _Classes:
     def of(cls, train: Split, holdout: Split, seed: int, native: Map, device: torch.device | str) -> _Classes:
         assert train.y is not None and holdout.y is not None
         probe = LinearProbe(train, holdout, seed=seed)
-        judge = train_classifier(train, seed=seed, device=device)
+        judge = train_classifier(train, seed=seed, device=device, steps=enough_steps(train.x))
         reference = Gaussian.of(judge.features(train.x))
         features = judge.features(holdout.x)
         constants = {

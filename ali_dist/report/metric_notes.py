@@ -71,6 +71,16 @@ NOTES: Mapping[str, Note] = {
         "the same encoder with fresh weights: what training has to beat",
         share=True,
     ),
+    "condition_kept": Note(
+        "Condition kept",
+        "share of samples in which the classifier sees the class asked for (attributes: the mean over them)",
+        "classifier_accuracy",
+        "the classifier on real holdout images",
+        share=True,
+    ),
+    "semi_supervised_error": Note(
+        "Error of K+1 classes", "wrong classes by the discriminator, which saw data.labelled labels", share=True
+    ),
     "modes": Note("Modes captured", "modes with at least one sample within 3 std; more is better"),
     "high_quality": Note(
         "High quality",
@@ -119,7 +129,11 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str, str]]
         if key in metrics:
             rows.append((note.title, shown(metrics[key], note.share), _reference(note, metrics), note.text))
     used = set(NOTES) | {note.reference for note in NOTES.values()}
-    rows.extend((key, shown(value, False), "", "") for key, value in metrics.items() if key not in used)
+    for key, value in metrics.items():
+        if key.startswith("condition_kept_"):
+            rows.append((f"Condition kept: {key.removeprefix('condition_kept_')}", shown(value, True), "", ""))
+        elif key not in used:
+            rows.append((key, shown(value, False), "", ""))
     return rows
 
 

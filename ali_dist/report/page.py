@@ -20,6 +20,7 @@ from ali_dist.settings import fields, flatten
 CAPTIONS = {
     "samples": "Decoder samples G(z), z from the prior",
     "reconstructions": "Reconstructions of holdout images: original left, G(z) with z ~ q(z|x) right",
+    "conditions": "One z in every row, under one condition after another",
     "interpolations": "Straight lines in latent space between two holdout images, the originals set apart at the ends",
     "mixture": "Samples over the true modes, reconstructions, and latent codes over the prior",
 }

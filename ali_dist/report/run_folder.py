@@ -11,7 +11,7 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-IMAGE_KINDS = ("samples", "reconstructions", "interpolations")
+IMAGE_KINDS = ("samples", "reconstructions", "interpolations", "conditions")
 
 
 @dataclass(frozen=True)

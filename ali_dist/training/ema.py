@@ -14,7 +14,7 @@ class Average(nn.Module):
     """Averaged copies of the generators: weights and batch-norm statistics.
 
     Args:
-        ali: The networks to follow, unwrapped.
+        ali: The networks to follow, unwrapped and on their device.
         discriminator: Whether D is averaged, too: where it classifies.
     """
 
@@ -24,13 +24,14 @@ class Average(nn.Module):
         self.names = [*names, "embedding"] if ali.embedding is not None else names
         for name in self.names:
             self.add_module(name, copy.deepcopy(ali.get_submodule(name)).requires_grad_(False).eval())
+        # Listed once: walking the modules at every update costs small networks as much as the averaging itself.
+        self._averages = [t for name in self.names for t in _floats(self.get_submodule(name))]
+        self._current = [t for name in self.names for t in _floats(ali.get_submodule(name))]
 
     @torch.no_grad()
-    def update(self, ali: ALI, decay: float) -> None:
-        """Move towards the networks of `ali`, keeping the share `decay`. Local: replicas agree, so averages do."""
-        averages = [t for name in self.names for t in _floats(self.get_submodule(name))]
-        current = [t for name in self.names for t in _floats(ali.get_submodule(name))]
-        torch._foreach_lerp_(averages, current, 1.0 - decay)
+    def update(self, decay: float) -> None:
+        """Move towards the networks, keeping the share `decay`. Local: replicas agree, so averages do."""
+        torch._foreach_lerp_(self._averages, self._current, 1.0 - decay)
 
 
 def _floats(module: nn.Module) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from ali_dist.data.reader import load_labels, load_samples
 from ali_dist.errors import InputError
 from ali_dist.training.inputs import Part
 
-_ORDER, _DRAW = 0x0D, 0xDA  # purposes of random numbers
+_ORDER, _DRAW, _SHIFT = 0x0D, 0xDA, 0x5F  # purposes of random numbers
 
 
 def labelled_ids(part: Part, config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +67,12 @@ class LabelledBatches:
         self._x = torch.from_numpy(load_samples(part.store, part.index, ids)).to(device)
         self._y = torch.from_numpy(classes.astype(np.int64)).to(device)
         self._seed, self._size, self._rows = config.run.seed, config.data.global_batch_size, rows
+        self._shift = config.data.labelled_shift
+        if self._shift and self._x.dim() != 4:
+            raise InputError(
+                f"data.labelled_shift is {self._shift}, but samples of shape {list(self._x.shape[1:])} are no images: "
+                "set it to 0."
+            )
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Samples as stored [b, ...] and classes int64 [b] of update `step`, this rank's."""
@@ -75,7 +81,20 @@ class LabelledBatches:
         turn, place = np.divmod(places, count)
         rows = [self._order(int(t), count)[place[turn == t]] for t in np.unique(turn)]
         chosen = torch.from_numpy(np.concatenate(rows)).to(self._y.device)
-        return self._x[chosen], self._y[chosen]
+        return self._shifted(self._x[chosen], step), self._y[chosen]
+
+    def _shifted(self, x: Tensor, step: int) -> Tensor:
+        """Each image moved by up to `data.labelled_shift` pixels along both sides; its border fills what that bares."""
+        if not self._shift:
+            return x
+        rng = np.random.default_rng([_SHIFT, self._seed, step])
+        offsets = rng.integers(-self._shift, self._shift + 1, (2, self._size, 1))[:, self._rows]
+        ys, xs = (
+            torch.from_numpy((np.arange(side) + offset).clip(0, side - 1)).to(x.device)
+            for side, offset in zip(x.shape[2:], offsets, strict=True)
+        )
+        places = torch.arange(len(x), device=x.device)[:, None, None]
+        return x[places, :, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
 
     def _order(self, turn: int, count: int) -> np.ndarray:
         return np.random.default_rng([_ORDER, self._seed, turn]).permutation(count)

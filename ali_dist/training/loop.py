@@ -116,7 +116,7 @@ class Training:
         self.meter.add(players.step(batch, weights_at(config, self.at.step, penalty)))
         if players.average is not None:
             size = config.data.global_batch_size
-            players.average.update(players.ali, schedule.ema_decay(config.optim.ema_half_life, size, images + size))
+            players.average.update(schedule.ema_decay(config.optim.ema_half_life, size, images + size))
 
     def _batch(self, batches: BatchSource, noise: Noise) -> Batch:
         """The next global batch, this rank's part: data, noise, conditions, and labelled data where D classifies."""

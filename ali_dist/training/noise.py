@@ -54,5 +54,12 @@ class Noise:
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Seed torch's global generators, from which dropout draws, for one update on one rank."""
-    torch.manual_seed(_mix(_DROPOUT, seed, step, rank))
+    """Seed torch's global generators, from which dropout draws, for one update on one rank.
+
+    The numbers are those of `torch.manual_seed`, which would also format a stack trace at every call for each kind of
+    accelerator that has not been started.
+    """
+    mixed = _mix(_DROPOUT, seed, step, rank)
+    torch.default_generator.manual_seed(mixed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(mixed)

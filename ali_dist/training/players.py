@@ -263,4 +263,5 @@ def weights_at(config: Config, step: int, factor: float) -> Weights:
         cycle_z=objective.cycle_z,
         cycle_samples=objective.cycle_samples,
         supervised=objective.supervised,
+        entropy=objective.entropy,
     )

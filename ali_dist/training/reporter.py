@@ -14,10 +14,11 @@ from ali_dist.config import Config
 from ali_dist.data.reader import load_arrays
 from ali_dist.data.storage import Store
 from ali_dist.evaluation import inference
+from ali_dist.evaluation.interpolation import straight
 from ali_dist.evaluation.protocol import Split
 from ali_dist.evaluation.suite import ImageEvaluator, evaluate_mixture
 from ali_dist.model.trained import Trained
-from ali_dist.report.gallery import save_interpolations, save_reconstructions, save_samples
+from ali_dist.report.gallery import save_conditions, save_interpolations, save_reconstructions, save_samples
 from ali_dist.report.page import write_page
 from ali_dist.report.progress import Progress
 from ali_dist.training.inputs import Inputs, Part
@@ -136,16 +137,34 @@ class Reporter:
         many = len(x) // 2 * 2
         lines = self._interpolations(model, x[-2 * _LINES :][:many], None if c is None else c[-2 * _LINES :][:many])
         save_interpolations(folder / f"interpolations-{when}.png", *lines)
-        for name in ("samples", "reconstructions", "interpolations"):
-            self._folder.add_image(folder / f"{name}-{when}.png", images)
+        if c is not None:
+            save_conditions(folder / f"conditions-{when}.png", *self._conditions(model, c))
+        for path in sorted(folder.glob(f"*-{when}.png")):
+            self._folder.add_image(path, images)
+
+    def _conditions(self, model: Trained, c: Tensor) -> tuple[Tensor, list[str]]:
+        """The same z in every row: under each class, or with the usual attributes and one after the other turned over.
+
+        `c` [N, A] are conditions of data. Gives rows [R, S, C, H, W] and what the S columns are.
+        """
+        index, size = self._inputs.train.index, model.condition_size
+        if self._config.model.condition == "classes":
+            columns, labels = torch.eye(size), list(index.classes)
+        else:
+            usual = (c.mean(0) > 0.5).float()
+            columns = torch.cat([usual[None], (usual - torch.eye(size)).abs()])
+            signs = ["-" if has else "+" for has in usual.bool().tolist()]
+            labels = ["usual", *(sign + name for sign, name in zip(signs, index.attributes, strict=True))]
+        z = torch.randn(_LINES, model.latent_size, generator=inference.generator(_SEED, "prior"))
+        z_rows, c_rows = z.repeat_interleave(len(columns), dim=0), columns.repeat(_LINES, 1)
+        rows = inference.decode(model, z_rows, self._device, c_rows)
+        return rows.unflatten(0, (_LINES, len(columns))), labels
 
     def _interpolations(self, model: Trained, ends: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Decoded lines between neighbours of `ends` [2 L, ...], under the first one's condition, and the ends."""
+        """Decoded straight lines (as in the paper) between neighbours of `ends` [2 L, ...], and the ends."""
         _, _, z = inference.encode(model, ends, _SEED, self._device, c)
-        z = z.unflatten(0, (-1, 2))
-        at = torch.linspace(0, 1, _STEPS)[None, :, None]
-        z_lines = torch.lerp(z[:, :1], z[:, 1:], at)  # linear, as in the paper
-        c_lines = None if c is None else c[::2].repeat_interleave(_STEPS, dim=0)
+        z_lines = straight(z[::2], z[1::2], _STEPS)
+        c_lines = None if c is None else straight(c[::2], c[1::2], _STEPS).flatten(0, 1)
         lines = inference.decode(model, z_lines.flatten(0, 1), self._device, c_lines)
         return lines.unflatten(0, z_lines.shape[:2]), ends.unflatten(0, (-1, 2))
 

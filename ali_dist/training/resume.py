@@ -18,7 +18,14 @@ from ali_dist.training.players import Players
 # What decides which numbers the run computes; a checkpoint goes on only with the same.
 _FIXED = (
     "run.seed",
-    *("data.global_batch_size", "data.lanes", "data.window_mb", "data.labelled", "data.labelled_seed"),
+    *(
+        "data.global_batch_size",
+        "data.lanes",
+        "data.window_mb",
+        "data.labelled",
+        "data.labelled_seed",
+        "data.labelled_shift",
+    ),
     *("objective.game", "objective.unary", "objective.packing"),  # decide D's layers
 )
 _FIXED_SECTIONS = ("model.",)

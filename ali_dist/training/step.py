@@ -66,6 +66,7 @@ class Weights:
     cycle_z: float = 0.0
     cycle_samples: float = 0.0
     supervised: float = 0.0
+    entropy: float = 0.0
 
 
 class Step:
@@ -111,16 +112,15 @@ class Step:
             losses = self._coupled(batch, weights)
         elif self.way == "inverse":
             losses = self._inverse(batch, weights)
-        elif self.way == "penalised" and (penalised or not self._can_scale):
+        elif self.way == "penalised" and (penalised or not self._can_scale(weights)):
             losses = self._penalised(batch, weights)
         else:
             losses = self._scaled(batch, weights)
         self._update()
         return losses
 
-    @property
-    def _can_scale(self) -> bool:
-        return self.objective.factors is not None and self.precision.name != "fp16"
+    def _can_scale(self, weights: Weights) -> bool:
+        return self.objective.factors is not None and self.precision.name != "fp16" and not weights.entropy
 
     def _scaled(self, batch: Batch, weights: Weights) -> Losses:
         boundary = ScaledBoundary()
@@ -183,6 +183,9 @@ class Step:
         total = self._over_scores(self.objective.d_loss, pairs)
         if pairs.supervised is not None:
             total = total + weights.supervised * pairs.supervised.sum()
+        if pairs.entropy is not None and weights.entropy:
+            # Sure answers on unlabelled data. Source: Grandvalet and Bengio, NIPS 2004; Springenberg, arXiv 1511.06390.
+            total = total + weights.entropy * pairs.entropy.sum()
         return total
 
     def _g_loss(self, pairs: Pairs) -> Tensor:

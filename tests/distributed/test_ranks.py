@@ -133,6 +133,53 @@ def test_several_ranks_equal_one(trained, way, world_size):
             assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-5), key
 
 
+UNPENALISED: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}
+WITHOUT_PAIRS: dict[str, object] = {"objective__cycle_x": 0, "objective__cycle_samples": 0}
+VARIANTS: dict[str, dict[str, object]] = {
+    # One wrapper around all networks, and one around each, the embedding among them.
+    "conditional-penalised": {"model__condition": "classes"},
+    "conditional-coupled": {"model__condition": "classes", **UNPENALISED, "objective__update": "coupled"},
+    "semi-supervised": {"objective__supervised": 2.0, "data__labelled": 50},
+    "semi-supervised-coupled": {"objective__supervised": 2.0, **UNPENALISED, "objective__update": "coupled"},
+    "packing": {"objective__packing": 2},
+    "packing-scaled": {"objective__packing": 3, **UNPENALISED},
+    "unary": {"objective__unary": True, **UNPENALISED},
+    "gan": {"objective__game": "gan", **WITHOUT_PAIRS},
+    # Take the decoder of the run before.
+    "post-hoc": WITHOUT_PAIRS,
+    "inverse": {"objective__game": "inverse", **WITHOUT_PAIRS, **UNPENALISED},
+}
+
+
+@pytest.fixture(scope="module")
+def trained_variants(tmp_path_factory, digits):
+    """Every variant at 1 and 2 ranks."""
+    folder = tmp_path_factory.mktemp("variants")
+    common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-2, "run__images": 96}
+
+    def config(name: str, size: int):
+        decoder = {"model__decoder_from": str(folder / "runs" / "gan-1")} if name in ("post-hoc", "inverse") else {}
+        return tiny(folder, run__name=f"{name}-{size}", **{**common, **decoder, **VARIANTS[name]})
+
+    configs = {n: {name: config(name, n) for name in VARIANTS} for n in (1, 2)}
+    for n, part in configs.items():
+        run_distributed(train_all, n, n, {name: c.to_mapping() for name, c in part.items()}, timeout=240)
+    return configs
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_equal_one_in_every_game(trained_variants, variant):
+    one, two = (trained_variants[n][variant] for n in (1, 2))
+    mine, theirs = weights(one), weights(two)
+    assert relative_difference(mine, theirs) < 1e-4
+    for network in sorted({name.partition(".")[0] for name in mine}):
+        parts = [{n: t for n, t in part.items() if n.startswith(network)} for part in (mine, theirs)]
+        assert relative_difference(*parts) < 1e-4, network
+    for record, other in zip(records(one), records(two), strict=True):
+        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "supervised"):
+            assert other[key] == pytest.approx(record[key], rel=1e-4, abs=1e-5), key
+
+
 def test_a_broken_run_goes_on_at_another_world_size_with_the_same_batches(tmp_path, digits):
     changes = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-4}
     unbroken, moved = (tiny(tmp_path, run__name=name, **changes) for name in ("unbroken", "moved"))
@@ -160,11 +207,13 @@ def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
 
 def gradients_by_hand(rank: int) -> float:
     """What a step would learn from autograd.grad instead of backward: the guard's counterexample."""
-    from ali_dist.model.ali import OpenBoundary, build_ali
+    from ali_dist.model.ali import build_ali
+    from ali_dist.model.boundary import OpenBoundary
+    from ali_dist.model.networks import Sizes
     from ali_dist.model.objectives import OBJECTIVES
     from ali_dist.training.distributed import wrap
 
-    ali = build_ali(ARCHITECTURES["mixture"], (2,), latent_size=2, width=0.1)
+    ali = build_ali(ARCHITECTURES["mixture"], (2,), Sizes(latent=2, width=0.1))
     players = wrap(ali, "coupled", torch.device("cpu"), World(rank, rank, 2))
     g = torch.Generator().manual_seed(rank)
     pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), OpenBoundary())

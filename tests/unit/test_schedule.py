@@ -58,7 +58,7 @@ def test_the_average_moves_towards_weights_and_statistics_by_what_is_not_kept():
         for tensor in (*ali.parameters(), *ali.buffers()):
             tensor.add_(1)
     before = {name: t.clone() for name, t in average.state_dict().items()}
-    average.update(ali, 0.75)
+    average.update(0.75)
     for name, t in average.state_dict().items():
         if t.is_floating_point():
             torch.testing.assert_close(t - before[name], torch.full_like(t, 0.25))

@@ -19,9 +19,9 @@ ARCHITECTURES = {
     "cifar10-table": paper.cifar10(widen=2),
     "digits": stabilised.digits(),
     "imagenet64": paper.imagenet64(),
-    "mixture": points.mixture(point_scale=2.83),  # standard deviation of the grid
+    "mixture": points.mixture(point_scale=2.83, decoder_layers=6),  # standard deviation of the grid
     "mixture-paper": points.mixture_paper(),
-    "mixture-ring": points.mixture(point_scale=0.71),  # of the ring
+    "mixture-ring": points.mixture(point_scale=0.71, decoder_layers=3),  # of the ring
     "rgb32": stabilised.rgb32(),
     "svhn": paper.svhn(),
 }

@@ -5,18 +5,20 @@ from __future__ import annotations
 from ali_dist.model.tables.schema import OUTPUT, Architecture, linear
 
 
-def mixture(point_scale: float) -> Architecture:
+def mixture(point_scale: float, decoder_layers: int) -> Architecture:
     """Our own.
 
     Args:
         point_scale: Standard deviation of the points.
+        decoder_layers: Hidden layers of the decoder. Depth narrows the transitions between modes, in
+            which samples are lost.
     """
     hidden = linear(128, bias="channel", act="lrelu")
     last = linear(OUTPUT, bias="channel")
     return Architecture(
         image_size=None,
         encoder=(hidden, hidden, last),
-        decoder=(hidden, hidden, hidden, last),
+        decoder=(*(hidden,) * decoder_layers, last),
         d_x=(),
         d_z=(),
         d_xz=(hidden, hidden, hidden, last),

@@ -1,0 +1,189 @@
+"""Settings that decide what is learnt: data, model, objective and optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ali_dist.config.fields import doc, require
+from ali_dist.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and in what order they are used."""
+
+    url: str = doc("data/digits", "folder or s3://bucket/prefix with prepared or indexed shards")
+    source: Literal["digits", "mixture-grid", "mixture-ring", "shapes", "shapes-attributes"] | None = doc(
+        None, "built-in data written to a local data.url on first use"
+    )
+    split: str = doc("train", "split that is trained on")
+    holdout: str = doc("test", "split that evaluation uses")
+    image_size: int | None = doc(
+        None, "the architecture's own side, to have images of other sizes resized to it; none: they must fit"
+    )
+    global_batch_size: int = doc(64, "real images per update, over all workers")
+    lanes: int | None = doc(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
+    window_mb: float = doc(32.0, "megabytes of a lane that are shuffled together")
+    residency: Literal["auto", "device", "ram", "stream"] = doc("auto", "where decoded samples live during training")
+    memory_mb: int = doc(4096, "largest decoded data set (in MB) that auto keeps in memory")
+    prefetch: int = doc(4, "global batches read ahead when streaming")
+    bad_samples: Literal["stop", "substitute"] = doc("stop", "what to do with a sample that fails its check")
+    labelled: int | None = doc(
+        None, "training samples whose class the K+1 discriminator may see, equally many of each; default: all"
+    )
+    labelled_seed: int = doc(0, "seed of the draw of those samples")
+    labelled_shift: int = doc(0, "stored pixels by which labelled images are shifted at random, at most")
+
+    def __post_init__(self) -> None:
+        size, lanes = self.global_batch_size, self.lanes
+        require(self.labelled_shift >= 0, "data.labelled_shift", self.labelled_shift, "at least 0")
+        require(self.labelled is None or self.labelled >= 2, "data.labelled", self.labelled, "at least 2")
+        require(size >= 1, "data.global_batch_size", size, "at least 1")
+        if lanes is not None:
+            require(lanes >= 1, "data.lanes", lanes, "at least 1")
+            if size < lanes or size % lanes:
+                raise InputError(
+                    f"data.global_batch_size is {size} and data.lanes is {lanes}, but every lane must give the same "
+                    f"number of at least 1 sample to a batch: choose a batch that is a multiple of {lanes}, "
+                    f"or leave data.lanes out ({self.default_lanes()} would be used)."
+                )
+        require(self.image_size is None or self.image_size > 0, "data.image_size", self.image_size, "at least 1")
+        require(self.window_mb > 0, "data.window_mb", self.window_mb, "more than 0")
+        require(self.memory_mb >= 0, "data.memory_mb", self.memory_mb, "at least 0")
+        require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+
+    def default_lanes(self) -> int:
+        """The largest divisor of the global batch size up to 32."""
+        return max(c for c in range(1, 33) if self.global_batch_size % c == 0)
+
+    def num_lanes(self) -> int:
+        """Lanes in force."""
+        return self.lanes if self.lanes is not None else self.default_lanes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The three networks."""
+
+    architecture: str = doc("digits", "layer tables to build: a name in ali_dist/model/tables")
+    latent_size: int = doc(16, "number of latent variables n_z")
+    encoder: Literal["gaussian", "deterministic", "implicit"] = doc(
+        "gaussian", "gaussian: reparametrised q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
+    )
+    width: float = doc(1.0, "factor on every hidden layer's number of channels")
+    discriminator_dropout: float | None = doc(
+        None, "dropout on every discriminator layer's input; default: as in the layer table"
+    )
+    output_bias_from_data: bool = doc(False, "start the decoder's output bias at the data's mean (paper's code)")
+    condition: Literal["none", "classes", "attributes"] = doc(
+        "none", "conditional ALI: what of the data's labels all three networks are given"
+    )
+    embedding_size: int = doc(256, "size of the linear embedding of the condition that the networks share")
+    decoder_from: str | None = doc(
+        None, "run folder whose decoder is taken and kept as it is: only inference is learnt (post hoc)"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
+        require(self.width > 0, "model.width", self.width, "more than 0")
+        p = self.discriminator_dropout
+        require(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
+        require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """The adversarial game. Everything beyond `loss` is off in the paper."""
+
+    game: Literal["ali", "gan", "inverse"] = doc(
+        "ali",
+        "ali: D judges pairs (x, z); gan: D judges x alone, and E learns to invert G's samples; "
+        "inverse: no D, E alone learns that",
+    )
+    loss: Literal["nonsaturating", "minimax", "relativistic", "hinge"] = doc(
+        "nonsaturating", "nonsaturating: V' (paper); minimax: V; relativistic: paired logits; hinge"
+    )
+    update: Literal["auto", "scaled", "penalised", "coupled", "alternating"] = doc(
+        "auto", "how gradients are taken; auto picks the cheapest exact simultaneous way"
+    )
+    r1: float = doc(0.0, "weight of the gradient penalty on encoder pairs")
+    r2: float = doc(0.0, "weight of the gradient penalty on decoder pairs")
+    penalty_final: float = doc(1.0, "factor on r1 and r2 reached at the end, exponentially from half time on")
+    penalty_every: int = doc(1, "take the penalty every k-th update with k times its weight")
+    cycle_x: float = doc(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
+    cycle_z: float = doc(0.0, "weight of |z - E(G(z))|^2 (ALICE); 0 is pure ALI")
+    cycle_samples: float = doc(0.0, "weight of |x' - G(E(x'))|^2 on samples x' = G(z), held constant; 0 is pure ALI")
+    unary: bool = doc(False, "let D also judge x alone and z alone, each with the same loss (BigBiGAN)")
+    packing: int = doc(1, "pairs that D judges together (PacGAN)")
+    supervised: float = doc(
+        0.0, "weight of the class loss that makes D a classifier of K + 1 classes (semi-supervised); 0: off"
+    )
+    entropy: float = doc(0.0, "weight of the entropy of the classes that D gives unlabelled data; 0 in the paper")
+
+    def __post_init__(self) -> None:
+        require(self.packing >= 1, "objective.packing", self.packing, "at least 1")
+        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised", "entropy"):
+            require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
+        require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
+        require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
+        self._check_game()
+        if self.entropy and not self.supervised:
+            raise InputError(
+                f"objective.entropy is {self.entropy:g}, which is of a discriminator's classes, but "
+                "objective.supervised is 0: give both, or set objective.entropy to 0."
+            )
+        if self.supervised and self.packing > 1:
+            raise InputError(
+                f"objective.packing is {self.packing}, but a discriminator that classifies (objective.supervised is "
+                f"{self.supervised:g}) judges samples one by one: set objective.packing to 1, or objective.supervised "
+                f"to 0."
+            )
+        if self.update == "scaled" and self.loss == "hinge":
+            raise InputError(
+                "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "
+                "vanishes where the generators' does not): use 'auto' or 'coupled'."
+            )
+        if self.update == "scaled" and (self.r1 or self.r2) and self.penalty_every == 1:
+            raise InputError(
+                "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "
+                "use 'auto' or 'penalised', or set both to 0."
+            )
+
+    def _check_game(self) -> None:
+        """Refuse what the game would leave out without a word."""
+        pairs_only = {"cycle_x": 0, "cycle_z": 0, "cycle_samples": 0, "unary": False, "supervised": 0}
+        needs_d = {"r1": 0, "r2": 0, "packing": 1}
+        off: dict[str, int] = {"ali": {}, "gan": pairs_only, "inverse": pairs_only | needs_d}[self.game]
+        for name, value in off.items():
+            if getattr(self, name) != value:
+                now, instead = (str(v).lower() for v in (getattr(self, name), value))
+                raise InputError(
+                    f"objective.{name} is {now}, which has no place in objective.game {self.game!r}: set "
+                    f"objective.{name} to {instead}, or objective.game to 'ali'."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Adam for both players, and the average of the generators' weights."""
+
+    lr_d: float = doc(1e-4, "learning rate of the discriminator")
+    lr_g: float = doc(1e-4, "learning rate of encoder and decoder")
+    beta1: float = doc(0.5, "Adam's first-moment decay")
+    beta2: float = doc(0.999, "Adam's second-moment decay")
+    eps: float = doc(1e-8, "Adam's epsilon")
+    schedule: Literal["constant", "cosine"] = doc("constant", "constant, or cosine to 0 over the second half")
+    ema_half_life: float = doc(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
+
+    def __post_init__(self) -> None:
+        for name in ("lr_d", "lr_g", "eps"):
+            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "more than 0")
+        require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "from 0 to less than 1")
+        if self.beta2 < 0.5:
+            raise InputError(
+                f"optim.beta2 is {self.beta2!r}, but must be from 0.5 to less than 1; the paper's tables print "
+                f"1 - beta2, so its 0.001 is written 0.999 here."
+            )
+        require(self.beta2 < 1, "optim.beta2", self.beta2, "from 0.5 to less than 1")
+        require(self.ema_half_life >= 0, "optim.ema_half_life", self.ema_half_life, "at least 0")
