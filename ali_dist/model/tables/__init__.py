@@ -21,7 +21,7 @@ ARCHITECTURES = {
     "imagenet64": paper.imagenet64(),
     "mixture": points.mixture(point_scale=2.83, decoder_layers=6),  # standard deviation of the grid
     "mixture-paper": points.mixture_paper(),
-    "mixture-ring": points.mixture(point_scale=0.71, decoder_layers=3),  # of the ring
+    "mixture-ring": points.mixture(point_scale=0.71, decoder_layers=4),  # of the ring
     "rgb32": stabilised.rgb32(),
     "svhn": paper.svhn(),
 }

@@ -1,0 +1,107 @@
+"""evaluate: the numbers of the run, with intervals; what cannot be measured is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ali_dist import encode, evaluate, generate
+from ali_dist.report.metric_table import Measured
+from tests.helpers.arrays import write
+from tests.helpers.trained import CLASSES, SIDE
+from tests.unit.commands.conftest import done, read, refused
+
+
+def evaluated(tmp_path: Path, *words) -> dict:
+    done(evaluate, *words, "--json", tmp_path / "e.json")
+    return json.loads((tmp_path / "e.json").read_text())
+
+
+def test_evaluating_a_run_gives_the_numbers_of_its_summary(plain, tmp_path, capsys):
+    found = evaluated(tmp_path, plain)
+    assert found["metrics"] == json.loads((Path(plain) / "summary.json").read_text())["metrics"]
+    assert (found["weights"], found["images"], found["intervals"]) == ("ema", 192, {})
+    assert "Reconstruction error" in capsys.readouterr().out
+
+
+def test_several_seeds_give_the_mean_of_each_with_an_interval_about_it(plain, tmp_path):
+    words = (plain, "--samples", 50, "--metrics", "frechet,latent_mmd2")
+    together = evaluated(tmp_path, *words, "--seeds", 2, "--seed", 4)
+    apart = [evaluated(tmp_path, *words, "--seed", seed)["metrics"] for seed in (4, 5)]
+    assert together["seeds"] == [4, 5]
+    for name in ("frechet", "latent_mmd2"):
+        values = [metrics[name] for metrics in apart]
+        assert together["values"][name] == values
+        assert together["metrics"][name] == pytest.approx(sum(values) / 2)
+        low, high = together["intervals"][name]
+        assert low < together["metrics"][name] < high
+    assert "frechet_reference" in together["metrics"]
+    assert "label_kept" not in together["metrics"]
+
+
+def test_an_interval_is_student_s():
+    """2, 4, 6: mean 4, s = 2, and t(0.975; 2) = 4.303."""
+    measured = Measured.of([2.0, 4.0, 6.0])
+    assert measured.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
+    assert Measured.of([2.0]).low is None
+
+
+def test_the_svm_protocol_runs_on_mu_and_three_layers(plain, tmp_path):
+    done(encode, plain, "--features", "mu+layers", "--out", tmp_path / "f.npz")
+    found = evaluated(tmp_path, plain, "--what", "svm", "--labels", 8, "--draws", 2)["metrics"]
+    assert found["svm_features"] == read(tmp_path / "f.npz")["features"].shape[1]
+    assert found["svm_labels"] == 8
+    assert 0 <= found["svm_error"] <= 1
+
+
+def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
+    found = evaluated(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero,1")
+    low, high = found["intervals"]["auroc_reconstruction"]
+    assert 0 <= low <= found["metrics"]["auroc_reconstruction"] <= high <= 1
+    assert "auroc_egbad_features_standardised" in found["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--metrics", "freshet"], ["freshet", "did you mean frechet"]),
+        (["--what", "fid"], ["--inception-weights"]),
+        (["--what", "fid", "--inception-weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["--what", "anomaly"], ["--normal-class"]),
+        (["--what", "anomaly", "--normal-class", "ten"], ["ten", *CLASSES]),
+        (["--labels", "10"], ["--labels", "svm"]),
+        (["--seeds", "31"], ["31", "30"]),
+        (["--memory-mb", "0"], ["--memory-mb"]),
+        (["--split", "valid"], ["valid", "test"]),
+        (["--endpoint-url", "nonsense", "--data", "s3://bucket/x"], ["nonsense"]),
+    ],
+)
+def test_evaluations_that_cannot_be_are_one_sentence(words, names, plain, capsys):
+    said = refused(capsys, evaluate, plain, *words)
+    for name in names:
+        assert name in said
+
+
+def test_data_larger_than_memory_allows_are_refused(plain, place, capsys):
+    large = place / "large"
+    for split in ("train", "test"):
+        write(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
+    assert "--memory-mb" in refused(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
+
+
+def test_conditional_models_are_measured_under_the_holdout_s_conditions(by_class, by_attributes, tmp_path):
+    for run in (by_class, by_attributes):
+        found = evaluated(tmp_path, run, "--samples", 40)["metrics"]
+        assert 0 <= found["condition_kept"] <= 1
+
+
+@pytest.mark.parametrize("command", [evaluate, generate, encode])
+def test_help_is_readable_and_a_missing_run_is_named(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        command.main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "RUN" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "RUN" in refused(capsys, command)
