@@ -189,6 +189,9 @@ def d_gradients(ali: ALI, variant: Variant, loss: str, weights: Weights) -> list
     total = sum(D_LOSS[loss](a, b).mean() for a, b in zip(_all_scores(q), _all_scores(p), strict=True))
     total = total + weights.r1 / 2 * _squared_slope(q, real, variant.packing).mean()
     total = total + weights.r2 / 2 * _squared_slope(p, fake, variant.packing).mean()
+    if weights.entropy:
+        shares = q.classes.exp() / q.classes.exp().sum(1, keepdim=True)
+        total = total - weights.entropy * (shares * shares.log()).sum(1).mean()
     if batch.labelled is not None:
         x, y, epsilon = batch.labelled
         with torch.no_grad():

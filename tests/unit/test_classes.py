@@ -16,7 +16,7 @@ from ali_dist.model.boundary import OpenBoundary
 from ali_dist.model.objectives import jsd_estimate
 from ali_dist.training.step import Weights
 from tests.helpers.networks import BATCH, relative_error
-from tests.helpers.variants import CLASSES, VARIANTS, Variant, update
+from tests.helpers.variants import CLASSES, VARIANTS, Variant, d_gradients, g_gradients, update
 
 
 def judged(variant: Variant) -> tuple[ALI, Tensor, Tensor]:
@@ -68,6 +68,21 @@ def test_labels_do_not_train_the_encoder(way):
     without, _ = update(variant, way, "nonsaturating", Weights())
     assert relative_error(with_labels[:count], without[:count]) < 1e-6
     assert relative_error(with_labels[count:], without[count:]) > 0.1
+
+
+@pytest.mark.parametrize(("way", "penalty"), [("penalised", 0.7), ("penalised", 0.0), ("coupled", 0.0)])
+def test_entropy_makes_d_sure_of_unlabelled_data_and_trains_nobody_else(way, penalty):
+    """Without a penalty, as between lazy ones, `penalised` must not fall back to scaling, which would reach E."""
+    variant, weights = VARIANTS["k+1"], Weights(supervised=2.0, entropy=0.8, r1=penalty, r2=penalty)
+    ali = variant.build().eval()
+    mine, _ = update(variant, way, "nonsaturating", weights, ali)
+    theirs = [
+        *g_gradients(ali, variant, "nonsaturating", weights),
+        *d_gradients(ali, variant, "nonsaturating", weights),
+    ]
+    assert relative_error(mine, theirs, floor=1e-6) < 2e-5
+    without, _ = update(variant, way, "nonsaturating", Weights(supervised=2.0, r1=penalty, r2=penalty), ali)
+    assert relative_error(mine, without, floor=1e-6) > 0.01
 
 
 def test_with_one_class_the_game_is_plain_ali():

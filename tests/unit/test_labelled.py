@@ -122,6 +122,21 @@ def test_every_labelled_sample_is_used_once_in_each_pass_with_its_own_class(data
     assert len(passes) == len(numbers) // wanted, "every pass has an order of its own"
 
 
+def test_shifted_images_are_whole_moves_of_the_samples_and_the_same_in_every_part(data):
+    config = config_of(data, data__labelled=12, data__labelled_shift=1)
+    plain, moved = batches(config_of(data, data__labelled=12)), batches(config)
+    seen = set()
+    for x, y in zip(plain.at(3)[0], moved.at(3)[0], strict=True):
+        padded = torch.nn.functional.pad(x[None].float(), (1, 1, 1, 1), mode="replicate")[0].to(x.dtype)
+        side = x.shape[-1]
+        moves = [(a, b) for a in range(3) for b in range(3) if torch.equal(padded[:, a : a + side, b : b + side], y)]
+        assert moves
+        seen |= set(moves)
+    assert len(seen) > 4
+    assert torch.equal(batches(config, slice(6, 18)).at(3)[0], moved.at(3)[0][6:18])
+    assert not torch.equal(moved.at(3)[0], moved.at(5)[0])
+
+
 def test_the_order_follows_the_runs_seed_and_nothing_that_happened_before(data):
     """Resuming asks for any update first."""
 
