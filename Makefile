@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install venv demo s3-demo test test-fast lint format bench clean
+.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ lint: $(INSTALLED) ## check style, types and which way imports go
 format: $(INSTALLED) ## put code into the one style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+sweep: $(INSTALLED) ## search hyper-parameters; ARGS="--preset mixture --trials 12"
+	@$(PY) -m tuning.sweep $(ARGS)
 
 bench: $(INSTALLED) ## measure training steps against the usual public way
 	@$(PY) -m tests.bench.step $(ARGS)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +111,17 @@ def _work(settings: dict[str, Any]) -> Record:
     return {"outcome": "finished", "summary": summary}
 
 
-def run_on_ray(config: Config) -> Record:
+def run_on_ray(config: Config, callbacks: Sequence[Any] = ()) -> Record:
     """Train on Ray workers, on the cluster this process belongs to or on one started here; rank 0's summary.
+
+    `callbacks` (Ray Train's) learn of what the workers report, e.g. to pass it on to Ray Tune.
 
     Raises:
         InputError: The config cannot work, or the workers cannot see the data or the run folder.
         TrainingError: Training diverged, or workers were lost too often.
         Stopped: SIGTERM or Ctrl-C; a checkpoint has been saved.
     """
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     prepare_data(config)
     open_inputs(config)  # a missing bucket is answered at once, not after the workers have started
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of report()
@@ -128,11 +130,11 @@ def run_on_ray(config: Config) -> Record:
     _check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
     with _cluster(config):
         board = Board.remote()  # type: ignore[attr-defined]
-        return _outcome(_fit_in_thread(_trainer(config, board), board), board)
+        return _outcome(_fit_in_thread(_trainer(config, board, callbacks), board), board)
 
 
-def _with_absolute_paths(config: Config) -> Config:
-    """Workers run in folders of their own: local places must not depend on the current one."""
+def with_absolute_paths(config: Config) -> Config:
+    """The config for workers, which run in folders of their own: local places must not depend on the current one."""
 
     def absolute(url: str) -> str:
         return url if "://" in url else str(Path(url).absolute())
@@ -184,14 +186,14 @@ def _nodes() -> list[Any]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _trainer(config: Config, board: Any) -> TorchTrainer:
+def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrainer:
     resources = ray.cluster_resources()
     scale = config.scale
     use_gpu = scale.device == "cuda" or (scale.device == "auto" and resources.get("GPU", 0) > 0)
     workers = _workers(config, resources, use_gpu)
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
     _check_room(workers if isinstance(workers, int) else workers[0], each, resources)
-    path, filesystem = _ray_storage(config)
+    path, filesystem = ray_storage(config)
     return TorchTrainer(
         _work,  # type: ignore[arg-type]
         train_loop_config={"config": config.to_mapping(), "board": board},
@@ -205,6 +207,7 @@ def _trainer(config: Config, board: Any) -> TorchTrainer:
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
+            callbacks=list(callbacks),
         ),
         torch_config=TorchConfig(backend=None if scale.backend == "auto" else scale.backend),
     )
@@ -222,7 +225,7 @@ def _check_room(workers: int, each: dict[str, float], resources: dict[str, float
         )
 
 
-def _ray_storage(config: Config) -> tuple[str, Any]:
+def ray_storage(config: Config) -> tuple[str, Any]:
     """Where Ray keeps its own few files: beside ours, so that every machine sees them."""
     place = f"{config.run.dir.rstrip('/')}/{config.run.name}/ray"
     if not place.startswith("s3://"):

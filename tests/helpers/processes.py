@@ -64,7 +64,7 @@ class Command:
 
     def descendants(self, name: str) -> list[int]:
         """Pids of the processes below it whose command line contains `name`."""
-        return [pid for pid in _below(self.process.pid) if name in _command_line(pid)]
+        return [pid for pid in below(self.process.pid) if name in _command_line(pid)]
 
 
 @contextlib.contextmanager
@@ -74,13 +74,13 @@ def command(config: Config, log: Path, env: dict[str, str] | None = None) -> Ite
     try:
         yield running
     finally:
-        for pid in [*_below(running.process.pid), running.process.pid]:
+        for pid in [*below(running.process.pid), running.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         running.process.wait()
 
 
-def _below(root: int) -> list[int]:
+def below(root: int) -> list[int]:
     """Pids of all descendants of a process."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

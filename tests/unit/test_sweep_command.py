@@ -1,0 +1,157 @@
+"""The sweep command before anything starts: refusals in one sentence, the plan, and what a resume may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from ali_dist.errors import InputError
+from ali_dist.settings import flatten, from_mapping
+from tests.helpers.sweeps import record, small_plan, store_of, write_space
+from tuning.book import Book
+from tuning.options import parse, seconds
+from tuning.plan import Plan
+from tuning.sweep import main
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("tuning.sweep: ")
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--trails", "3"], "did you mean --trials"),
+        (["--optim.lrd", "1"], "did you mean optim.lr_d"),
+        (["--preset", "digitz"], "did you mean digits"),
+        (["--space", "digitz"], "did you mean digits"),
+        (["--metric", "freche"], "did you mean frechet"),
+        (["--search", "bayes"], "random, optuna, grid"),
+        (["--scheduler", "hyperband"], "asha, none"),
+        (["--trials", "0"], "at least 1"),
+        (["--trials"], "needs a value"),
+        (["--time-budget", "soon"], "such as 90s"),
+        (["--gpus-per-trial", "1", "--workers-per-trial", "2"], "give one of them"),
+        (["--scale.workers", "2"], "--workers-per-trial"),
+        (["--report.evaluation", "none"], "compares evaluations"),
+        (["--search", "grid", "--trials", "3"], "= 243 trials"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_starts(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_exists_wants_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no sweep to resume" in refused(capsys, "--resume")
+    plan = small_plan(tmp_path)
+    store_of(plan).put("sweep.json", json.dumps(plan.to_mapping()).encode())
+    words = ["--preset", "mixture", "--space", write_space(tmp_path), "--run.dir", str(tmp_path), "--run.name", "sweep"]
+    assert "add --resume" in refused(capsys, *words)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--preset", "mixture", "--trials", "5", "--dry-run"]) == 0
+    assert "5 trials of 'mixture'" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_and_settings_are_told_apart():
+    options, overrides = parse(["--trials=3", "--optim.lr_d", "1e-4", "--resume", "--run.name=x"])
+    assert options == {"trials": "3", "resume": "yes"}
+    assert overrides == {"optim.lr_d": "1e-4", "run.name": "x"}
+    assert [seconds({"time-budget": text}) for text in ("90s", "1.5m", "2h", "7")] == [90, 90, 7200, 7]
+
+
+def test_a_plan_survives_its_file_and_resumes_only_as_itself(tmp_path):
+    plan = small_plan(tmp_path)
+    again = Plan.from_json(json.loads(json.dumps(plan.to_mapping())), "sweep.json")
+    assert again.to_mapping() == json.loads(json.dumps(plan.to_mapping()))
+    again.check_same(plan)
+    again.check_same(dataclasses.replace(plan, trials=9))
+    with pytest.raises(InputError, match="cannot take any back"):
+        again.check_same(dataclasses.replace(plan, trials=1))
+    with pytest.raises(InputError, match="begun with metric 'coverage', not 'right_mode'"):
+        again.check_same(dataclasses.replace(plan, metric="right_mode"))
+    with pytest.raises(InputError, match="another version"):
+        Plan.from_json({"format": 0}, "sweep.json")
+
+
+def test_trial_0_is_the_preset_itself_and_each_trial_has_the_settings_it_is_given(tmp_path):
+    plan = small_plan(tmp_path)
+    base = dict(flatten(plan.base))
+    assert plan.settings(0) == {name: base[name] for name in plan.space}
+    for number in (0, 3):
+        settings = plan.settings(number)
+        config = dict(flatten(plan.config(number, settings, {"scale.workers": "0"}).to_mapping()))
+        assert settings.items() <= config.items()
+        assert config["run.dir"] == f"{plan.folder}/trials"
+        assert config["run.name"] == f"{number:03d}"
+    assert from_mapping(plan.base).run.images == 8000 == plan.budget()
+
+
+def test_a_trial_is_judged_and_saved_several_times_before_its_end(tmp_path):
+    plan = small_plan(tmp_path)
+    config = plan.config(1, plan.settings(1), {})
+    assert 4 <= config.run.images / config.report.evaluate_every <= 10
+    assert config.report.checkpoint_every <= config.report.evaluate_every
+    assert config.report.gallery_every <= config.report.evaluate_every
+
+
+class TestBook:
+    """What the driver keeps of the trials."""
+
+    def book(self, plan, *records, said=None) -> Book:
+        return Book(plan, store_of(plan), records, (said or []).append, None)
+
+    def test_a_resume_runs_what_has_not_ended_first_and_nothing_else_again(self, tmp_path):
+        states = ("finished", "running", "stopped", "pruned", "failed")
+        records = [record(n, 0.1, state=state) for n, state in enumerate(states)]
+        assert self.book(small_plan(tmp_path, trials="7"), *records).waiting() == [1, 5, 6]
+
+    def test_a_collapse_stops_a_trial_at_once_with_its_reason(self, tmp_path):
+        book = self.book(small_plan(tmp_path))
+        book.enrol("a", 1, {})
+        book.start("a")
+        evaluation = {"images": 4000.0, "high_quality": 0.9, "reverse_kl": 3.2, "right_mode": 0.1, "time_total_s": 9.0}
+        assert book.result("a", evaluation)
+        assert book.end("a")
+        ended = book.record("a")
+        assert (ended.state, ended.images) == ("pruned", 4000)
+        assert "collapsed" in ended.reason
+        assert "time_total_s" not in ended.metrics
+
+    def test_an_evaluation_without_what_trials_are_compared_by_is_said_and_ends_the_trial(self, tmp_path):
+        book = self.book(small_plan(tmp_path))
+        book.enrol("a", 1, {})
+        book.start("a")
+        assert book.result("a", {"images": 4000.0, "frechet": 3.0})
+        book.end("a")
+        assert book.record("a").state == "failed"
+        assert "choose another --metric" in book.record("a").reason
+
+    def test_a_trial_cut_off_by_a_halt_stays_open_for_a_resume(self, tmp_path):
+        plan = small_plan(tmp_path)
+        book = self.book(plan)
+        book.enrol("a", 1, {})
+        book.start("a")
+        book.halt()
+        assert not book.end("a")
+        assert 1 in book.waiting()
+
+    def test_a_trial_stopped_by_nobody_we_know_was_stopped_early(self, tmp_path):
+        book = self.book(small_plan(tmp_path))
+        book.enrol("a", 1, {})
+        book.start("a")
+        assert book.end("a")
+        assert book.record("a").state == "stopped"

@@ -1,0 +1,93 @@
+"""Trials at once: what is started always fits, machine by machine, and what never can is refused with the sum."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ali_dist.errors import InputError
+from tuning.resources import Need, concurrency, trial_need
+
+MACHINES = st.lists(
+    st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 8).map(float)}),
+    min_size=1,
+    max_size=5,
+)
+NEEDS = st.builds(
+    Need,
+    workers=st.integers(1, 6),
+    cpus=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    gpus=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+)
+
+
+@given(MACHINES, NEEDS, st.integers(1, 20))
+def test_what_is_let_go_at_once_can_be_placed_worker_by_worker(nodes, need, trials):
+    """No deadlock: workers are put greedily on machines, none is split over two."""
+    try:
+        at_once = concurrency(nodes, need, trials)
+    except InputError:
+        at_once = 0
+    room = [dict(node) for node in nodes]
+    for _ in range(at_once * need.workers):
+        home = next(node for node in room if all(node.get(k, 0) >= v - 1e-9 for k, v in need.each().items()))
+        for kind, amount in need.each().items():
+            home[kind] -= amount
+    assert at_once <= trials
+    another = sum(min(int(node[k] / v + 1e-9) for k, v in need.each().items()) for node in room)
+    assert at_once == trials or another < need.workers, "room for another trial was left unused"
+
+
+def test_cpus_of_several_machines_do_not_add_up_to_one_worker():
+    with pytest.raises(InputError, match="room for 0 of 1 worker"):
+        concurrency([{"CPU": 2.0}, {"CPU": 2.0}], Need(cpus=3.0), 4)
+
+
+def test_a_refusal_shows_the_sum():
+    with pytest.raises(
+        InputError, match=r"3 x 1 = 3 CPU and 3 x 1 = 3 GPU, but the cluster has 8 CPU and 2 GPU on 1 machine,"
+    ):
+        concurrency([{"CPU": 8.0, "GPU": 2.0}], Need(3, 1.0, 1.0), 1)
+
+
+def test_thirds_of_a_gpu_make_three():
+    assert concurrency([{"CPU": 8.0, "GPU": 1.0}], Need(1, 1.0, 0.3333), 9) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, Need(1, 1.0, 1.0)),
+        ({"gpus_per_trial": 0.0}, Need(1, 1.0, 0.0)),
+        ({"gpus_per_trial": 0.5}, Need(1, 1.0, 0.5)),
+        ({"gpus_per_trial": 2.0}, Need(2, 1.0, 1.0)),
+        ({"workers_per_trial": 3}, Need(3, 1.0, 1.0)),
+        ({"workers_per_trial": 3, "device": "cpu"}, Need(3, 1.0, 0.0)),
+        ({"device": "cpu", "cpus_per_worker": 2.0}, Need(1, 2.0, 0.0)),
+    ],
+)
+def test_a_trial_takes_gpus_where_there_are_some_and_nobody_said_otherwise(asked, expected):
+    usual = {"gpus_per_trial": None, "workers_per_trial": None, "cpus_per_worker": 1.0, "device": "auto"}
+    assert trial_need([{"CPU": 4.0}, {"CPU": 4.0, "GPU": 4.0}], **(usual | asked)) == expected
+
+
+def test_without_gpus_a_trial_asks_for_none_unless_told_to():
+    usual = {"workers_per_trial": None, "cpus_per_worker": 1.0, "device": "auto"}
+    assert trial_need([{"CPU": 2.0}], gpus_per_trial=None, **usual).gpus == 0
+    need = trial_need([{"CPU": 2.0}], gpus_per_trial=1.0, **usual)
+    with pytest.raises(InputError, match="1 x 1 = 1 GPU"):
+        concurrency([{"CPU": 2.0}], need, 1)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"gpus_per_trial": 1.0, "workers_per_trial": 2, "device": "auto"},
+        {"gpus_per_trial": 1.0, "workers_per_trial": None, "device": "cpu"},
+        {"gpus_per_trial": 1.5, "workers_per_trial": None, "device": "auto"},
+    ],
+)
+def test_wishes_that_contradict_each_other_are_refused(asked):
+    with pytest.raises(InputError, match="gpus-per-trial"):
+        trial_need([{"CPU": 2.0, "GPU": 2.0}], cpus_per_worker=1.0, **asked)

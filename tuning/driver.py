@@ -1,0 +1,237 @@
+"""The sweep on Ray Tune: places trials, gives them settings, and lets ASHA and the book stop them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+import ray.tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from ali_dist.data.storage import Store
+from ali_dist.settings import flatten, from_mapping
+from ali_dist.training.ray_backend import ray_storage
+from tuning.book import Book
+from tuning.plan import REDUCTION, Plan
+from tuning.records import ENDED, TrialRecord, trial_name
+from tuning.resources import Need
+from tuning.search import Adviser, Proposals
+from tuning.spaces import values_of
+from tuning.trial import SCORE, run_trial
+
+_RESTARTS = 3  # of a trial whose process or machine is lost; it goes on from its newest checkpoint
+_HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, not its CPUs, which workers need
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[list[dict[str, float]]]:
+    """Ray, connected: the job's or RAY_ADDRESS's cluster, or a local one; the resources of its machines."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of workers' reports
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own metrics
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a diverged trial has no score
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0, Tune then writes nothing: the table is ours
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def scale_settings(need: Need) -> dict[str, Any]:
+    """How a trial's config says what it needs."""
+    workers = "0" if need.workers == 1 else str(need.workers)
+    settings = {"scale.workers": workers, "scale.device": "cuda" if need.gpus else "cpu"}
+    return settings | ({"scale.gpus_per_worker": need.gpus} if need.gpus else {})
+
+
+def placement(need: Need) -> ray.tune.PlacementGroupFactory:
+    """What Tune reserves for a trial: all it needs, or the driver's marker where Ray Train will reserve the workers."""
+    return ray.tune.PlacementGroupFactory([need.each() if need.workers == 1 else {_HEAD: 0.001}])
+
+
+class Watch(ray.tune.Callback):
+    """Tells the book what happens.
+
+    Args:
+        book: Of the sweep.
+        check: Says what is wrong with a trial's own files, if anything is.
+        ended: Called with the record of each trial that has come to its end.
+    """
+
+    def __init__(
+        self, book: Book, check: Callable[[TrialRecord], str | None], ended: Callable[[TrialRecord], None]
+    ) -> None:
+        self._book, self._check, self._ended = book, check, ended
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing; see `Book.__getstate__`."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._book.start(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, f"its process was lost more than {_RESTARTS} times")
+
+    def _end(self, trial: Any, error: str | None) -> None:
+        if (wrong := self._check(self._book.record(trial.trial_id))) is not None:
+            self._book.fail(trial.trial_id, wrong)
+        if self._book.end(trial.trial_id, error):
+            self._ended(self._book.record(trial.trial_id))
+
+
+class Judge(ray.tune.Stopper):
+    """Stops collapsed trials, and all of them at the end of the time or on request."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._book.result(trial_id, result)
+
+    def stop_all(self) -> bool:
+        return self._book.halted()
+
+
+class Halving(ASHAScheduler):
+    """ASHA on images seen; the preset's own trial always goes on, because all others are compared with it.
+
+    Args:
+        plan: Of the sweep.
+        records: Trials that ended in an earlier process of it: they stand on their rungs.
+    """
+
+    def __init__(self, plan: Plan, records: list[TrialRecord]) -> None:
+        budget = plan.budget()
+        grace = min(max(plan.evaluate_every(), -(-budget // REDUCTION**2)), budget)
+        super().__init__(
+            time_attr="images",
+            metric=SCORE,
+            mode=plan.judge().mode,
+            grace_period=grace,
+            max_t=max(grace, budget - 1),  # no rung at the end, where it would stop trials before their summary
+            reduction_factor=REDUCTION,
+            stop_last_trials=False,
+        )
+        self._exempt = None if plan.search == "grid" else 0
+        nobody: Any = None  # no controller runs yet
+        for record in records:
+            stand_in: Any = SimpleNamespace(trial_id=f"ended-{record.number}")  # all of a trial that ASHA looks at
+            self.on_trial_add(nobody, stand_in)
+            for evaluation in record.evaluations:
+                super().on_trial_result(nobody, stand_in, evaluation)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial.config["number"] == self._exempt else action
+
+
+class Queue:
+    """Gives Tune the requests of trials, in order.
+
+    Args:
+        plan: Of the sweep.
+        book: Of the sweep.
+        scale: `scale.*` settings of every trial.
+        adviser: Asked where the plan does not fix settings.
+    """
+
+    def __init__(self, plan: Plan, book: Book, scale: dict[str, Any], adviser: Adviser | None) -> None:
+        self._plan, self._book, self._scale, self._adviser = plan, book, scale, adviser
+        self._left = book.waiting()
+        self._known = {record.number: record for record in book.records()}
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial's request; None at the end."""
+        if not self._left:
+            return None
+        number = self._left.pop(0)
+        asked = self._known[number].settings if number in self._known else self._plan.settings(number)
+        if asked is None:
+            assert self._adviser is not None, "only a search that advises leaves settings open"
+            asked = self._adviser.ask(number)
+        config = self._plan.config(number, asked, self._scale)
+        record = self._book.enrol(trial_id, number, values_of(self._plan.dimensions(), config.to_mapping()))
+        return {
+            "number": number,
+            "config": config.to_mapping(),
+            "metric": self._plan.metric,
+            "evaluations": record.evaluations,
+        }
+
+
+def check_config(plan: Plan, store: Store, scale: dict[str, Any], record: TrialRecord) -> str | None:
+    """What a trial's own config.json has that is not what it was given; None if it is all the same, or not there."""
+    path = f"trials/{trial_name(record.number)}/config.json"
+    if store.stat(path) is None:
+        return None
+    found = dict(flatten(json.loads(store.get(path))))
+    for name, value in flatten(plan.config(record.number, record.settings, scale).to_mapping()):
+        if found.get(name) != value:
+            return f"{path} has {name} {found.get(name)!r}, not {value!r}"
+    return None
+
+
+def run_trials(
+    plan: Plan,
+    book: Book,
+    store: Store,
+    *,
+    need: Need,
+    at_once: int,
+    adviser: Adviser | None,
+    ended: Callable[[TrialRecord], None],
+) -> None:
+    """Run what the book has waiting; blocks until all has ended or the book halts.
+
+    Args:
+        plan: Of the sweep.
+        book: Of the sweep.
+        store: Its folder.
+        need: Of one trial.
+        at_once: Trials that run at the same time.
+        adviser: Where settings come from, if not from the plan.
+        ended: Called in this thread with each trial that has come to its end.
+    """
+    scale = scale_settings(need)
+    queue = Queue(plan, book, scale, adviser)
+    if not len(queue):
+        return
+    done = [record for record in book.records() if record.state in ENDED]
+    path, filesystem = ray_storage(from_mapping(plan.base))
+    check = functools.partial(check_config, plan, store, scale)
+    trainable = ray.tune.with_resources(run_trial, placement(need))
+    ray.tune.Tuner(
+        trainable,
+        tune_config=ray.tune.TuneConfig(
+            search_alg=Proposals(queue.suggest, SCORE, plan.judge().mode),
+            scheduler=Halving(plan, done) if plan.scheduler == "asha" else FIFOScheduler(),
+            num_samples=len(queue),
+            max_concurrent_trials=at_once,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            stop=Judge(book),
+            callbacks=[Watch(book, check, ended)],
+            failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
+            verbose=0,
+        ),
+    ).fit()

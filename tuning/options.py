@@ -1,0 +1,138 @@
+"""The words of the sweep's command line, and the plan that they make."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from ali_dist.config import Config
+from ali_dist.errors import InputError
+from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, suggest
+from tuning.metric import find_metric
+from tuning.plan import Plan, Scheduler, Search, checked_choice
+from tuning.spaces import check, grid, load_space, space_names, to_mapping, without
+
+_VALUES = (
+    "preset", "space", "trials", "metric", "search", "scheduler", "sweep-seed", "workers-per-trial", "gpus-per-trial",
+    "time-budget",
+)  # fmt: skip
+_FLAGS = ("resume", "dry-run")
+_TRIALS = 12
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def parse(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The sweep's own options, and settings for all trials.
+
+    Raises:
+        InputError: A word that is neither.
+    """
+    options: dict[str, str] = {}
+    rest: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in _FLAGS and not equals:
+            options[name] = "yes"
+        elif word.startswith("--") and name in _VALUES:
+            if not equals and (not words or words[0].startswith("--")):
+                raise InputError(f"--{name} needs a value; see python -m tuning.sweep --help.")
+            options[name] = value if equals else words.pop(0)
+        elif word.startswith("--") and "." not in name:
+            known = [f"--{option}" for option in (*_VALUES, *_FLAGS)]
+            hint = suggest(f"--{name}", known).removesuffix("?") or suggest(name, fields()).removesuffix("?")
+            raise InputError(f"There is no option --{name}{hint}; see python -m tuning.sweep --help.")
+        else:
+            rest.append(word)
+    return options, parse_overrides(rest)
+
+
+def whole(options: dict[str, str], name: str, default: int | None, least: int = 1) -> int | None:
+    """A whole number among the options."""
+    if name not in options:
+        return default
+    if not re.fullmatch(r"\d{1,9}", options[name]) or int(options[name]) < least:
+        raise InputError(f"--{name} is {options[name]!r}, but must be a whole number of at least {least}.")
+    return int(options[name])
+
+
+def share(options: dict[str, str], name: str) -> float | None:
+    """A number of at least 0 among the options."""
+    if name not in options:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", options[name]):
+        raise InputError(f"--{name} is {options[name]!r}, but must be a number of at least 0.")
+    return float(options[name])
+
+
+def seconds(options: dict[str, str]) -> float | None:
+    """The time budget."""
+    text = options.get("time-budget")
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or not float(found[1]):
+        raise InputError(f"--time-budget is {text!r}, but must be a time such as 90s, 30m or 2h.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def base_config(options: dict[str, str], overrides: dict[str, Any]) -> Config:
+    """The preset with the user's settings, its places absolute; its run folder is the sweep's.
+
+    Raises:
+        InputError: An unknown preset or setting, or a bad value.
+    """
+    preset = options.get("preset", "digits")
+    for name in ("scale.workers", "scale.gpus_per_worker"):
+        if name in overrides:
+            raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
+    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
+    config = from_mapping(load_preset(preset), {"run.name": f"sweep-{name}"}, overrides)
+    if config.report.evaluation == "none":
+        raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
+    return from_mapping(
+        config.to_mapping(), {"run.dir": _absolute(config.run.dir), "data.url": _absolute(config.data.url)}
+    )
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def make_plan(options: dict[str, str], overrides: dict[str, Any]) -> Plan:
+    """The whole plan; its metric may be left open ("") until the data are seen.
+
+    Raises:
+        InputError: Something in it cannot work.
+    """
+    preset = options.get("preset", "digits")
+    config = base_config(options, overrides)
+    base = config.to_mapping()
+    space = without(load_space(options.get("space") or (preset if preset in space_names() else "default")), overrides)
+    check(space, [base])
+    search = cast(Search, checked_choice("--search", options.get("search", "random"), Search))
+    scheduler = cast(Scheduler, checked_choice("--scheduler", options.get("scheduler", "asha"), Scheduler))
+    if search == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise InputError(
+            "--search optuna needs Optuna, which is not installed: pip install 'ali-dist[sweep]', or use random."
+        )
+    trials = whole(options, "trials", len(grid(space)) if search == "grid" else _TRIALS)
+    assert trials is not None, "it has a default"
+    if search == "grid" and trials != len(grid(space)):
+        raise InputError(
+            f"--trials is {trials}, but the grid has {' x '.join(str(len(d.grid())) for d in space)} = "
+            f"{len(grid(space))} trials: leave --trials out, or write a --space with fewer values."
+        )
+    return Plan(
+        preset=preset,
+        base=base,
+        space=to_mapping(space),
+        trials=trials,
+        metric=find_metric(options["metric"]).name if "metric" in options else "",
+        search=search,
+        scheduler=scheduler,
+        seed=whole(options, "sweep-seed", 0, least=0) or 0,
+    )

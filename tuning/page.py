@@ -1,0 +1,209 @@
+"""`sweep.html`: one self-contained page about a sweep, for any browser, online or not."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from ali_dist.data.storage import Store
+from ali_dist.report.page import CAPTIONS, duration
+from ali_dist.report.template import document, note, section
+from tuning.analysis import baseline, verdict
+from tuning.plan import Plan
+from tuning.plots import STYLE, Axis, Mark, learning_curves, parallel, scatter
+from tuning.records import TrialRecord, best_record, trial_name
+from tuning.screen import number
+
+_BEST = 3  # trials whose pictures are shown
+_PICTURES = ("samples", "reconstructions", "mixture", "conditions")
+
+
+def write_sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> None:
+    """Write `sweep.html` into the sweep's folder."""
+    store.put("sweep.html", sweep_page(plan, records, store).encode())
+
+
+def sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
+    """The page as HTML; `store` is the sweep's folder, for pictures and links to the trials' own pages."""
+    scored = [record for record in records if record.score is not None]
+    name = str(plan.base["run"]["name"])
+    parts = [f"<style>{STYLE}</style>", _headline(name, plan, records)]
+    if scored:
+        parts.append(section("Trials across settings", _key(plan, records) + _parallel(plan, scored)))
+        parts.append(section(f"{plan.judge().title.capitalize()} against each setting", _scatters(plan, scored)))
+        parts.append(section("Learning curves", _curves(plan, scored)))
+        parts.append(_gallery(plan, scored, store))
+    parts.append(section("All trials", _table(plan, records, store)))
+    parts.append(section("What was searched", _plan_table(plan)))
+    return document(f"{name} · sweep", "\n".join(part for part in parts if part))
+
+
+def _headline(name: str, plan: Plan, records: Sequence[TrialRecord]) -> str:
+    states = [record.state for record in records]
+    images = sum(record.images for record in records)
+    facts = [
+        ("trials", f"{len(records)} of {plan.trials}"),
+        *((state, str(states.count(state))) for state in dict.fromkeys(states)),
+        ("images seen", f"{images:,} ({images / max(1, plan.trials * plan.budget()):.0%} of all trials in full)"),
+        ("time of trials", duration(sum(record.seconds for record in records))),
+    ]
+    boxes = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts)
+    metric = plan.judge()
+    soft = (
+        f"Preset {plan.preset} · {plan.search} search · scheduler {plan.scheduler} · {plan.budget():,} images a trial"
+        f" · {metric.title} from {', '.join(metric.parts)}, {'higher' if metric.higher else 'lower'} is better"
+    )
+    use = f"python -m ali_dist.train --preset {plan.folder}/best.yaml"
+    use = use if best_record(records, higher=metric.higher) is not None else "There is no best.yaml yet."
+    return (
+        f'<header><h1>{escape(name)}</h1><p class="soft">{escape(soft)}</p>'
+        f'<p class="answer">{escape(verdict(plan, records))}</p><p><code>{escape(use)}</code></p>'
+        f'<dl class="facts">{boxes}</dl></header>'
+    )
+
+
+def _key(plan: Plan, records: Sequence[TrialRecord]) -> str:
+    own, best = baseline(plan, records), best_record(records, higher=plan.judge().higher)
+    same = own is not None and best is not None and own.number == best.number
+    name = "best: the preset's own settings" if same else "best"
+    apart = '<span class="key-line own">the preset\'s own settings</span>' if own is not None and not same else ""
+    return (
+        f'<p class="soft"><span class="key-line best">{name}</span>{apart}<span class="key-line">finished</span>'
+        '<span class="key-line early">ended early</span>Hover over a line to see its trial.</p>'
+    )
+
+
+def _style(plan: Plan, records: Sequence[TrialRecord], record: TrialRecord) -> str:
+    best, own = best_record(records, higher=plan.judge().higher), baseline(plan, records)
+    if best is not None and record.number == best.number:
+        return "best"
+    if own is not None and record.number == own.number:
+        return "own"
+    return "" if record.state in ("finished", "running") else "early"
+
+
+def _mark(plan: Plan, records: Sequence[TrialRecord], record: TrialRecord, values: Sequence[Any]) -> Mark:
+    settings = ", ".join(f"{name} {number(value)}" for name, value in record.settings.items())
+    title = f"trial {record.number} ({record.state}), {plan.judge().title} {number(record.score)}: {settings}"
+    style = _style(plan, records, record)
+    return Mark(title, style, {"": 0.7, "early": 0.55}.get(style, 1.0), tuple(values))
+
+
+def _ordered(plan: Plan, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Early ends first and the best last, so that what matters is drawn on top."""
+    order = ("early", "", "own", "best")
+    return sorted(records, key=lambda record: order.index(_style(plan, records, record)))
+
+
+def _setting_axis(plan: Plan, records: Sequence[TrialRecord], name: str) -> Axis:
+    dimension = next(d for d in plan.dimensions() if d.name == name)
+    values = [*dimension.extremes(), *(r.settings.get(name) for r in records)]
+    short = name.partition(".")[2]
+    return Axis.of(short, values, log=dimension.kind == "loguniform", choice=dimension.kind == "choice")
+
+
+def _score_axis(plan: Plan, scores: Sequence[float]) -> Axis:
+    """Logarithmic where scores span more than a factor of 30, as errors and distances do."""
+    low, high = min(scores), max(scores)
+    return Axis.of(plan.judge().title, scores, log=low > 0 and high > 30 * low)
+
+
+def _parallel(plan: Plan, records: Sequence[TrialRecord]) -> str:
+    names = [dimension.name for dimension in plan.dimensions()]
+    axes = [_setting_axis(plan, records, name) for name in names]
+    axes.append(_score_axis(plan, [r.score for r in records if r.score is not None]))
+    marks = [
+        _mark(plan, records, r, [*(r.settings.get(name) for name in names), r.score]) for r in _ordered(plan, records)
+    ]
+    return f'<figure class="chart">{parallel(axes, marks)}</figure>'
+
+
+def _scatters(plan: Plan, records: Sequence[TrialRecord]) -> str:
+    y_axis = _score_axis(plan, [r.score for r in records if r.score is not None])
+    figures = []
+    for dimension in plan.dimensions():
+        marks = [_mark(plan, records, r, (r.settings.get(dimension.name), r.score)) for r in _ordered(plan, records)]
+        drawn = scatter(_setting_axis(plan, records, dimension.name), y_axis, marks)
+        without = sum(r.settings.get(dimension.name) is None for r in records)
+        absent = f' <span class="soft">({without} without a value)</span>' if without else ""
+        figures.append(
+            f'<figure class="chart"><figcaption>{escape(dimension.name)}{absent}</figcaption>{drawn}</figure>'
+        )
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _curves(plan: Plan, records: Sequence[TrialRecord]) -> str:
+    metric = plan.judge()
+    parts = metric.parts if len(metric.parts) > 1 else ()
+    keys = ["score", *(part for part in parts if not part.endswith("_reference"))]
+    figures = []
+    for key in keys:
+        values = [e[key] for r in records for e in r.evaluations if math.isfinite(e.get(key, math.nan))]
+        if not values:
+            continue
+        title = metric.title if key == "score" else key
+        log = min(values) > 0 and max(values) > 30 * min(values)
+        y_axis, x_axis = Axis.of(title, values, log=log), Axis("images seen", 0.0, float(plan.budget()))
+        marks = [
+            _mark(plan, records, r, [(e["images"], e[key]) for e in r.evaluations if key in e])
+            for r in _ordered(plan, records)
+        ]
+        drawn = learning_curves(x_axis, y_axis, marks)
+        figures.append(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{drawn}</figure>')
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _gallery(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
+    """Newest pictures of the best trials, and of the preset's own."""
+    metric, own = plan.judge(), baseline(plan, records)
+    order = sorted(records, key=lambda r: (r.state != "finished", (r.score or 0.0) * (-1 if metric.higher else 1)))
+    chosen = order[:_BEST] + ([own] if own is not None and own not in order[:_BEST] else [])
+    figures = []
+    for record in chosen:
+        newest = {item.key.rpartition("/")[2].rpartition("-")[0]: item.key for item in _pictures(store, record)}
+        for kind in (kind for kind in _PICTURES if kind in newest):
+            whose = "the preset's own settings, " if own is not None and record.number == own.number else ""
+            caption = escape(f"Trial {record.number}, {whose}{metric.title} {number(record.score)}: {CAPTIONS[kind]}")
+            data = base64.b64encode(store.get(newest[kind])).decode()
+            wide = ' class="wide"' if kind not in ("samples", "reconstructions") else ""
+            image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+            figures.append(f"<figure{wide}>{image}<figcaption>{caption}</figcaption></figure>")
+    return section("Pictures of the best trials", f'<div class="images">{"".join(figures)}</div>') if figures else ""
+
+
+def _pictures(store: Store, record: TrialRecord) -> Sequence[Any]:
+    """Of a trial, the newest of a kind last."""
+    return [item for item in store.list(f"trials/{trial_name(record.number)}/images/") if item.key.endswith(".png")]
+
+
+def _table(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
+    metric = plan.judge()
+    names = [dimension.name for dimension in plan.dimensions()]
+    heads = ["trial", "state", metric.title, "images", "time", *(n.partition(".")[2] for n in names), "why it ended"]
+    sign = -1 if metric.higher else 1
+    order = sorted(records, key=lambda r: (r.score is None, sign * (r.score or 0.0)))
+    rows = []
+    for record in order:
+        page = f"trials/{trial_name(record.number)}/report.html"
+        link = f'<a href="{page}">{record.number}</a>' if store.stat(page) is not None else str(record.number)
+        own = " (preset)" if record.number == 0 and plan.search != "grid" else ""
+        cells = [record.state, "" if record.score is None else number(record.score), f"{record.images:,}"]
+        cells += [duration(record.seconds), *(number(record.settings.get(name)) for name in names)]
+        drawn = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        rows.append(f'<tr><td>{link}{own}</td>{drawn}<td class="soft">{escape(record.reason)}</td></tr>')
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    return (
+        f'<div class="scroll"><table class="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f"</table></div>{note('Best first. All metrics of each trial are in results.csv.')}"
+    )
+
+
+def _plan_table(plan: Plan) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(d.name)}</th><td>{d.kind}</td><td>{escape(', '.join(map(number, d.values)))}</td></tr>"
+        for d in plan.dimensions()
+    )
+    return f'<div class="scroll"><table class="config">{rows}</table></div>'

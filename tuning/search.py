@@ -1,0 +1,103 @@
+"""Which settings come next, for Ray Tune: those that a plan fixes, or what Optuna proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from tuning.records import TrialRecord
+from tuning.spaces import Dimension, Space
+
+Suggest = Callable[[str], dict[str, Any] | None]
+
+
+class Proposals(Searcher):
+    """Ray Tune's view of a queue of trials.
+
+    Args:
+        suggest: Gives the request of the next trial under Tune's id for it, or None at the end.
+        metric: Key of the score in what trials report.
+        mode: `max` or `min`.
+    """
+
+    def __init__(self, suggest: Suggest, metric: str, mode: str) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._suggest = suggest
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial's request."""
+        request = self._suggest(trial_id)
+        return Searcher.FINISHED if request is None else request
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the book of trials has it all."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a sweep is resumed from its own records, not from Tune's pickles."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+class Adviser(Protocol):
+    """Learns from scores where better settings may be."""
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """Settings for trial `number`."""
+
+    def tell(self, record: TrialRecord) -> None:
+        """A trial has ended."""
+
+
+class OptunaAdviser:
+    """Optuna's tree-structured Parzen estimator. What it knows follows from the records, so that it can be resumed.
+
+    Args:
+        space: What is searched.
+        higher: Whether a higher score is better.
+        seed: Of its proposals.
+        records: Trials that have ended before.
+    """
+
+    def __init__(self, space: Space, *, higher: bool, seed: int, records: Sequence[TrialRecord]) -> None:
+        import optuna  # an extra; `options.make_plan` has seen that it is there
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._optuna = optuna
+        self._dimensions = space
+        self._space = {dimension.name: _distribution(optuna, dimension) for dimension in space}
+        sampler = optuna.samplers.TPESampler(seed=seed + len(records), multivariate=True, constant_liar=True)
+        self._study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=sampler)
+        self._asked: dict[int, Any] = {}
+        for record in records:
+            self.tell(record)
+
+    def ask(self, number: int) -> dict[str, Any]:
+        trial = self._study.ask(self._space)
+        self._asked[number] = trial
+        return dict(trial.params)
+
+    def tell(self, record: TrialRecord) -> None:
+        states = self._optuna.trial.TrialState
+        state = states.FAIL if record.score is None else states.COMPLETE
+        asked = self._asked.pop(record.number, None)
+        if asked is not None:
+            self._study.tell(asked, None if record.score is None else record.score, state=state)
+        elif record.score is not None and all(d.contains(record.settings[d.name]) for d in self._dimensions):
+            self._study.add_trial(
+                self._optuna.trial.create_trial(
+                    params=record.settings, distributions=self._space, value=record.score, state=state
+                )
+            )
+
+
+def _distribution(optuna: Any, dimension: Dimension) -> Any:
+    kinds = optuna.distributions
+    if dimension.kind == "choice":
+        return kinds.CategoricalDistribution(dimension.values)
+    low, high = dimension.values
+    if dimension.kind == "int":
+        return kinds.IntDistribution(low, high)
+    return kinds.FloatDistribution(low, high, log=dimension.kind == "loguniform")

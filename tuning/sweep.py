@@ -1,0 +1,272 @@
+"""Search hyper-parameters: `python -m tuning.sweep [--preset NAME|FILE.yaml] [options] [--section.key value ...]`.
+
+Every trial is a whole training run in its own folder below the sweep's, `runs/sweep-NAME/trials/NNN`. The answer is
+best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), results.csv and sweep.html.
+
+  --preset NAME|FILE     where trials start from (digits)
+  --space NAME|FILE      what is searched: a YAML file, or a space that ships (that of the preset's name, else default)
+  --trials N             how many trials (12; a grid: all of it); the first one is the preset itself
+  --metric M             what they are compared by (coverage for mixtures, fidelity for labelled images; see below)
+  --search S             random, grid, or optuna (random)
+  --scheduler S          asha: stop those early that are behind, on images seen; none (asha)
+  --sweep-seed N         of the choice of settings (0)
+  --workers-per-trial W  Ray Train workers of each trial; 1: it trains in one process (1)
+  --gpus-per-trial G     GPUs of each trial, up to 1 or whole; 0: CPU (1 where the cluster has GPUs)
+  --time-budget T        end after 90s, 30m or 2h; what runs then is left for --resume
+  --resume               go on with a sweep of this name; ended trials are not run again
+  --dry-run              show the plan, and run nothing
+  --section.key VALUE    a setting for all trials, as in python -m ali_dist.train; run.name names the sweep
+
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ali_dist.data.storage import StorageError, Store
+from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.settings import from_mapping, preset_names
+from tuning.analysis import verdict, write_results
+from tuning.metric import METRICS, default_metric
+from tuning.options import make_plan, parse, seconds, share, whole
+from tuning.page import write_sweep_page
+from tuning.plan import Plan
+from tuning.records import ENDED, TrialRecord, best_record, load_records, trial_name
+from tuning.spaces import space_names
+
+if TYPE_CHECKING:
+    from ali_dist.config import Config
+    from ali_dist.training.inputs import Inputs
+    from tuning.book import Book
+    from tuning.resources import Need
+    from tuning.search import Adviser
+
+STOPPED = 75
+_DRAW_SECONDS = 0.5
+_PLAN = "sweep.json"
+
+
+def help_text() -> str:
+    """Usage, and what the options may name."""
+    metrics = [
+        f"  {m.name:<22} {' and '.join(m.parts)}, {'higher' if m.higher else 'lower'} is better"
+        for m in METRICS.values()
+    ]
+    names = [
+        f"Presets: {', '.join(preset_names())}.",
+        f"Search spaces: {', '.join(space_names())}.",
+        "Metrics:",
+        *metrics,
+    ]
+    return "\n".join([(__doc__ or "").strip(), "", *names])
+
+
+def sweep(arguments: list[str]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        InputError: It cannot be done as asked.
+        Stopped: It was asked to end before all trials had; --resume goes on.
+        TrainingError: No trial could be trained.
+    """
+    options, overrides = parse(arguments)
+    plan, budget = make_plan(options, overrides), seconds(options)
+    gpus, workers = share(options, "gpus-per-trial"), whole(options, "workers-per-trial", None)
+    if gpus is not None and workers is not None:
+        raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
+    if "dry-run" in options:
+        print(described(plan))
+        return
+    from ali_dist.training.inputs import open_inputs, run_store
+    from ali_dist.training.launch import prepare_data
+    from tuning.driver import cluster
+    from tuning.resources import concurrency, trial_need
+
+    config = from_mapping(plan.base)
+    store = run_store(config)
+    earlier = load_plan(store)
+    if earlier is not None and "resume" not in options:
+        raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
+    if earlier is None and "resume" in options:
+        raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
+    prepare_data(config)
+    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
+    if earlier is not None:
+        earlier.check_same(plan)
+    records = load_records(store)
+    adviser = adviser_for(plan, records)
+    with cluster() as nodes:
+        need = trial_need(
+            nodes,
+            gpus_per_trial=gpus,
+            workers_per_trial=workers,
+            cpus_per_worker=config.scale.cpus_per_worker,
+            device=config.scale.device,
+        )
+        left = plan.trials - sum(record.state in ENDED for record in records)
+        at_once = concurrency(nodes, need, max(1, left))
+        store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
+        _run(plan, store, records, need, at_once, adviser, budget)
+
+
+def load_plan(store: Store) -> Plan | None:
+    """The plan of the sweep in a folder; None if there is none."""
+    if store.stat(_PLAN) is None:
+        return None
+    where = f"{store.url}/{_PLAN}"
+    try:
+        return Plan.from_json(json.loads(store.get(_PLAN)), where)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} cannot be read ({error}): choose another --run.name.") from error
+
+
+def metric_for(config: Config, inputs: Inputs) -> str:
+    """The default metric of the data.
+
+    Raises:
+        InputError: There is no held-out split to measure it on.
+    """
+    if inputs.holdout is None:
+        raise InputError(
+            f"{config.data.url} has no split {config.data.holdout!r}, but a sweep compares evaluations on held-out "
+            "data: prepare the data with one, or name it with --data.holdout."
+        )
+    index = inputs.train.index
+    return default_metric(
+        mixture="mixture" in index.extra, classes=bool(index.classes), supervised=config.objective.supervised > 0
+    )
+
+
+def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
+    """Where the settings of trials come from, if the plan does not fix them all."""
+    if plan.search != "optuna":
+        return None
+    from tuning.search import OptunaAdviser
+
+    ended = [record for record in records if record.state in ENDED]
+    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=ended)
+
+
+def described(plan: Plan) -> str:
+    """The plan, for --dry-run."""
+    rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in plan.dimensions()]
+    budget, every = plan.budget(), plan.evaluate_every()
+    return "\n".join(
+        [
+            f"{plan.trials} trials of {plan.preset!r}, {budget:,} images each, evaluated every {every:,}, by "
+            f"{plan.metric or 'the metric of the data'}; {plan.search} search, scheduler {plan.scheduler}:",
+            *rows,
+            f"Results go to {plan.folder}.",
+        ]
+    )
+
+
+def leave_page(store: Store, record: TrialRecord) -> None:
+    """Give a trial that was ended from outside the page that a finished run writes itself (local sweeps only)."""
+    from ali_dist.report.page import write_page
+
+    folder = Path(store.url) / "trials" / trial_name(record.number)
+    if not store.url.startswith("s3://") and (folder / "metrics.jsonl").exists() and record.state != "finished":
+        write_page(folder)
+
+
+def _run(
+    plan: Plan,
+    store: Store,
+    records: list[TrialRecord],
+    need: Need,
+    at_once: int,
+    adviser: Adviser | None,
+    budget: float | None,
+) -> None:
+    from ali_dist.training.context import stop_on_signals
+    from tuning.book import Book
+    from tuning.driver import run_trials
+    from tuning.screen import Screen
+
+    screen = Screen(plan, at_once)
+    book = Book(plan, store, records, screen.say, None if budget is None else time.monotonic() + budget)
+    asked = threading.Event()
+
+    def ended(record: TrialRecord) -> None:
+        if adviser is not None:
+            adviser.tell(record)
+        leave_page(store, record)
+        write_results(plan, book.records(), store)
+        write_sweep_page(plan, book.records(), store)
+
+    def halt() -> None:
+        asked.set()
+        book.halt()
+
+    screen.say(f"{described(plan)}\n{len(book.waiting())} trials to run, {at_once} at once.")
+    box: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_trials(plan, book, store, need=need, at_once=at_once, adviser=adviser, ended=ended)
+        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
+            box.append(error)
+
+    thread = threading.Thread(target=work, name="tune", daemon=True)
+    with stop_on_signals(halt):  # Tune runs beside the main thread, so that signals are ours
+        screen.open()
+        try:
+            thread.start()
+            while thread.is_alive():
+                thread.join(_DRAW_SECONDS)
+                screen.draw(book.records())
+        finally:
+            screen.close()
+    if box:
+        raise box[0]
+    _conclude(plan, book, store, asked=asked.is_set())
+
+
+def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
+    """Leave the results, and say what they are."""
+    records = book.records()
+    write_results(plan, records, store)
+    write_sweep_page(plan, records, store)
+    left = len(book.waiting())
+    if asked and left:
+        raise Stopped(f"Stopped on request with {left} of {plan.trials} trials to go: add --resume to go on.")
+    if all(record.state == "failed" for record in records):
+        raise TrainingError(f"Every trial failed; the first: {records[0].reason}")
+    print(verdict(plan, records))
+    if left:
+        print(f"The time is over with {left} of {plan.trials} trials to go: add --resume to go on.")
+    if best_record(records, higher=plan.judge().higher) is not None:
+        print(f"python -m ali_dist.train --preset {plan.folder}/best.yaml")
+    print(f"Everything else: {plan.folder}/sweep.html")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text())
+        return 0
+    try:
+        sweep(arguments)
+    except InputError as error:
+        print(f"tuning.sweep: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"tuning.sweep: {stopped}", file=sys.stderr)
+        return STOPPED
+    except (TrainingError, StorageError) as error:
+        print(f"tuning.sweep: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
