@@ -265,6 +265,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainingError, StorageError) as error:
         print(f"tuning.sweep: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        print(f"tuning.sweep: {error.filename}: {reason}; free some space or choose another folder.", file=sys.stderr)
+        return 1
     return 0
 
 
