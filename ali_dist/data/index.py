@@ -186,7 +186,21 @@ def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
         raise mismatch(store, reason)
     if sidecar.sha256() != shard.sidecar_sha256:
         raise mismatch(store, f"{shard.sidecar_key} is not the one the index was written with")
+    _check_classes(store, index, shard, sidecar)
     return sidecar
+
+
+def _check_classes(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
+    """Refuse a class number that has no name: whoever counts classes by their names could not hold it."""
+    labels = sidecar.labels
+    if not index.classes or labels is None or labels.ndim != 1 or not len(labels):
+        return
+    number = int(labels.argmin() if labels.min() < 0 else labels.argmax())
+    if not 0 <= int(labels[number]) < len(index.classes):
+        raise InputError(
+            f"Sample {number} of {shard.key} in {store.url} has class {int(labels[number])}, but the index names "
+            f"{len(index.classes)} classes, counted from 0: prepare the data again, with a name for each class."
+        )
 
 
 def check_listing(store: Store, index: Index) -> dict[str, str]:

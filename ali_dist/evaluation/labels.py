@@ -16,12 +16,13 @@ from ali_dist.evaluation.classifier import (
     train_attribute_judge,
     train_classifier,
 )
-from ali_dist.evaluation.conditional import condition_kept
+from ali_dist.evaluation.conditional import ceiling, condition_kept
 from ali_dist.evaluation.coverage import entropy
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
 from ali_dist.evaluation.inference import encode_mean, in_batches
 from ali_dist.evaluation.probe import LinearProbe
 from ali_dist.evaluation.protocol import Bidirectional, Split
+from ali_dist.model.condition import condition_vectors
 
 Map = Callable[[Tensor], Tensor]
 
@@ -92,7 +93,7 @@ class _Classes:
             **self.constants,
         }
         if asked is not None:
-            metrics |= condition_kept(self.judge, x_tilde, asked, self.train.names)
+            metrics |= _conditions(self.judge, x_tilde, asked, self.holdout)
         return metrics
 
     def of_model(self, model: Bidirectional) -> dict[str, float]:
@@ -144,12 +145,21 @@ class _Attributes:
             **self.constants,
         }
         if asked is not None:
-            metrics |= condition_kept(self.judge, x_tilde, asked, self.train.names)
+            metrics |= _conditions(self.judge, x_tilde, asked, self.holdout)
         return metrics
 
     def of_model(self, model: Bidirectional) -> dict[str, float]:
         del model  # linear probes are of classes
         return {}
+
+
+def _conditions(
+    judge: Classifier | AttributeJudge, x_tilde: Tensor, asked: Tensor, holdout: Split
+) -> dict[str, float]:
+    """How well conditions are kept, beside what real images get."""
+    assert holdout.y is not None
+    kept = condition_kept(judge, x_tilde, asked, holdout.names)
+    return kept | ceiling(judge, holdout.x, condition_vectors(holdout.y, asked.shape[1]), holdout.names)
 
 
 def _agreement(labels: Tensor, truth: Tensor) -> float:

@@ -74,8 +74,15 @@ NOTES: Mapping[str, Note] = {
     "condition_kept": Note(
         "Condition kept",
         "share of samples in which the classifier sees the class asked for (attributes: the mean over them)",
-        "classifier_accuracy",
-        "the classifier on real holdout images",
+        "condition_kept_reference",
+        "real holdout images and their own labels",
+        share=True,
+    ),
+    "condition_balanced": Note(
+        "Condition kept, balanced",
+        "the same with samples that have an attribute and samples that lack it counted alike; 50 % by chance",
+        "condition_balanced_reference",
+        "real holdout images and their own labels",
         share=True,
     ),
     "semi_supervised_error": Note(
@@ -130,9 +137,14 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str, str]]
             rows.append((note.title, shown(metrics[key], note.share), _reference(note, metrics), note.text))
     used = set(NOTES) | {note.reference for note in NOTES.values()}
     for key, value in metrics.items():
-        if key.startswith("condition_kept_"):
-            rows.append((f"Condition kept: {key.removeprefix('condition_kept_')}", shown(value, True), "", ""))
-        elif key not in used:
+        if key in used or key.endswith("_reference"):
+            continue
+        if key.startswith(("condition_kept_", "condition_balanced_")):
+            kind, _, name = key.removeprefix("condition_").partition("_")
+            title = f"Condition kept{', balanced' * (kind == 'balanced')}: {name}"
+            real = metrics.get(f"{key}_reference")
+            rows.append((title, shown(value, True), "" if real is None else shown(real, True), ""))
+        else:
             rows.append((key, shown(value, False), "", ""))
     return rows
 

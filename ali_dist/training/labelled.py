@@ -26,12 +26,6 @@ def labelled_ids(part: Part, config: Config) -> tuple[np.ndarray, np.ndarray]:
             f"objective.supervised is {config.objective.supervised:g}, but the samples of {part.store.url} have no "
             f"class labels: set it to 0, or give data with classes."
         )
-    known = len(part.index.classes)
-    if int(labels.max()) >= known:
-        raise InputError(
-            f"A sample of {part.store.url} has class {int(labels.max())}, but its index names {known} classes, counted "
-            f"from 0: prepare the data again."
-        )
     if wanted is None:
         return np.arange(len(labels)), labels
     classes, sizes = np.unique(labels, return_counts=True)

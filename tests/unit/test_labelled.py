@@ -98,7 +98,7 @@ def test_without_a_number_all_samples_are_labelled(data):
 def test_a_class_that_the_index_does_not_name_is_refused(tmp_path):
     write(tmp_path / "train", labelled(8, shape=(1, 8, 8))[0], [0, 1, 2, 5] * 2, classes=("a", "b", "c"))
     config = config_of(tmp_path, data__labelled="none")
-    with pytest.raises(InputError, match="has class 5, but its index names 3 classes"):
+    with pytest.raises(InputError, match="Sample 3 of 00000.tar .* has class 5, but the index names 3 classes"):
         labelled_ids(part_of(config), config)
 
 

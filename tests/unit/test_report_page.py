@@ -49,6 +49,21 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
     assert html.count("data:image/png;base64,") == 1
 
 
+def test_each_condition_stands_beside_what_real_images_get() -> None:
+    metrics = {
+        "condition_kept": 0.5, "condition_kept_reference": 0.98, "condition_kept_hat": 0.4,
+        "condition_kept_hat_reference": 0.97, "condition_balanced": 0.6, "condition_balanced_reference": 0.95,
+        "condition_balanced_hat": 0.7, "condition_balanced_hat_reference": 0.94,
+    }  # fmt: skip
+    rows = {title: (value, reference.partition(" (")[0]) for title, value, reference, _ in metric_rows(metrics)}
+    assert rows == {
+        "Condition kept": ("50.0 %", "98.0 %"),
+        "Condition kept, balanced": ("60.0 %", "95.0 %"),
+        "Condition kept: hat": ("40.0 %", "97.0 %"),
+        "Condition kept, balanced: hat": ("70.0 %", "94.0 %"),
+    }
+
+
 def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, [train(64, d_loss=1.0)])
     html = page(tmp_path)

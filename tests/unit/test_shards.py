@@ -196,6 +196,17 @@ def test_a_sidecar_of_another_shard_or_with_other_labels_or_torn_is_refused(tmp_
             load_sidecar(store, index, 0)
 
 
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_class_number_without_a_name_is_refused_where_it_is_read(tmp_path: Path, wrong: int) -> None:
+    """A conditional model would count it out of range, in the middle of a run and perhaps on the GPU."""
+    x, _ = labelled(6)
+    store, index = write(tmp_path, x, [0, 1, 2, 0, wrong, 1], classes=("a", "b", "c"))
+    with pytest.raises(InputError, match=f"Sample 4 of 00000.tar .* has class {wrong}, but the index names 3 classes"):
+        load_sidecar(store, index, 0)
+    store, index = write(tmp_path / "nameless", x, [0, 1, 2, 0, wrong, 1])
+    load_sidecar(store, index, 0)
+
+
 def test_a_pickled_sidecar_is_not_unpickled() -> None:
     buffer = io.BytesIO()
     np.savez(buffer, offsets=np.array([object()]), sizes=np.zeros(1), crc32=np.zeros(1))
