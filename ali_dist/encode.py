@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ali_dist.errors import InputError
-from ali_dist.training.command_line import device_of, exit_code, progress, run_parser, storage_of, whole_number
+from ali_dist.errors import InputError, exit_code
+from ali_dist.training.command_line import device_of, progress, run_parser, storage_of, whole_number
 from ali_dist.training.distributed import World
 from ali_dist.training.encoding import FEATURES, Options, encode_shards
 from ali_dist.training.feature_files import open_feature_files
@@ -39,7 +39,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
     interrupted = "Interrupted; with --out DIR, the same command goes on from here."
-    return exit_code("encode", lambda: _run(_parse(argv)), interrupted)
+    return exit_code("ali_dist.encode", lambda: _run(_parse(argv)), interrupted)
 
 
 def _run(arguments: argparse.Namespace) -> None:

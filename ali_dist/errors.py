@@ -1,4 +1,19 @@
-"""The two ways a run ends early on purpose."""
+"""How a command ends early: the reasons, and the exit code and one sentence that each of them becomes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 1, 2, 75, 130
+_FREE = "free some space and run the same command again"
+_CHOOSE = "choose another place, or mend this one"
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FREE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CHOOSE),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), _CHOOSE),
+}
 
 
 class InputError(ValueError):
@@ -10,8 +25,45 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):  # noqa: N818  (it is not an error: the work is saved)
-    """Training was asked to stop and has saved a checkpoint; commands exit with code 75."""
+    """The command was asked to stop and has saved its work; commands exit with code 75."""
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on (it diverged, a worker was lost too often); what was saved is kept. Exit code 1."""
+
+
+class StorageError(RuntimeError):
+    """The storage itself failed: retries exhausted, disk full, connection lost for good. Exit code 1."""
+
+
+def exit_code(program: str, action: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
+    """Run a command and say in one sentence on stderr why it could not be done.
+
+    Args:
+        program: What the sentence begins with: the module that is run with python -m.
+        action: Does it all; may return an exit code of its own.
+        interrupted: What a Ctrl-C leaves the user with.
+
+    Returns:
+        0 done, 2 wrong input, 1 failure, 75 stopped on request with the work saved, 130 interrupted. What is a
+        mistake of ours is raised as it is.
+    """
+
+    def say(sentence: object, code: int) -> int:
+        sys.stderr.write(f"{program}: {sentence}\n")
+        return code
+
+    try:
+        return action() or 0
+    except InputError as error:
+        return say(error, WRONG_INPUT)
+    except Stopped as stopped:
+        return say(stopped, STOPPED)
+    except (TrainingError, StorageError, FloatingPointError) as error:  # the last: evaluating a diverged model
+        return say(error, FAILED)
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        return say(f"{error.filename or 'A file'}: {error.strerror}; {_REMEDIES[error.errno]}.", FAILED)
+    except KeyboardInterrupt:
+        return say(interrupted, INTERRUPTED)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, exit_code
 from ali_dist.report.metric_notes import NOTES
 from ali_dist.report.metric_table import MOST_SEEDS, Measured, as_json, print_table
 from ali_dist.settings import suggest
-from ali_dist.training.command_line import device_of, exit_code, run_parser, storage_of, whole_number
+from ali_dist.training.command_line import device_of, run_parser, storage_of, whole_number
 from ali_dist.training.given_data import open_given
 from ali_dist.training.inputs import Part
 from ali_dist.training.measures import MEASURES, NOTES_BESIDE, Task
@@ -62,7 +62,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    return exit_code("evaluate", lambda: _run(_parse(argv)))
+    return exit_code("ali_dist.evaluate", lambda: _run(_parse(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

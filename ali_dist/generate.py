@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ali_dist.errors import InputError
-from ali_dist.training.command_line import device_of, exit_code, run_parser, storage_of, whole_number
+from ali_dist.errors import InputError, exit_code
+from ali_dist.training.command_line import device_of, run_parser, storage_of, whole_number
 from ali_dist.training.given_data import open_given
 from ali_dist.training.pictures import DEFAULT_COUNTS, Album
 from ali_dist.training.saved import Saved, open_saved
@@ -52,7 +52,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
-    return exit_code("generate", lambda: _run(_parse(argv)))
+    return exit_code("ali_dist.generate", lambda: _run(_parse(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -15,8 +15,8 @@ from ali_dist.data.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.sources.catalogue import SOURCES
 from ali_dist.data.sources.split import Track
 from ali_dist.data.sources.writing import Writing, write_splits
-from ali_dist.data.storage import StorageError, Store, open_store
-from ali_dist.errors import InputError
+from ali_dist.data.storage import Store, open_store
+from ali_dist.errors import InputError, exit_code
 from ali_dist.settings import suggest
 
 _MOST_PROBLEMS = 10
@@ -77,15 +77,8 @@ def _flag(name: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input or damaged data."""
-    try:
-        arguments = _parser().parse_args(argv)
-        return _run(arguments)
-    except (InputError, StorageError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        print("Interrupted; run the same command to go on.", file=sys.stderr)
-        return 130
+    again = "Interrupted; run the same command to go on."
+    return exit_code("ali_dist.prepare", lambda: _run(_parser().parse_args(argv)), again)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -8,23 +8,13 @@ Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped on request with a check
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
 
 from ali_dist.config import Config
-from ali_dist.data.storage import StorageError
-from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.errors import InputError, exit_code
 from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, preset_names
-
-STOPPED = 75
-_CHOOSE = "choose another run.dir or data.url, or mend this one"
-_DISK_TROUBLE = {
-    errno.ENOSPC: "free some space and run the same command to go on from the newest checkpoint",
-    errno.EDQUOT: "free some space and run the same command to go on from the newest checkpoint",
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR), _CHOOSE),
-}
 
 
 def parse(arguments: list[str]) -> tuple[Config, bool]:
@@ -98,32 +88,17 @@ def main(arguments: list[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    try:
-        config, dry_run = parse(arguments)
-        if dry_run:
-            from ali_dist.training.estimate import describe
+    return exit_code("ali_dist.train", lambda: _run(arguments))
 
-            print(describe(config))
-        else:
-            train(config)
-    except InputError as error:
-        print(f"ali_dist.train: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"ali_dist.train: {stopped}", file=sys.stderr)
-        return STOPPED
-    except (TrainingError, StorageError, FloatingPointError) as error:  # the last: evaluating a diverged model
-        print(f"ali_dist.train: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
-            raise
-        print(
-            f"ali_dist.train: {error.filename or 'A file'}: {error.strerror}; {_DISK_TROUBLE[error.errno]}.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+
+def _run(arguments: list[str]) -> None:
+    config, dry_run = parse(arguments)
+    if dry_run:
+        from ali_dist.training.estimate import describe
+
+        print(describe(config))
+    else:
+        train(config)
 
 
 if __name__ == "__main__":

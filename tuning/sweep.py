@@ -30,8 +30,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ali_dist.data.storage import StorageError, Store
-from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.data.storage import Store
+from ali_dist.errors import InputError, Stopped, StorageError, TrainingError
 from ali_dist.settings import from_mapping, preset_names
 from tuning.analysis import verdict, write_results
 from tuning.metric import METRICS, default_metric

@@ -32,14 +32,13 @@ from ali_dist.data.storage import (
     Listing,
     MissingObject,
     ObjectInfo,
-    StorageError,
     changed,
     clean_key,
     missing,
     open_source,
     too_short,
 )
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 
 TEMPORARY = ".ali-dist-partial-"  # file name prefix of a put under way
 _PUT_TRIES = 100
@@ -36,10 +36,6 @@ class ObjectInfo:
 
 
 Listing = list[ObjectInfo]  # a name of its own, because `list` is also a method of stores
-
-
-class StorageError(RuntimeError):
-    """The storage itself failed: retries exhausted, disk full, connection lost for good."""
 
 
 class MissingObject(InputError):  # noqa: N818  (reads better at the place it is caught)

@@ -153,9 +153,7 @@ class _Attributes:
         return {}
 
 
-def _conditions(
-    judge: Classifier | AttributeJudge, x_tilde: Tensor, asked: Tensor, holdout: Split
-) -> dict[str, float]:
+def _conditions(judge: Classifier | AttributeJudge, x_tilde: Tensor, asked: Tensor, holdout: Split) -> dict[str, float]:
     """How well conditions are kept, beside what real images get."""
     assert holdout.y is not None
     kept = condition_kept(judge, x_tilde, asked, holdout.names)

@@ -1,8 +1,4 @@
-"""What the commands that use a trained model share: their first arguments, progress, and exit codes.
-
-Exit codes: 0 done, 2 wrong input (one sentence, no traceback), 1 storage failed or the model has diverged,
-130 interrupted.
-"""
+"""What the commands that use a trained model share: their first arguments, and progress."""
 
 from __future__ import annotations
 
@@ -16,12 +12,10 @@ from typing import NoReturn
 import torch
 
 from ali_dist.config import StorageConfig
-from ali_dist.data.storage import StorageError
-from ali_dist.errors import InputError, TrainingError
+from ali_dist.errors import InputError
 from ali_dist.settings import suggest
 from ali_dist.training.distributed import World, choose_device
 
-INTERRUPTED = 130
 Advance = Callable[[int], None]
 
 
@@ -88,37 +82,6 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def exit_code(command: str, action: Callable[[], None], interrupted: str = "Interrupted.") -> int:
-    """Run `action` and say in one sentence why it could not be done.
-
-    Args:
-        command: Name of the command's module in `ali_dist`.
-        action: Does it all.
-        interrupted: What a Ctrl-C leaves the user with.
-
-    Returns:
-        The exit code.
-    """
-    try:
-        action()
-    except InputError as error:
-        return _say(command, error, 2)
-    except (StorageError, TrainingError, FloatingPointError) as error:
-        return _say(command, error, 1)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _say(command, f"{error.filename}: {(error.strerror or str(error)).lower()}; choose another place.", 1)
-    except KeyboardInterrupt:
-        return _say(command, interrupted, INTERRUPTED)
-    return 0
-
-
-def _say(command: str, sentence: object, code: int) -> int:
-    sys.stderr.write(f"ali_dist.{command}: {sentence}\n")
-    return code
 
 
 @contextmanager

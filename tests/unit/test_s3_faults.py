@@ -14,8 +14,8 @@ from typing import cast
 import pytest
 
 from ali_dist.data.s3 import S3Store
-from ali_dist.data.storage import ChangedObject, MissingObject, StorageError, open_store
-from ali_dist.errors import InputError
+from ali_dist.data.storage import ChangedObject, MissingObject, open_store
+from ali_dist.errors import InputError, StorageError
 from tests.helpers.fault_server import ENV, Fault, FaultServer
 
 SIZE = 2_000_000

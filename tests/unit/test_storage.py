@@ -20,11 +20,10 @@ from ali_dist.data.storage import (
     ChangedObject,
     LocalStore,
     MissingObject,
-    StorageError,
     Store,
     open_store,
 )
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 
 BAD_KEYS = ["", "/etc/passwd", "../out", "a/../../out", "a//b", "./a", "a/", "a\0b"]
 

@@ -15,8 +15,7 @@ from multiprocessing.process import BaseProcess
 
 from ali_dist.data.sources.finished import Finished, ShardTask
 from ali_dist.data.sources.split import Part
-from ali_dist.data.storage import StorageError
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 
 _COUNT_EVERY = 32  # samples between two messages of progress
 Parts = Iterator[tuple[int, Part]]
