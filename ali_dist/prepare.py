@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ali_dist.data.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.sources.catalogue import SOURCES
-from ali_dist.data.sources.split import Track
+from ali_dist.data.sources.split import Track, only
 from ali_dist.data.sources.writing import Writing, write_splits
 from ali_dist.data.storage import Store, open_store
 from ali_dist.errors import InputError, exit_code
@@ -24,6 +24,7 @@ _TARS = "webdataset"  # the one source that is not written, but indexed
 _NAMES = (*SOURCES, _TARS)
 _RAW_UP_TO = 64  # pixels of a side above which images are compressed unless told otherwise
 _WRITING = ("encoding", "shard_mb", "jobs", "skip_bad")  # how splits are written, whatever they are
+_ANY = ("only", *_WRITING)  # options of every source that is written
 Written = dict[str, tuple[Store, bool]]
 
 
@@ -33,6 +34,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "splits": {"metavar": "A,B", "help": "write these splits only"},
     "holdout": {"type": float, "help": "share of the training images held out: as valid (default as in the paper), "
                 "for a folder as test (default 0.1)"},
+    "only": {"metavar": "A,B", "help": "keep the samples of these classes only, such as the normal ones for anomalies"},
     "size": {"type": int, "help": "pixels of a side: shapes 32 (default) or 64; imagenet64, folder any (default 64)"},
     "grey": {"action": "store_true", "help": "one channel instead of three"},
     "labels": {"choices": ("classes", "attributes"), "help": "what shapes are labelled with (default classes)"},
@@ -106,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, if they apply to the source and make sense."""
     name, source = arguments.source, SOURCES.get(arguments.source)
-    applies = () if source is None else (*source.options, *_WRITING)
+    applies = () if source is None else (*source.options, *_ANY)
     given = {option: value for option in _OPTIONS if (value := getattr(arguments, option)) is not None}
     for option in given:
         if option not in applies or (name, option) == ("mixture", "encoding"):
@@ -120,8 +122,9 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{option} is {given[option]}, but must be at least 1.")
     if "path" in given:
         given["path"] = Path(os.path.expanduser(given["path"]))
-    if "splits" in given:
-        given["splits"] = tuple(split.strip() for split in given["splits"].split(","))
+    for option in ("splits", "only"):
+        if option in given:
+            given[option] = tuple(name.strip() for name in given[option].split(","))
     return given
 
 
@@ -131,7 +134,9 @@ def _write(source: str, store: Store, options: dict[str, Any], track: Track) -> 
         "jobs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         **{name: value for name, value in options.items() if name in _WRITING},
     }
-    splits = SOURCES[source].splits(**{name: value for name, value in options.items() if name not in _WRITING})
+    splits = SOURCES[source].splits(**{name: value for name, value in options.items() if name not in _ANY})
+    if "only" in options:
+        splits = (only(split, options["only"]) for split in splits)
     return write_splits(store, splits, Writing(**how), track)
 
 

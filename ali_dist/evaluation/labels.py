@@ -40,7 +40,7 @@ class LabelMetrics(Protocol):
 def of_labels(
     train: Split, holdout: Split, *, seed: int, native: Map, device: torch.device | str
 ) -> LabelMetrics | None:
-    """The metrics that the labels of both splits allow; None without labels of one kind in both.
+    """The metrics that the labels of both splits allow; None without labels of one kind in both, or with one class.
 
     Args:
         train: judge, Fréchet reference and probe labels come from here.
@@ -51,6 +51,8 @@ def of_labels(
     """
     if train.y is None or holdout.y is None or train.y.ndim != holdout.y.ndim:
         return None
+    if train.y.ndim == 1 and len(train.y.unique()) < 2:
+        return None  # a classifier of one class knows nothing
     if train.y.ndim == 1:
         return _Classes.of(train, holdout, seed, native, device)
     return _Attributes.of(train, holdout, seed, device)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ali_dist.config import Config
-from ali_dist.data.index import find_split, load_index
+from ali_dist.data.index import load_index
 from ali_dist.data.reader import load_arrays
-from ali_dist.data.shards import write_shards
 from ali_dist.data.sources import ensure_prepared
+from ali_dist.data.sources.builtin import digits_splits
+from ali_dist.data.sources.split import only
+from ali_dist.data.sources.writing import Writing, write_splits
 from ali_dist.data.storage import open_store
 from ali_dist.errors import InputError
 from ali_dist.evaluation.few_labels import few_label_baselines
@@ -130,9 +130,7 @@ def anomalies(place: Place, seed: int) -> Metrics:
     whole = place.folder / "data" / "digits"
     ensure_prepared("digits", str(whole))
     normal = place.folder / "data" / f"digits-only-{seed}"
-    if not (normal / "train" / "index.json").exists():
-        for split in ("train", "test"):
-            _write_class(find_split(open_store(str(whole)), split), str(normal / split), seed)
+    write_splits(open_store(str(normal)), (only(split, [str(seed)]) for split in digits_splits()), Writing())
     config, metrics = place.train(
         "digits", f"digits-only-{seed}", data__url=str(normal), data__source=None, run__images=32_000
     )
@@ -148,16 +146,6 @@ def _images(store: Any, index: Any) -> Split:
     x, y = load_arrays(store, index)
     space = DataSpace.of(ARCHITECTURES["digits"], tuple(index.shape))
     return Split(space.unit_from_stored(x), y)
-
-
-def _write_class(source: Any, url: str, wanted: int) -> None:
-    """The samples of one class of a split, as a split of their own."""
-    index = load_index(source)
-    x, y = load_arrays(source, index)
-    assert y is not None
-    rows = np.flatnonzero(y.numpy() == wanted)
-    samples = ((x[row].numpy(), None) for row in rows)
-    write_shards(open_store(url), samples, encoding="raw", shape=index.shape, dtype="uint8")
 
 
 DIGITS = {

@@ -124,6 +124,12 @@ def test_without_labels_the_metrics_that_need_them_are_left_out() -> None:
     assert set(evaluate_images(PixelModel(), train, holdout, samples=10, seed=0)) == IMAGE_KEYS
 
 
+def test_one_class_alone_has_no_metrics_of_classes() -> None:
+    """A classifier of one class is always right, and its features say nothing."""
+    lone = [Split(split.x, torch.zeros(len(split.x), dtype=torch.int64)) for split in (stripes(40, 0), stripes(30, 1))]
+    assert set(ImageEvaluator(*lone, samples=30, seed=0).evaluate(PixelModel())) == IMAGE_KEYS
+
+
 def test_reconstructions_use_sampled_codes_and_sigma_is_not_a_variance() -> None:
     """With z = x + sigma epsilon, the error is sigma^2; mu alone gives 0. log sigma -1 means sigma 1/e."""
     split = stripes(400, 0, labelled=False)

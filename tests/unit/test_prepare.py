@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ali_dist.data.index import load_index
 from ali_dist.data.reader import load_arrays
@@ -185,6 +186,27 @@ def test_other_data_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureF
     assert content(tmp_path / "tars") == {"train/00000.tar": b"precious"}
 
 
+def test_only_some_classes_are_written_under_their_own_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an anomaly detector is trained on: the same samples as in the whole, in the same order, and no others."""
+    assert run(capsys, "digits", tmp_path / "some", "--only", "7, 3")[0] == 0
+    prepare_digits(LocalStore(tmp_path / "all"))
+    for split in ("train", "test"):
+        x, y = load_arrays(store := LocalStore(tmp_path / "all" / split), load_index(store))
+        store = LocalStore(tmp_path / "some" / split)
+        index = load_index(store)
+        some, labels = load_arrays(store, index)
+        assert y is not None
+        assert labels is not None
+        wanted = (y == 3) | (y == 7)
+        assert torch.equal(some, x[wanted])
+        assert torch.equal(labels, y[wanted])
+        assert len(index.classes) == 10
+    assert "already there" in run(capsys, "digits", tmp_path / "some", "--only", "3,7")[1]
+    assert "already holds other data" in refused(capsys, "digits", tmp_path / "some", "--only", "3")
+
+
 # ---- wrong input ---------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +222,9 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
         (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
         (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
         (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
+        (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which there is not"),
+        (("mixture", tmp_path, "--only", "3"), "--only chooses classes, but this source knows none"),
+        (("webdataset", tmp_path, "--only", "3"), "--only does not apply to webdataset"),
         (("celeba", tmp_path), "celeba needs --from PATH"),
         (("mixture", tmp_path, "--layout", "cube"), "--layout"),
         (("digits", tmp_path, "--shard-mb", 0), "--shard-mb is 0"),

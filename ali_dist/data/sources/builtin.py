@@ -58,7 +58,8 @@ def digits_splits() -> Iterator[Split]:
     for name, xs, ys in (("train", parts[0], parts[2]), ("test", parts[1], parts[3])):
         yield Split(
             name=name, size=len(xs), shape=(1, 8, 8), part=array_part(xs, ys, f"Digit of {name}"),
-            settings={"name": "digits"}, classes=tuple(str(digit) for digit in range(10)), mixed=True,
+            settings={"name": "digits"}, classes=tuple(str(digit) for digit in range(10)), class_numbers=ys,
+            mixed=True,
         )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def cifar10_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str
             x, y = (x[:kept], y[:kept]) if name == "train" else (x[kept:], y[kept:])
         yield Split(
             name=name, size=len(x), shape=_SHAPE, part=array_part(x, y, f"CIFAR-10 image of {name}"), classes=CLASSES,
-            settings={"name": "cifar10", "input": fingerprint(x, y)},
+            class_numbers=y, settings={"name": "cifar10", "input": fingerprint(x, y)},
         )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ali_dist.data.sources.files import first_existing, wanted_splits
 from ali_dist.data.sources.images import SUFFIXES, CentreCrop, Listing, image_part, input_of, list_files
 from ali_dist.data.sources.split import Split, fingerprint
@@ -179,5 +181,6 @@ def _split(
     return Split(
         name=name, size=len(files.names), shape=(1 if crop.grey else 3, crop.size, crop.size), classes=classes,
         part=image_part(root, files.names, labels, crop),
+        class_numbers=np.array([number[str(class_)] for class_ in files.classes]) if classes else None,
         settings={**settings, "input": fingerprint(input_of(files.names, sizes, labels), "\n".join(classes))},
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 
 from ali_dist.data.labels import Label
 from ali_dist.data.shards import Labelled
+from ali_dist.errors import InputError
+from ali_dist.settings import suggest
 
 _CHUNK = 4096
+_SHOWN = 12
 Numbers = NDArray[np.int64]
 Track = Callable[[str, int | None], Callable[[int], None]]
 
@@ -47,6 +52,7 @@ class Split:
         part: the samples of some numbers below `size`, in that order.
         settings: everything that decides what is written, JSON-able; equal settings promise equal shards.
         classes: names of the class numbers, or empty.
+        class_numbers: class of each sample, where they are known before anything is read.
         attributes: names of the entries of attribute vectors, or empty.
         extra: kept in the index; JSON-able.
         mixed: neighbours are unrelated already; others are written in an order drawn once and for all.
@@ -59,9 +65,51 @@ class Split:
     part: Callable[[Numbers], Part]
     settings: dict[str, Any]
     classes: tuple[str, ...] = ()
+    class_numbers: NDArray[np.integer[Any]] | None = None
     attributes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     mixed: bool = False
+
+
+def only(split: Split, chosen: Sequence[str]) -> Split:
+    """The samples of some classes; names and numbers of the classes stay as they are.
+
+    Args:
+        split: of a source that has classes.
+        chosen: names of classes.
+
+    Raises:
+        InputError: it has none, or none of such a name, or no sample of one.
+    """
+    if split.class_numbers is None or not split.classes:
+        raise InputError(f"--only chooses classes, but this source knows none before it is read, in {split.name}.")
+    for name in chosen:
+        if name not in split.classes:
+            hint = suggest(name, split.classes).removesuffix("?")
+            raise InputError(f"--only names the class {name!r}, which there is not{hint}; {_some(split.classes)}.")
+    wanted = sorted(split.classes.index(name) for name in set(chosen))
+    there = np.isin(wanted, split.class_numbers)
+    if not there.all():
+        missing = split.classes[wanted[int(there.argmin())]]
+        raise InputError(f"--only names the class {missing!r}, of which {split.name} has no sample: leave it out.")
+    rows = np.flatnonzero(np.isin(split.class_numbers, wanted))
+    names = [split.classes[number] for number in wanted]
+    return dataclasses.replace(
+        split,
+        size=len(rows),
+        part=functools.partial(_renumbered, split.part, rows),
+        settings={**split.settings, "only": names},
+        class_numbers=split.class_numbers[rows],
+    )
+
+
+def _renumbered(part: Callable[[Numbers], Part], rows: Numbers, numbers: Numbers) -> Part:
+    return part(rows[numbers])
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of what may be a thousand."""
+    return f"classes: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] |
         yield Split(
             name=split, size=len(x), shape=_SHAPE, part=array_part(x, y, f"SVHN image of {split}"),
             settings={"name": "svhn", "input": fingerprint(x, y)}, classes=tuple(str(digit) for digit in range(10)),
+            class_numbers=y,
         )  # fmt: skip
 
 
