@@ -1,40 +1,60 @@
-# The image of a cluster node: Ray's official image (or any with Python 3.11 and venv) with ali_dist on top.
+# The image of a cluster node: Ray's official image with ali_dist on top.
 #
-#   docker build -t ali-dist .
-#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" ali-dist python -m ali_dist.train --run.name demo
+#   docker build -t ali-dist:0.1.0 .
+#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" ali-dist:0.1.0 python -m ali_dist.train --run.name demo
 #
-# Everything lives in a virtual environment of its own, Ray included, so that what runs is what constraints.txt names.
+# All Python lives in a virtual environment, /opt/ali, Ray included, so that what runs is what constraints.txt names.
+# The base gives what `ray up` and Kubernetes expect of a node: user `ray`, sudo, rsync, ssh, bash, wget. Its plain CPU
+# kind is enough for GPUs: torch brings its own CUDA libraries, the host's NVIDIA runtime the driver. It holds no
+# compiler; for `--scale.compile true`, which calls one, build with --build-arg BASE_IMAGE=rayproject/ray:2.60.0-py311-gpu.
+# Any other image with Python 3.11, its venv module and bash will do on Kubernetes.
+#
+# The dependencies are gigabytes, and the same for many versions of the code. Once built and pushed, they can be used on
+# machines that never built them; then a changed line of code costs seconds:
+#
+#   docker build --target dependencies -t registry.example.com/ali-dependencies:1 .
+#   docker build --build-context dependencies=docker-image://registry.example.com/ali-dependencies:1 -t ali-dist:0.1.0 .
 
-ARG BASE_IMAGE=rayproject/ray:2.60.0-py311-gpu
+ARG BASE_IMAGE=rayproject/ray:2.60.0-py311-cpu
 
-# The dependencies: a layer of gigabytes that only pyproject.toml and constraints.txt can change.
+# Only pyproject.toml and constraints.txt can change this layer.
 FROM ${BASE_IMAGE} AS dependencies
 USER root
 WORKDIR /build
-COPY pyproject.toml constraints.txt LICENSE ./
-RUN mkdir ali_dist \
-    && echo '__version__ = "0"' > ali_dist/__init__.py \
+COPY pyproject.toml constraints.txt ./
+RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*p["dependencies"], *p["optional-dependencies"]["sweep"], "setuptools", sep="\n")' > requirements.txt \
     && python3 -m venv /opt/ali \
-    && /opt/ali/bin/python -m pip install --no-cache-dir --constraint constraints.txt . \
-    && /opt/ali/bin/python -m pip uninstall --yes ali-dist
+    && /opt/ali/bin/python -m pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
-# The package itself: small, and new at every change of the code.
-FROM dependencies AS package
+# The package itself: small, and new at every change of the code. The pinned setuptools builds it, nothing is fetched.
+FROM ${BASE_IMAGE} AS package
+USER root
+WORKDIR /build
 COPY . .
-RUN /opt/ali/bin/python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
+RUN --mount=type=bind,from=dependencies,source=/opt/ali,target=/opt/ali \
+    /opt/ali/bin/python -m pip wheel --no-deps --no-build-isolation --no-cache-dir --no-index --wheel-dir /wheel .
 
 FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ali-dist" \
+      org.opencontainers.image.description="Distributed training of Adversarially Learned Inference on Ray" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 USER root
 COPY --from=dependencies /opt/ali /opt/ali
-# Login shells, which `ray up` starts Ray from, set PATH anew, so they are told, too. In Ray's image user 1000 is `ray`.
+# `ray up` starts Ray from login shells (`bash --login -c -i`), which set PATH anew: /etc/profile, then the user's own
+# files, where Ray's image puts its conda in front. The last word is ours, in both. In Ray's image user 1000 is `ray`.
 RUN --mount=type=bind,from=package,source=/wheel,target=/wheel \
-    /opt/ali/bin/python -m pip install --no-cache-dir --no-deps /wheel/*.whl \
-    && echo 'PATH=/opt/ali/bin:$PATH' > /etc/profile.d/ali.sh \
-    && { getent passwd 1000 > /dev/null || useradd --create-home --uid 1000 ali; } \
-    && echo 'PATH=/opt/ali/bin:$PATH' >> "$(getent passwd 1000 | cut -d: -f6)/.bashrc" \
-    && mkdir -p /work \
-    && chown 1000 /work
-ENV PATH=/opt/ali/bin:$PATH
+    /opt/ali/bin/python -m pip install --no-deps --no-cache-dir --no-index --ignore-installed /wheel/*.whl \
+    && { getent passwd 1000 > /dev/null || useradd --home-dir /home/ray --shell /bin/bash --uid 1000 ray; } \
+    && install --directory --owner 1000 /home/ray /work \
+    && echo 'export PATH=/opt/ali/bin:$PATH' | tee --append /etc/profile.d/ali.sh /home/ray/.bashrc > /dev/null
+ENV HOME=/home/ray PATH=/opt/ali/bin:$PATH
 USER 1000
 WORKDIR /work
 CMD ["python", "-m", "ali_dist.train", "--help"]
