@@ -69,10 +69,8 @@ def _provider(provider: Mapping[str, Any]) -> Iterator[str]:
         near = [name for name in regions if name[:3] == str(region)[:3]]
         fix = f"use one of {', '.join(near or regions[-4:])}"
         yield finding("provider.region", region, "AWS has no region of that name", fix)
-    for zone in str(provider.get("availability_zone") or f"{region}a").split(","):
-        if not re.fullmatch(rf"{re.escape(str(region))}[a-z]", zone.strip()) and PLACEHOLDER not in zone:
-            expected = f"zones of {region} are called {region}a, {region}b and so on"
-            yield finding("provider.availability_zone", zone.strip(), expected, "correct the zone or the region")
+    else:
+        yield from _zones(str(region), provider.get("availability_zone"))
     if provider.get("cache_stopped_nodes") is not False:
         expected = "stopped machines keep their disks, which cost money and hold data"
         yield finding("provider.cache_stopped_nodes", provider.get("cache_stopped_nodes"), expected, "write false")
@@ -82,6 +80,13 @@ def _provider(provider: Mapping[str, Any]) -> Iterator[str]:
             if str(cidr).endswith("/0"):
                 key = f"provider.security_group.IpPermissions[{number}]"
                 yield finding(key, cidr, "that is the whole world", "name your own addresses, such as 203.0.113.7/32")
+
+
+def _zones(region: str, zones: object) -> Iterator[str]:
+    for zone in str(zones or f"{region}a").split(","):
+        if not re.fullmatch(rf"{re.escape(region)}[a-z]", zone.strip()) and PLACEHOLDER not in f"{region}{zone}":
+            expected = f"zones of {region} are called {region}a, {region}b and so on"
+            yield finding("provider.availability_zone", zone.strip(), expected, "correct the zone or the region")
 
 
 def _request(where: str, parameters: Mapping[str, Any]) -> Iterator[str]:

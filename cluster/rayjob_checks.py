@@ -33,7 +33,10 @@ def rules(documents: list[Mapping[str, Any]]) -> Iterator[str]:
             fix = "take it out and use `kubectl create secret`"
             yield finding("Secret", "...", "secrets do not belong into a file", fix)
     for job in jobs:
-        yield from misfits("", job, RAYJOB)
+        wrong = list(misfits("", job, RAYJOB))
+        yield from wrong
+        if wrong:  # what is misspelt would be missed below, and said twice
+            continue
         yield from _job(job)
         yield from _cluster(mapping(mapping(job.get("spec")).get("rayClusterSpec")))
         for where, template in _templates(mapping(job.get("spec"))):
@@ -135,7 +138,9 @@ def _templates(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     if "submitterPodTemplate" in spec:
         yield "spec.submitterPodTemplate", mapping(spec["submitterPodTemplate"])
     cluster = mapping(spec.get("rayClusterSpec"))
-    yield "spec.rayClusterSpec.headGroupSpec.template", mapping(mapping(cluster.get("headGroupSpec")).get("template"))
+    if cluster:
+        head = mapping(cluster.get("headGroupSpec"))
+        yield "spec.rayClusterSpec.headGroupSpec.template", mapping(head.get("template"))
     for number, group in enumerate(sequence(cluster.get("workerGroupSpecs"))):
         yield f"spec.rayClusterSpec.workerGroupSpecs[{number}].template", mapping(mapping(group).get("template"))
 
@@ -153,6 +158,7 @@ def _pod(where: str, pod: Mapping[str, Any]) -> Iterator[str]:
     containers = sequence(pod.get("containers"))
     if not containers:
         yield finding(f"{where}.spec.containers", None, "a pod needs one", "add it")
+        return
     for number, container in enumerate(map(mapping, containers)):
         key = f"{where}.spec.containers[{number}]"
         yield from _image(key, container)

@@ -1,4 +1,6 @@
-"""Which keys a RayJob has, and of what kind their values are, as KubeRay 1.5.1 to 1.7.0 and Kubernetes 1.30 know them.
+"""Which keys a RayJob has, and of what kind their values are, as KubeRay 1.5.1 to 1.7.0 describe them.
+
+Of what Kubernetes itself allows in a pod, rare and deprecated keys are left out: they are told as unknown.
 
 A fact is a kind ("text", "whole", "number", "flag", "quantity"), a tuple of the words that are allowed, a mapping of
 keys to facts, a list with the fact of each element, or ANY for what is not looked into. `misfits` compares.
@@ -49,7 +51,7 @@ CONTAINER = {
 VOLUME = {
     "name": "text", "emptyDir": {"medium": ("", "Memory"), "sizeLimit": "quantity"}, "secret": ANY, "configMap": ANY,
     "persistentVolumeClaim": ANY, "projected": ANY, "csi": ANY, "ephemeral": ANY, "hostPath": ANY, "nfs": ANY,
-    "downwardAPI": ANY,
+    "downwardAPI": ANY, "image": ANY,
 }  # fmt: skip
 
 TOLERATION = {
@@ -74,6 +76,7 @@ TEMPLATE = {"metadata": METADATA, "spec": POD}
 HEAD = {
     "template": TEMPLATE, "rayStartParams": TEXTS, "serviceType": ("ClusterIP", "NodePort", "LoadBalancer"),
     "headService": ANY, "enableIngress": "flag", "resources": TEXTS, "labels": TEXTS,
+    "ingressOptions": ANY,  # from KubeRay 1.7
 }  # fmt: skip
 
 GROUP = {
@@ -87,7 +90,7 @@ AUTOSCALER = {
     "version": ("v1", "v2"), "idleTimeoutSeconds": "whole", "upscalingMode": ("Default", "Aggressive", "Conservative"),
     "resources": RESOURCES, "image": "text", "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
     "securityContext": SECURITY, "env": ENV, "envFrom": ENV_FROM, "volumeMounts": MOUNTS, "command": ["text"],
-    "args": ["text"],
+    "args": ["text"],  # this and command from KubeRay 1.7
 }  # fmt: skip
 
 CLUSTER = {
@@ -98,7 +101,7 @@ CLUSTER = {
         "secretName": "text",  # from KubeRay 1.6
     },
     "suspend": "flag", "managedBy": "text", "upgradeStrategy": ANY,
-    "networkPolicy": ANY, "tlsOptions": ANY,  # from KubeRay 1.7, behind feature gates
+    "networkPolicy": ANY, "tlsOptions": ANY, "historyServerOptions": ANY,  # from KubeRay 1.7, behind feature gates
 }  # fmt: skip
 
 JOB = {

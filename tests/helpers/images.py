@@ -1,0 +1,168 @@
+"""Container images without a container engine or a registry: buildah in chroots, on a base that debootstrap makes.
+
+Needs root and the Debian packages buildah, crun and debootstrap. All images live in a folder of their own and go with
+it. The Debian mirror is the one that this machine's apt uses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+GIVEN = "/opt/given"  # where containers see this Python's packages
+TOOLS = ("buildah", "debootstrap", "crun", "unshare", "ip")
+
+
+def missing() -> str | None:
+    """Why images cannot be built on this machine; None if they may be."""
+    if os.geteuid() != 0:
+        return "images are built by root only"
+    tools = [name for name in TOOLS if shutil.which(name) is None]
+    if tools:
+        return f"{', '.join(tools)} not installed (Debian: buildah crun debootstrap util-linux iproute2)"
+    return None if mirror() else "no Debian mirror among this machine's apt sources"
+
+
+def mirror() -> tuple[str, str] | None:
+    """(release, address) of the Debian main archive that apt uses here."""
+    release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
+    folder = Path("/etc/apt")
+    files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.sources"))]
+    text = "\n".join(path.read_text(errors="replace") for path in files if path.is_file())
+    address = re.search(r"^(?:URIs:|deb)\s+(?:\[[^\]]*\]\s+)?(\S+/debian/?)(?:\s|$)", text, re.MULTILINE)
+    return (release[1], address[1]) if release and address else None
+
+
+def base_archive(folder: Path) -> Path:
+    """A tar of a minimal Debian with Python and venv, made in `folder` unless it is there already; some 280 MB.
+
+    Raises:
+        RuntimeError: If debootstrap fails, as without a way to the mirror; the message has its last line.
+    """
+    place = mirror()
+    assert place is not None, "missing() says so"
+    release, address = place
+    archive = folder / f"{release}.tar"
+    if archive.exists():
+        return archive
+    tree = folder / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    # With mounts of its own, so that none is left on the machine if it is ended halfway.
+    options = ["--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
+    command = ["unshare", "--mount", "debootstrap", *options, release, str(tree), address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    if done.returncode:
+        raise RuntimeError(f"debootstrap fails: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+    subprocess.run(["tar", "--one-file-system", "-C", tree, "-cf", folder / "part", "."], check=True)
+    shutil.rmtree(tree)
+    return (folder / "part").rename(archive)
+
+
+class Buildah:
+    """buildah with its own storage; everything in it is gone when the block ends.
+
+    Args:
+        folder: An empty folder, for storage of some gigabytes.
+
+    Raises:
+        RuntimeError: If buildah cannot work here, as without the right to mount; the message has its last line.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.packages = Path(sysconfig.get_paths()["purelib"])
+        for self.driver in ("overlay", "vfs"):  # layers are shared where the kernel can, else copied
+            done = self("from", "--name", "probe", "scratch", check=False)
+            if not done.returncode:
+                self("rm", "probe")
+                return
+        raise RuntimeError(f"buildah fails: {done.stderr.strip().splitlines()[-1]}")
+
+    def __enter__(self) -> Buildah:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        self("umount", "--all", check=False)
+        self("rm", "--all", check=False)
+        self("rmi", "--all", "--force", check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line of one call."""
+        places = ["--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
+        return ["buildah", *places, "--storage-driver", self.driver, *map(str, arguments)]
+
+    def __call__(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """One call; with `check`, a failure is a RuntimeError with what buildah said."""
+        return self._run(self.command(*arguments), check)
+
+    def debian(self, archive: Path) -> str:
+        """localhost/base from the tar of a Debian; returns the version of its Python, such as 3.11.
+
+        Raises:
+            RuntimeError: If images cannot be made, or commands cannot be run in them, on this machine.
+        """
+        self("from", "--name", "empty", "scratch")
+        self("add", "--quiet", "empty", archive, "/")
+        self("commit", "--quiet", "empty", "localhost/base")
+        self("from", "--name", "probe", "localhost/base")
+        code = "import sys; print(*sys.version_info[:2], sep='.')"
+        return self("run", "probe", "--", "python3", "-c", code).stdout.strip()
+
+    def build(self, tag: str, context: Path, *arguments: str | Path) -> None:
+        """An image from a folder with a Dockerfile; this Python's packages are to be seen at GIVEN meanwhile."""
+        self("bud", "--volume", f"{self.packages}:{GIVEN}:ro", *arguments, "--tag", tag, context)
+
+    def run(self, container: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command in a container, as the image's user, in its folder and with its variables."""
+        return self._run(self.inside(container, *command), check)
+
+    def run_alone(self, container: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """The same with processes and a network (127.0.0.1 only) of its own; all it started ends with it."""
+        inner = " ".join(["ip link set lo up && exec", *(f"'{word}'" for word in self.inside(container, *command))])
+        own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inner]
+        return self._run(own, check=False)
+
+    def inside(self, container: str, *command: str) -> list[str]:
+        return self.command("run", "--volume", f"{self.packages}:{GIVEN}:ro", container, "--", *command)
+
+    def _run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+def write_dependencies(folder: Path) -> None:
+    """A build folder for what stands in for the Dockerfile's stage `dependencies`: /opt/ali over GIVEN's packages."""
+    lines = [
+        "FROM localhost/base",
+        "USER root",
+        "RUN /usr/bin/python3 -m venv --without-pip /opt/ali"
+        f" && echo {GIVEN} > $(echo /opt/ali/lib/python3*/site-packages)/given.pth",
+        "COPY ray /opt/ali/bin/ray",
+    ]
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    script = "#!/opt/ali/bin/python\nimport sys\nfrom ray.scripts.scripts import main\nsys.exit(main())\n"
+    (folder / "ray").write_text(script, encoding="utf-8")
+    (folder / "ray").chmod(0o755)
+
+
+# What Ray's own image brings besides: user 1000, whose login shells put another Python and another ray in front.
+LIKE_RAYS = """\
+FROM localhost/base
+RUN useradd --create-home --home-dir /home/ray --shell /bin/bash --uid 1000 --gid 100 ray \\
+    && mkdir -p /home/ray/conda/bin \\
+    && for name in python ray; do ln -s /bin/false /home/ray/conda/bin/$name; done \\
+    && echo 'export PATH=/home/ray/conda/bin:$PATH' >> /home/ray/.bashrc
+ENV HOME=/home/ray
+USER 1000
+"""
