@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -113,7 +114,7 @@ class Buildah:
         self("commit", "--quiet", "empty", "localhost/base")
         self("from", "--name", "probe", "localhost/base")
         code = "import sys; print(*sys.version_info[:2], sep='.')"
-        return self("run", "probe", "--", "python3", "-c", code).stdout.strip()
+        return self.run("probe", "python3", "-c", code).stdout.strip()
 
     def build(self, tag: str, context: Path, *arguments: str | Path) -> None:
         """An image from a folder with a Dockerfile; this Python's packages are to be seen at GIVEN meanwhile."""
@@ -121,16 +122,26 @@ class Buildah:
 
     def run(self, container: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in a container, as the image's user, in its folder and with its variables."""
-        return self._run(self.inside(container, *command), check)
+        return self._inside([], container, command, check)
 
     def run_alone(self, container: str, *command: str) -> subprocess.CompletedProcess[str]:
         """The same with processes and a network (127.0.0.1 only) of its own; all it started ends with it."""
-        inner = " ".join(["ip link set lo up && exec", *(f"'{word}'" for word in self.inside(container, *command))])
-        own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inner]
-        return self._run(own, check=False)
+        own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return self._inside([*own, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"], container, command, check=False)
 
-    def inside(self, container: str, *command: str) -> list[str]:
-        return self.command("run", "--volume", f"{self.packages}:{GIVEN}:ro", container, "--", *command)
+    def _inside(
+        self, prefix: list[str], container: str, command: tuple[str, ...], check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        # The output goes to files: buildah 1.28 now and then loses what a command in a chroot wrote last.
+        results = Path(tempfile.mkdtemp(dir=self.folder))
+        results.chmod(0o777)
+        volumes = ["--volume", f"{self.packages}:{GIVEN}:ro", "--volume", f"{results}:/results"]
+        shell = ["sh", "-c", 'exec "$@" > /results/out 2> /results/err', "sh", *command]
+        done = self._run([*prefix, *self.command("run", *volumes, container, "--", *shell)], check=False)
+        out, err = (path.read_text() if path.exists() else "" for path in (results / "out", results / "err"))
+        if check and done.returncode:
+            raise RuntimeError(f"{command} ended with {done.returncode}:\n{out}\n{err}\n{done.stderr}")
+        return subprocess.CompletedProcess(command, done.returncode, out, err)
 
     def _run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
