@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.data.storage import Store
 from ali_dist.settings import flatten, from_mapping
-from ali_dist.training.ray_backend import ray_storage
+from ali_dist.training.ray_backend import Board, ray_storage
 from tuning.book import Book
 from tuning.plan import REDUCTION, Plan
 from tuning.records import ENDED, TrialRecord, trial_name
@@ -27,6 +28,7 @@ from tuning.spaces import values_of
 from tuning.trial import SCORE, run_trial
 
 _RESTARTS = 3  # of a trial whose process or machine is lost; it goes on from its newest checkpoint
+_SAVING_SECONDS = 60.0  # for trials to save when the sweep ends; an evaluation of many images may be under way
 _HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, not its CPUs, which workers need
 
 
@@ -43,6 +45,7 @@ def cluster() -> Iterator[list[dict[str, float]]]:
     try:
         yield [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or Tune's thread, if it still runs, would start another Ray
         ray.shutdown()
 
 
@@ -93,16 +96,32 @@ class Watch(ray.tune.Callback):
 
 
 class Judge(ray.tune.Stopper):
-    """Stops collapsed trials, and all of them at the end of the time or on request."""
+    """Stops collapsed trials; at the end of the time or on request asks all to save, and ends them when they have.
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    Args:
+        book: Of the sweep.
+        board: Where trials look whether they are asked.
+    """
+
+    def __init__(self, book: Book, board: Any) -> None:
+        self._book, self._board = book, board
+        self._asked: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing; see `Book.__getstate__`."""
+        return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self._book.result(trial_id, result)
 
     def stop_all(self) -> bool:
-        return self._book.halted()
+        """Called several times a second."""
+        if not self._book.halted():
+            return False
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self._board.request_stop.remote()
+        return not self._book.busy() or time.monotonic() - self._asked > _SAVING_SECONDS
 
 
 class Halving(ASHAScheduler):
@@ -158,7 +177,7 @@ class Queue:
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's request; None at the end."""
-        if not self._left:
+        if not self._left or self._book.halted():
             return None
         number = self._left.pop(0)
         asked = self._known[number].settings if number in self._known else self._plan.settings(number)
@@ -215,7 +234,8 @@ def run_trials(
     done = [record for record in book.records() if record.state in ENDED]
     path, filesystem = ray_storage(from_mapping(plan.base))
     check = functools.partial(check_config, plan, store, scale)
-    trainable = ray.tune.with_resources(run_trial, placement(need))
+    board = Board.remote()  # type: ignore[attr-defined]
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(run_trial, board=board), placement(need))
     ray.tune.Tuner(
         trainable,
         tune_config=ray.tune.TuneConfig(
@@ -229,7 +249,7 @@ def run_trials(
             name="tune",
             storage_path=path,
             storage_filesystem=filesystem,
-            stop=Judge(book),
+            stop=Judge(book, board),
             callbacks=[Watch(book, check, ended)],
             failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
             verbose=0,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
+import tempfile
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ali_dist.data.storage import Store
-from ali_dist.report.page import CAPTIONS, duration
+from ali_dist.report.page import CAPTIONS, duration, write_page
 from ali_dist.report.template import document, note, section
 from tuning.analysis import baseline, verdict
 from tuning.plan import Plan
@@ -24,6 +26,21 @@ _PICTURES = ("samples", "reconstructions", "mixture", "conditions")
 def write_sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> None:
     """Write `sweep.html` into the sweep's folder."""
     store.put("sweep.html", sweep_page(plan, records, store).encode())
+
+
+def leave_trial_page(store: Store, record: TrialRecord) -> None:
+    """Give a trial that was ended from outside the page that a run writes itself when it ends."""
+    mine = store.child(f"trials/{trial_name(record.number)}")
+    if record.state == "finished" or mine.stat("metrics.jsonl") is None:
+        return
+    wanted = ("config.json", "metrics.jsonl", "summary.json", "images/")
+    with tempfile.TemporaryDirectory(prefix="ali-dist-page-") as folder:
+        for item in mine.list():
+            if item.key.startswith(wanted):
+                path = Path(folder) / item.key
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(mine.get(item.key))
+        mine.put("report.html", write_page(Path(folder)))
 
 
 def sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:

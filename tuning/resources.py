@@ -82,7 +82,7 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
         InputError: Not even one trial fits; the sentence has the sum.
     """
     each = need.each()
-    room = sum(min(int(node.get(kind, 0.0) / amount + _SLACK) for kind, amount in each.items()) for node in nodes)
+    room = sum(min(_fitting(node.get(kind, 0.0), amount, kind) for kind, amount in each.items()) for node in nodes)
     if room < need.workers:
         wanted = " and ".join(
             f"{need.workers} x {amount:g} = {need.workers * amount:g} {k}" for k, amount in each.items()
@@ -94,3 +94,10 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
             "--gpus-per-trial or scale.cpus_per_worker, or add machines."
         )
     return max(1, min(room // need.workers, trials))
+
+
+def _fitting(there: float, amount: float, kind: str) -> int:
+    """How often `amount` fits into what a machine has. Less than a GPU lies on one GPU: 2 GPUs hold 2 x 0.6, not 3."""
+    if kind == "GPU" and amount < 1:
+        return int(there + _SLACK) * int(1 / amount + _SLACK)
+    return int(there / amount + _SLACK)

@@ -4,7 +4,7 @@ Every trial is a whole training run in its own folder below the sweep's, `runs/s
 best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), results.csv and sweep.html.
 
   --preset NAME|FILE     where trials start from (digits)
-  --space NAME|FILE      what is searched: a YAML file, or a space that ships (that of the preset's name, else default)
+  --space NAME|FILE      what is searched: a YAML file, or a space that ships (that of the preset or its data)
   --trials N             how many trials (12; a grid: all of it); the first one is the preset itself
   --metric M             what they are compared by (coverage for mixtures, fidelity for labelled images; see below)
   --search S             random, grid, or optuna (random)
@@ -12,12 +12,12 @@ best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), resu
   --sweep-seed N         of the choice of settings (0)
   --workers-per-trial W  Ray Train workers of each trial; 1: it trains in one process (1)
   --gpus-per-trial G     GPUs of each trial, up to 1 or whole; 0: CPU (1 where the cluster has GPUs)
-  --time-budget T        end after 90s, 30m or 2h; what runs then is left for --resume
+  --time-budget T        end after 90s, 30m or 2h; what runs then is saved for --resume
   --resume               go on with a sweep of this name; ended trials are not run again
   --dry-run              show the plan, and run nothing
   --section.key VALUE    a setting for all trials, as in python -m ali_dist.train; run.name names the sweep
 
-Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on.
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on, 130 ended by a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import json
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ali_dist.data.storage import StorageError, Store
@@ -36,9 +35,9 @@ from ali_dist.settings import from_mapping, preset_names
 from tuning.analysis import verdict, write_results
 from tuning.metric import METRICS, default_metric
 from tuning.options import make_plan, parse, seconds, share, whole
-from tuning.page import write_sweep_page
+from tuning.page import leave_trial_page, write_sweep_page
 from tuning.plan import Plan
-from tuning.records import ENDED, TrialRecord, best_record, load_records, trial_name
+from tuning.records import ENDED, TrialRecord, best_record, load_records
 from tuning.spaces import space_names
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from tuning.resources import Need
     from tuning.search import Adviser
 
-STOPPED = 75
+STOPPED, INTERRUPTED = 75, 130
 _DRAW_SECONDS = 0.5
 _PLAN = "sweep.json"
 
@@ -150,8 +149,7 @@ def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
         return None
     from tuning.search import OptunaAdviser
 
-    ended = [record for record in records if record.state in ENDED]
-    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=ended)
+    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=records)
 
 
 def described(plan: Plan) -> str:
@@ -166,15 +164,6 @@ def described(plan: Plan) -> str:
             f"Results go to {plan.folder}.",
         ]
     )
-
-
-def leave_page(store: Store, record: TrialRecord) -> None:
-    """Give a trial that was ended from outside the page that a finished run writes itself (local sweeps only)."""
-    from ali_dist.report.page import write_page
-
-    folder = Path(store.url) / "trials" / trial_name(record.number)
-    if not store.url.startswith("s3://") and (folder / "metrics.jsonl").exists() and record.state != "finished":
-        write_page(folder)
 
 
 def _run(
@@ -198,7 +187,7 @@ def _run(
     def ended(record: TrialRecord) -> None:
         if adviser is not None:
             adviser.tell(record)
-        leave_page(store, record)
+        leave_trial_page(store, record)
         write_results(plan, book.records(), store)
         write_sweep_page(plan, book.records(), store)
 
@@ -215,13 +204,17 @@ def _run(
         except BaseException as error:  # noqa: BLE001  (handed to the main thread)
             box.append(error)
 
-    thread = threading.Thread(target=work, name="tune", daemon=True)
+    told, thread = False, threading.Thread(target=work, name="tune", daemon=True)
     with stop_on_signals(halt):  # Tune runs beside the main thread, so that signals are ours
         screen.open()
         try:
             thread.start()
             while thread.is_alive():
                 thread.join(_DRAW_SECONDS)
+                if book.halted() and not told:
+                    told = True
+                    why = "Stopping: " if asked.is_set() else "The time is over: "
+                    screen.note(f"{why}running trials save a checkpoint; Ctrl-C ends at once.")
                 screen.draw(book.records())
         finally:
             screen.close()
@@ -262,6 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"tuning.sweep: {stopped}", file=sys.stderr)
         return STOPPED
+    except KeyboardInterrupt:
+        print("tuning.sweep: Interrupted; --resume goes on from the newest checkpoints.", file=sys.stderr)
+        return INTERRUPTED
     except (TrainingError, StorageError) as error:
         print(f"tuning.sweep: {error}", file=sys.stderr)
         return 1
