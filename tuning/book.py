@@ -77,11 +77,15 @@ class Book:
         """Whether the sweep was asked to end, or its time is over."""
         return self._halt.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def enrol(self, trial_id: str, number: int, settings: dict[str, Any]) -> TrialRecord:
-        """Trial `number` will run under Tune's id; its record."""
+    def enrol(
+        self, trial_id: str, number: int, settings: dict[str, Any], held: dict[str, float] | None = None
+    ) -> TrialRecord:
+        """Trial `number` will run under Tune's id and hold these resources; its record."""
         with self._lock:
             self._numbers[trial_id] = number
-            return self._records.setdefault(number, TrialRecord(number=number, settings=settings))
+            record = self._records.setdefault(number, TrialRecord(number=number, settings=settings))
+            record.held = held or {}
+            return record
 
     def start(self, trial_id: str) -> None:
         """It runs now, or again."""

@@ -163,12 +163,13 @@ class Queue:
     Args:
         plan: Of the sweep.
         book: Of the sweep.
-        scale: `scale.*` settings of every trial.
+        need: Of every trial.
         adviser: Asked where the plan does not fix settings.
     """
 
-    def __init__(self, plan: Plan, book: Book, scale: dict[str, Any], adviser: Adviser | None) -> None:
-        self._plan, self._book, self._scale, self._adviser = plan, book, scale, adviser
+    def __init__(self, plan: Plan, book: Book, need: Need, adviser: Adviser | None) -> None:
+        self._plan, self._book, self._adviser = plan, book, adviser
+        self._scale, self._held = scale_settings(need), need.whole()
         self._left = book.waiting()
         self._known = {record.number: record for record in book.records()}
 
@@ -185,7 +186,8 @@ class Queue:
             assert self._adviser is not None, "only a search that advises leaves settings open"
             asked = self._adviser.ask(number)
         config = self._plan.config(number, asked, self._scale)
-        record = self._book.enrol(trial_id, number, values_of(self._plan.dimensions(), config.to_mapping()))
+        values = values_of(self._plan.dimensions(), config.to_mapping())
+        record = self._book.enrol(trial_id, number, values, self._held)
         return {
             "number": number,
             "config": config.to_mapping(),
@@ -228,7 +230,7 @@ def run_trials(
         ended: Called in this thread with each trial that has come to its end.
     """
     scale = scale_settings(need)
-    queue = Queue(plan, book, scale, adviser)
+    queue = Queue(plan, book, need, adviser)
     if not len(queue):
         return
     done = [record for record in book.records() if record.state in ENDED]

@@ -32,6 +32,10 @@ class Need:
         """Resources of one worker, as Ray names them."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
+    def whole(self) -> dict[str, float]:
+        """Resources of all its workers."""
+        return {kind: self.workers * amount for kind, amount in self.each().items()}
+
 
 def trial_need(
     nodes: Sequence[Mapping[str, float]],
