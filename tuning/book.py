@@ -167,7 +167,7 @@ class Book:
     def _shown(self, record: TrialRecord) -> str:
         score = "no score" if record.score is None else f"{self._metric.title} {record.score:.4g}"
         parts = [f"{part} {record.metrics[part]:.4g}" for part in self._metric.parts if part in record.metrics]
-        return score if len(self._metric.parts) == 1 else f"{score} ({', '.join(parts)})"
+        return score if len(self._metric.parts) == 1 or not parts else f"{score} ({', '.join(parts)})"
 
 
 def described(settings: dict[str, Any]) -> str:

@@ -74,6 +74,19 @@ def trial_need(
     return Need(int(gpus_per_trial), cpus_per_worker, 1.0)
 
 
+def check_lanes(workers: int, lanes: int) -> None:
+    """Refuse more workers in a trial than its order of data has lanes.
+
+    Raises:
+        InputError: With both numbers.
+    """
+    if workers > lanes:
+        raise InputError(
+            f"A trial has {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
+            f"data.global_batch_size): lower --workers-per-trial or --gpus-per-trial to {lanes}, or raise data.lanes."
+        )
+
+
 def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -> int:
     """Trials that run at once, at least 1 and at most `trials`.
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 STOPPED, INTERRUPTED = 75, 130
 _DRAW_SECONDS = 0.5
-_PLAN = "sweep.json"
+_PLAN, _PROBE = "sweep.json", "sweep.probe"
 
 
 def help_text() -> str:
@@ -86,7 +86,7 @@ def sweep(arguments: list[str]) -> None:
     from ali_dist.training.inputs import open_inputs, run_store
     from ali_dist.training.launch import prepare_data
     from tuning.driver import cluster
-    from tuning.resources import concurrency, trial_need
+    from tuning.resources import check_lanes, concurrency, trial_need
 
     config = from_mapping(plan.base)
     store = run_store(config)
@@ -95,6 +95,7 @@ def sweep(arguments: list[str]) -> None:
         raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
     if earlier is None and "resume" in options:
         raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
+    check_writable(store)
     prepare_data(config)
     plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
     if earlier is not None:
@@ -109,10 +110,21 @@ def sweep(arguments: list[str]) -> None:
             cpus_per_worker=config.scale.cpus_per_worker,
             device=config.scale.device,
         )
+        check_lanes(need.workers, config.data.num_lanes())
         left = plan.trials - sum(record.state in ENDED for record in records)
         at_once = concurrency(nodes, need, max(1, left))
         store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
         _run(plan, store, records, need, at_once, adviser, budget)
+
+
+def check_writable(store: Store) -> None:
+    """Find out now, and not after Ray has started, whether results can be left there.
+
+    Raises:
+        InputError, StorageError: They cannot.
+    """
+    store.put(_PROBE, b"")
+    store.delete([_PROBE])
 
 
 def load_plan(store: Store) -> Plan | None:

@@ -27,6 +27,7 @@ from tuning.plan import Plan
 from tuning.records import ENDED, TrialRecord, load_records
 
 ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ENV |= {"RAY_worker_niceness": "0"}  # Ray's is 15: whatever else the machine does would stretch what is measured here
 
 
 def start(module: str, words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:

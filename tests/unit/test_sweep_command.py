@@ -50,6 +50,13 @@ def test_a_mistake_is_refused_before_anything_starts(capsys, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_ray_starts(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert str(tmp_path / "file") in refused(capsys, "--run.dir", str(tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_sweep_that_exists_wants_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no sweep to resume" in refused(capsys, "--resume")

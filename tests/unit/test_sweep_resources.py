@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_dist.errors import InputError
-from tuning.resources import Need, concurrency, trial_need
+from tuning.resources import Need, check_lanes, concurrency, trial_need
 
 MACHINES = st.lists(
     st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 8).map(float)}),
@@ -81,6 +81,12 @@ def test_no_combination_of_flags_on_two_cpus_leaves_anything_waiting_for_ever():
         placed += 1
     assert placed + refused == len(asked) * len(clusters)
     assert min(placed, refused) > 300, "one of the two was hardly tried"
+
+
+def test_a_trial_has_no_more_workers_than_the_data_order_has_lanes():
+    check_lanes(32, 32)
+    with pytest.raises(InputError, match="33 workers, but the data order has 32 lanes"):
+        check_lanes(33, 32)
 
 
 def test_cpus_of_several_machines_do_not_add_up_to_one_worker():
