@@ -229,31 +229,33 @@ def run_trials(
         adviser: Where settings come from, if not from the plan.
         ended: Called in this thread with each trial that has come to its end.
     """
-    scale = scale_settings(need)
     queue = Queue(plan, book, need, adviser)
     if not len(queue):
         return
     done = [record for record in book.records() if record.state in ENDED]
-    path, filesystem = ray_storage(from_mapping(plan.base))
-    check = functools.partial(check_config, plan, store, scale)
+    check = functools.partial(check_config, plan, store, scale_settings(need))
     board = Board.remote()  # type: ignore[attr-defined]
+    tune_config = ray.tune.TuneConfig(
+        search_alg=Proposals(queue.suggest, SCORE, plan.judge().mode),
+        scheduler=Halving(plan, done) if plan.scheduler == "asha" else FIFOScheduler(),
+        num_samples=len(queue),
+        max_concurrent_trials=at_once,
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
+    )
+    run_config = _run_config(plan, Judge(book, board), Watch(book, check, ended))
     trainable = ray.tune.with_resources(ray.tune.with_parameters(run_trial, board=board), placement(need))
-    ray.tune.Tuner(
-        trainable,
-        tune_config=ray.tune.TuneConfig(
-            search_alg=Proposals(queue.suggest, SCORE, plan.judge().mode),
-            scheduler=Halving(plan, done) if plan.scheduler == "asha" else FIFOScheduler(),
-            num_samples=len(queue),
-            max_concurrent_trials=at_once,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=ray.tune.RunConfig(
-            name="tune",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            stop=Judge(book, board),
-            callbacks=[Watch(book, check, ended)],
-            failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
-            verbose=0,
-        ),
-    ).fit()
+    ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+
+
+def _run_config(plan: Plan, judge: Judge, watch: Watch) -> ray.tune.RunConfig:
+    """Where Tune keeps its own few files, and who looks on."""
+    path, filesystem = ray_storage(from_mapping(plan.base))
+    return ray.tune.RunConfig(
+        name="tune",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        stop=judge,
+        callbacks=[watch],
+        failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
+        verbose=0,
+    )

@@ -25,8 +25,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING
 
 from ali_dist.data.storage import StorageError, Store
@@ -35,7 +33,7 @@ from ali_dist.settings import from_mapping, preset_names
 from tuning.analysis import verdict, write_results
 from tuning.metric import METRICS, default_metric
 from tuning.options import make_plan, parse, seconds, share, whole
-from tuning.page import leave_trial_page, write_sweep_page
+from tuning.page import write_sweep_page
 from tuning.plan import Plan
 from tuning.records import ENDED, TrialRecord, best_record, load_records
 from tuning.spaces import space_names
@@ -44,11 +42,9 @@ if TYPE_CHECKING:
     from ali_dist.config import Config
     from ali_dist.training.inputs import Inputs
     from tuning.book import Book
-    from tuning.resources import Need
     from tuning.search import Adviser
 
 STOPPED, INTERRUPTED = 75, 130
-_DRAW_SECONDS = 0.5
 _PLAN, _PROBE = "sweep.json", "sweep.probe"
 
 
@@ -81,27 +77,14 @@ def sweep(arguments: list[str]) -> None:
     if gpus is not None and workers is not None:
         raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
     if "dry-run" in options:
-        print(described(plan))
+        print(plan.described())
         return
-    from ali_dist.training.inputs import open_inputs, run_store
-    from ali_dist.training.launch import prepare_data
     from tuning.driver import cluster
     from tuning.resources import check_lanes, concurrency, trial_need
+    from tuning.run import run_sweep
 
-    config = from_mapping(plan.base)
-    store = run_store(config)
-    earlier = load_plan(store)
-    if earlier is not None and "resume" not in options:
-        raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
-    if earlier is None and "resume" in options:
-        raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
-    check_writable(store)
-    prepare_data(config)
-    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
-    if earlier is not None:
-        earlier.check_same(plan)
-    records = load_records(store)
-    adviser = adviser_for(plan, records)
+    plan, store, records = opened(plan, resume="resume" in options)
+    adviser, config = adviser_for(plan, records), from_mapping(plan.base)
     with cluster() as nodes:
         need = trial_need(
             nodes,
@@ -114,7 +97,32 @@ def sweep(arguments: list[str]) -> None:
         left = plan.trials - sum(record.state in ENDED for record in records)
         at_once = concurrency(nodes, need, max(1, left))
         store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
-        _run(plan, store, records, need, at_once, adviser, budget)
+        book, asked = run_sweep(plan, store, records, need=need, at_once=at_once, adviser=adviser, seconds=budget)
+    _conclude(plan, book, store, asked=asked)
+
+
+def opened(plan: Plan, *, resume: bool) -> tuple[Plan, Store, list[TrialRecord]]:
+    """The plan with its metric, its folder, and what earlier drivers left there.
+
+    Raises:
+        InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
+    """
+    from ali_dist.training.inputs import open_inputs, run_store
+    from ali_dist.training.launch import prepare_data
+
+    config = from_mapping(plan.base)
+    store = run_store(config)
+    earlier = load_plan(store)
+    if earlier is not None and not resume:
+        raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
+    if earlier is None and resume:
+        raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
+    check_writable(store)
+    prepare_data(config)
+    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
+    if earlier is not None:
+        earlier.check_same(plan)
+    return plan, store, load_records(store)
 
 
 def check_writable(store: Store) -> None:
@@ -162,77 +170,6 @@ def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
     from tuning.search import OptunaAdviser
 
     return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=records)
-
-
-def described(plan: Plan) -> str:
-    """The plan, for --dry-run."""
-    rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in plan.dimensions()]
-    budget, every = plan.budget(), plan.evaluate_every()
-    return "\n".join(
-        [
-            f"{plan.trials} trials of {plan.preset!r}, {budget:,} images each, evaluated every {every:,}, by "
-            f"{plan.metric or 'the metric of the data'}; {plan.search} search, scheduler {plan.scheduler}:",
-            *rows,
-            f"Results go to {plan.folder}.",
-        ]
-    )
-
-
-def _run(
-    plan: Plan,
-    store: Store,
-    records: list[TrialRecord],
-    need: Need,
-    at_once: int,
-    adviser: Adviser | None,
-    budget: float | None,
-) -> None:
-    from ali_dist.training.context import stop_on_signals
-    from tuning.book import Book
-    from tuning.driver import run_trials
-    from tuning.screen import Screen
-
-    screen = Screen(plan, at_once)
-    book = Book(plan, store, records, screen.say, None if budget is None else time.monotonic() + budget)
-    asked = threading.Event()
-
-    def ended(record: TrialRecord) -> None:
-        if adviser is not None:
-            adviser.tell(record)
-        leave_trial_page(store, record)
-        write_results(plan, book.records(), store)
-        write_sweep_page(plan, book.records(), store)
-
-    def halt() -> None:
-        asked.set()
-        book.halt()
-
-    screen.say(f"{described(plan)}\n{len(book.waiting())} trials to run, {at_once} at once.")
-    box: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            run_trials(plan, book, store, need=need, at_once=at_once, adviser=adviser, ended=ended)
-        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
-            box.append(error)
-
-    told, thread = False, threading.Thread(target=work, name="tune", daemon=True)
-    with stop_on_signals(halt):  # Tune runs beside the main thread, so that signals are ours
-        screen.open()
-        try:
-            thread.start()
-            while thread.is_alive():
-                thread.join(_DRAW_SECONDS)
-                if book.halted() and not told:
-                    told = True
-                    why = "Stopping: " if asked.is_set() else "The time is over: "
-                    screen.note(f"{why}running trials save a checkpoint; Ctrl-C ends at once.")
-                screen.draw(book.records())
-        finally:
-            screen.close()
-    if box:
-        raise box[0]
-    _conclude(plan, book, store, asked=asked.is_set())
 
 
 def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
