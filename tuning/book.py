@@ -137,7 +137,7 @@ class Book:
             elif error is not None:
                 record.state, record.reason = "failed", error
             else:
-                record.state, record.reason = "stopped", "behind the others at this number of images"
+                record.state, record.reason = "stopped", "behind the others"
             save_record(self._store, record)
             if record.state in ENDED:
                 why = f" ({record.reason})" if record.reason else ""

@@ -33,9 +33,9 @@ from ali_dist.settings import from_mapping, preset_names
 from tuning.analysis import verdict, write_results
 from tuning.metric import METRICS, default_metric
 from tuning.options import make_plan, parse, seconds, share, whole
-from tuning.page import write_sweep_page
+from tuning.page import leave_trial_page, write_sweep_page
 from tuning.plan import Plan
-from tuning.records import ENDED, TrialRecord, best_record, load_records
+from tuning.records import ENDED, TrialRecord, best_record, load_records, trial_name
 from tuning.spaces import space_names
 
 if TYPE_CHECKING:
@@ -175,6 +175,9 @@ def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
 def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
     """Leave the results, and say what they are."""
     records = book.records()
+    for record in records:  # an earlier driver may have been killed between a trial's end and its page
+        if record.state in ENDED and store.stat(f"trials/{trial_name(record.number)}/report.html") is None:
+            leave_trial_page(store, record)
     write_results(plan, records, store)
     write_sweep_page(plan, records, store)
     left = len(book.waiting())
