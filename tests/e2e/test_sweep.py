@@ -135,8 +135,13 @@ def test_trials_of_two_workers_each_as_a_job_on_a_cluster_do_not_wait_for_each_o
         started([*head, f"--temp-dir={short}"], folder / "head", env) as cluster,
     ):
         wait_for(cluster, lambda: subprocess.run(asking, **silent).returncode == 0, folder / "head")
-        with started(job, folder / "log", env) as process:
-            assert process.wait(400) == 0, (folder / "log").read_text()
+        for _ in range(20):  # the head answers before its agent, which starts jobs, is there
+            (folder / "log").unlink(missing_ok=True)
+            with started(job, folder / "log", env) as process:
+                code = process.wait(400)
+            if "No available agent" not in (folder / "log").read_text():
+                break
+        assert code == 0, (folder / "log").read_text()
     for number, row in enumerate(results(folder)):
         assert row["state"] == "finished", row
         summary = json.loads((folder / "sweep" / "trials" / f"{number:03d}" / "summary.json").read_text())
