@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ali_dist.config import Config
+from ali_dist.data.local_copy import local_file
 from ali_dist.errors import InputError, exit_code
 from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, preset_names
 
@@ -36,7 +37,9 @@ def parse(arguments: list[str]) -> tuple[Config, bool]:
                     raise InputError(f"--preset needs a name or a .yaml file; presets: {', '.join(preset_names())}.")
                 preset = rest.pop(at)
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    return from_mapping({"run": {"name": name}}, load_preset(preset), parse_overrides(rest)), dry_run
+    with local_file(preset) as path:
+        settings = load_preset(path)
+    return from_mapping({"run": {"name": name}}, settings, parse_overrides(rest)), dry_run
 
 
 def _shown(value: object) -> str:

@@ -68,15 +68,15 @@ def verdict(plan: Plan, records: Sequence[TrialRecord]) -> str:
     metric, best, own = plan.judge(), best_record(records, higher=plan.judge().higher), baseline(plan, records)
     if best is None or best.score is None:
         return "No trial came through: see the reasons in results.csv."
+    still = f"; it has not finished ({best.images:,} of {plan.budget():,} images)" if best.state != "finished" else ""
     if own is not None and best.number == own.number:
-        return f"The preset's own settings stand: no other trial has a better {metric.title} than its {own.score:.4g}."
+        stand = f"The preset's own settings stand: no other trial has a better {metric.title} than its {own.score:.4g}"
+        return f"{stand}{still}."
     said = f"Trial {best.number} is best, {metric.title} {best.score:.4g}"
     if own is not None:
         whole = own.state == "finished" and best.state == "finished"
         said += f", against {own.score:.4g} of the preset's own settings" + (" under the same budget" if whole else "")
-    if best.state != "finished":
-        said += f"; it has not finished ({best.images:,} of {plan.budget():,} images)"
-    return said + "."
+    return f"{said}{still}."
 
 
 def write_results(plan: Plan, records: Sequence[TrialRecord], store: Store) -> None:

@@ -65,18 +65,27 @@ class Book:
             return begun + [n for n in range(self._plan.trials) if n not in self._records]
 
     def halt(self) -> None:
-        """End the sweep now; what runs is taken up by a resume."""
+        """End the sweep: nothing new starts, and what runs saves its state for a resume. Safe in a signal handler."""
         self._halt.set()
+
+    def busy(self) -> bool:
+        """Whether any trial runs."""
+        with self._lock:
+            return bool(self._begun)
 
     def halted(self) -> bool:
         """Whether the sweep was asked to end, or its time is over."""
         return self._halt.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def enrol(self, trial_id: str, number: int, settings: dict[str, Any]) -> TrialRecord:
-        """Trial `number` will run under Tune's id; its record."""
+    def enrol(
+        self, trial_id: str, number: int, settings: dict[str, Any], held: dict[str, float] | None = None
+    ) -> TrialRecord:
+        """Trial `number` will run under Tune's id and hold these resources; its record."""
         with self._lock:
             self._numbers[trial_id] = number
-            return self._records.setdefault(number, TrialRecord(number=number, settings=settings))
+            record = self._records.setdefault(number, TrialRecord(number=number, settings=settings))
+            record.held = held or {}
+            return record
 
     def start(self, trial_id: str) -> None:
         """It runs now, or again."""
@@ -85,14 +94,16 @@ class Book:
             record.state, record.reason = "running", ""
             self._begun[record.number] = (record.seconds, time.monotonic())
             save_record(self._store, record)
-            self._say(f"trial {record.number} starts: {described(record.settings)}")
+            begins = f"goes on after {record.images:,} images" if record.images else "starts"
+            self._say(f"trial {record.number} {begins}: {described(record.settings)}")
 
     def result(self, trial_id: str, result: dict[str, Any]) -> bool:
         """It reports; whether it must stop, because it has collapsed or gives nothing to compare."""
         with self._lock:
             record = self._of(trial_id)
             if result.get("ended"):
-                self._verdicts[record.number] = (result["ended"], result["reason"])
+                state: State = "running" if result["ended"] == "saved" else result["ended"]
+                self._verdicts[record.number] = (state, result["reason"])
                 return False
             metrics = {k: float(v) for k, v in result.items() if k in _OURS or k in self._plan_metrics(result)}
             reason = collapse(metrics, metrics["images"] / self._budget)
@@ -116,12 +127,17 @@ class Book:
             record = self._of(trial_id)
             before, start = self._begun.pop(record.number, (record.seconds, time.monotonic()))
             record.seconds = before + time.monotonic() - start
-            if error is not None:
+            verdict = self._verdicts.pop(record.number, None)
+            if verdict is not None and verdict[0] == "running":
+                self._say(f"trial {record.number} has saved a checkpoint and waits for --resume")
+            elif verdict is not None:
+                record.state, record.reason = verdict
+            elif self.halted():  # cut off: it goes on from its newest checkpoint
+                pass
+            elif error is not None:
                 record.state, record.reason = "failed", error
-            elif record.number in self._verdicts:
-                record.state, record.reason = self._verdicts.pop(record.number)
-            elif not self.halted():
-                record.state, record.reason = "stopped", "behind the others at this number of images"
+            else:
+                record.state, record.reason = "stopped", "behind the others"
             save_record(self._store, record)
             if record.state in ENDED:
                 why = f" ({record.reason})" if record.reason else ""
@@ -151,7 +167,7 @@ class Book:
     def _shown(self, record: TrialRecord) -> str:
         score = "no score" if record.score is None else f"{self._metric.title} {record.score:.4g}"
         parts = [f"{part} {record.metrics[part]:.4g}" for part in self._metric.parts if part in record.metrics]
-        return score if len(self._metric.parts) == 1 else f"{score} ({', '.join(parts)})"
+        return score if len(self._metric.parts) == 1 or not parts else f"{score} ({', '.join(parts)})"
 
 
 def described(settings: dict[str, Any]) -> str:

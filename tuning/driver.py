@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.data.storage import Store
 from ali_dist.settings import flatten, from_mapping
-from ali_dist.training.ray_backend import ray_storage
+from ali_dist.training.ray_backend import Board, ray_storage
 from tuning.book import Book
 from tuning.plan import REDUCTION, Plan
 from tuning.records import ENDED, TrialRecord, trial_name
@@ -27,6 +28,7 @@ from tuning.spaces import values_of
 from tuning.trial import SCORE, run_trial
 
 _RESTARTS = 3  # of a trial whose process or machine is lost; it goes on from its newest checkpoint
+_SAVING_SECONDS = 60.0  # for trials to save when the sweep ends; an evaluation of many images may be under way
 _HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, not its CPUs, which workers need
 
 
@@ -43,6 +45,7 @@ def cluster() -> Iterator[list[dict[str, float]]]:
     try:
         yield [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or Tune's thread, if it still runs, would start another Ray
         ray.shutdown()
 
 
@@ -93,16 +96,32 @@ class Watch(ray.tune.Callback):
 
 
 class Judge(ray.tune.Stopper):
-    """Stops collapsed trials, and all of them at the end of the time or on request."""
+    """Stops collapsed trials; at the end of the time or on request asks all to save, and ends them when they have.
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    Args:
+        book: Of the sweep.
+        board: Where trials look whether they are asked.
+    """
+
+    def __init__(self, book: Book, board: Any) -> None:
+        self._book, self._board = book, board
+        self._asked: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing; see `Book.__getstate__`."""
+        return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self._book.result(trial_id, result)
 
     def stop_all(self) -> bool:
-        return self._book.halted()
+        """Called several times a second."""
+        if not self._book.halted():
+            return False
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self._board.request_stop.remote()
+        return not self._book.busy() or time.monotonic() - self._asked > _SAVING_SECONDS
 
 
 class Halving(ASHAScheduler):
@@ -144,12 +163,13 @@ class Queue:
     Args:
         plan: Of the sweep.
         book: Of the sweep.
-        scale: `scale.*` settings of every trial.
+        need: Of every trial.
         adviser: Asked where the plan does not fix settings.
     """
 
-    def __init__(self, plan: Plan, book: Book, scale: dict[str, Any], adviser: Adviser | None) -> None:
-        self._plan, self._book, self._scale, self._adviser = plan, book, scale, adviser
+    def __init__(self, plan: Plan, book: Book, need: Need, adviser: Adviser | None) -> None:
+        self._plan, self._book, self._adviser = plan, book, adviser
+        self._scale, self._held = scale_settings(need), need.whole()
         self._left = book.waiting()
         self._known = {record.number: record for record in book.records()}
 
@@ -158,7 +178,7 @@ class Queue:
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's request; None at the end."""
-        if not self._left:
+        if not self._left or self._book.halted():
             return None
         number = self._left.pop(0)
         asked = self._known[number].settings if number in self._known else self._plan.settings(number)
@@ -166,7 +186,8 @@ class Queue:
             assert self._adviser is not None, "only a search that advises leaves settings open"
             asked = self._adviser.ask(number)
         config = self._plan.config(number, asked, self._scale)
-        record = self._book.enrol(trial_id, number, values_of(self._plan.dimensions(), config.to_mapping()))
+        values = values_of(self._plan.dimensions(), config.to_mapping())
+        record = self._book.enrol(trial_id, number, values, self._held)
         return {
             "number": number,
             "config": config.to_mapping(),
@@ -208,30 +229,33 @@ def run_trials(
         adviser: Where settings come from, if not from the plan.
         ended: Called in this thread with each trial that has come to its end.
     """
-    scale = scale_settings(need)
-    queue = Queue(plan, book, scale, adviser)
+    queue = Queue(plan, book, need, adviser)
     if not len(queue):
         return
     done = [record for record in book.records() if record.state in ENDED]
+    check = functools.partial(check_config, plan, store, scale_settings(need))
+    board = Board.remote()  # type: ignore[attr-defined]
+    tune_config = ray.tune.TuneConfig(
+        search_alg=Proposals(queue.suggest, SCORE, plan.judge().mode),
+        scheduler=Halving(plan, done) if plan.scheduler == "asha" else FIFOScheduler(),
+        num_samples=len(queue),
+        max_concurrent_trials=at_once,
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
+    )
+    run_config = _run_config(plan, Judge(book, board), Watch(book, check, ended))
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(run_trial, board=board), placement(need))
+    ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+
+
+def _run_config(plan: Plan, judge: Judge, watch: Watch) -> ray.tune.RunConfig:
+    """Where Tune keeps its own few files, and who looks on."""
     path, filesystem = ray_storage(from_mapping(plan.base))
-    check = functools.partial(check_config, plan, store, scale)
-    trainable = ray.tune.with_resources(run_trial, placement(need))
-    ray.tune.Tuner(
-        trainable,
-        tune_config=ray.tune.TuneConfig(
-            search_alg=Proposals(queue.suggest, SCORE, plan.judge().mode),
-            scheduler=Halving(plan, done) if plan.scheduler == "asha" else FIFOScheduler(),
-            num_samples=len(queue),
-            max_concurrent_trials=at_once,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=ray.tune.RunConfig(
-            name="tune",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            stop=Judge(book),
-            callbacks=[Watch(book, check, ended)],
-            failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
-            verbose=0,
-        ),
-    ).fit()
+    return ray.tune.RunConfig(
+        name="tune",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        stop=judge,
+        callbacks=[watch],
+        failure_config=ray.tune.FailureConfig(max_failures=_RESTARTS),
+        verbose=0,
+    )

@@ -8,6 +8,9 @@ Composites are products of shares from 0 to 1, so that a model has to do well in
 - `fidelity` (labelled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
   says how close samples come to what real held-out images score, which neither a single class nor noise does;
   label_kept (reconstructions that keep their class) is the encoder's part. 1 is as good as real data.
+- `round_trip` (other images): (1 - reconstruction_mse / its reference) * (1 - sqrt(latent_mmd2)), each at least 0.
+  Where images come back from their codes, and codes are spread as the prior is, samples of the prior are images too. A
+  collapsed decoder fails the first, an autoencoder with codes of its own the second.
 
 Any single metric of an evaluation can be chosen instead; it can then be won at the cost of the others.
 """
@@ -71,11 +74,22 @@ def _fidelity(label_kept: float, frechet: float, reference: float) -> float:
     return label_kept * reference / max(frechet, reference)
 
 
+def _round_trip(error: float, reference: float, mmd2: float) -> float:
+    return max(0.0, 1 - error / max(reference, 1e-12)) * max(0.0, 1 - math.sqrt(max(mmd2, 0.0)))
+
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage),
         Metric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity),
+        Metric(
+            "round_trip",
+            "round trip",
+            True,
+            ("reconstruction_mse", "reconstruction_mse_reference", "latent_mmd2"),
+            _round_trip,
+        ),
         _single("frechet", "Fréchet distance", higher=False),
         _single("reconstruction_mse", "reconstruction error", higher=False),
         _single("label_kept", "label kept", higher=True),
@@ -121,7 +135,7 @@ def default_metric(*, mixture: bool, classes: bool, supervised: bool) -> str:
         return "coverage"
     if supervised:
         return "semi_supervised_error"
-    return "fidelity" if classes else "reconstruction_mse"
+    return "fidelity" if classes else "round_trip"
 
 
 def collapse(metrics: Metrics, share: float) -> str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from ali_dist.config import Config
+from ali_dist.data.local_copy import local_file
 from ali_dist.errors import InputError
-from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, suggest
+from ali_dist.settings import fields, flatten, from_mapping, load_preset, parse_overrides, suggest
 from tuning.metric import find_metric
 from tuning.plan import Plan, Scheduler, Search, checked_choice
-from tuning.spaces import check, grid, load_space, space_names, to_mapping, without
+from tuning.spaces import Space, check, grid, load_space, space_names, to_mapping, without
 
 _VALUES = (
     "preset", "space", "trials", "metric", "search", "scheduler", "sweep-seed", "workers-per-trial", "gpus-per-trial",
@@ -90,7 +91,9 @@ def base_config(options: dict[str, str], overrides: dict[str, Any]) -> Config:
         if name in overrides:
             raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    config = from_mapping(load_preset(preset), {"run.name": f"sweep-{name}"}, overrides)
+    with local_file(preset) as path:
+        settings = load_preset(path)
+    config = from_mapping(settings, {"run.name": f"sweep-{name}"}, overrides)
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
     return from_mapping(
@@ -102,6 +105,16 @@ def _absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
+def usual_space(preset: str, config: Config) -> Space:
+    """What is searched unless the user says it: the space of the preset's name, or of its kind of data, or `default`.
+
+    Without those terms of the objective that another preset of the same data has: who is off stays off.
+    """
+    names = [preset, *(name for name in space_names() if (config.data.source or "").startswith(name)), "default"]
+    space, base = load_space(next(name for name in names if name in space_names())), dict(flatten(config.to_mapping()))
+    return tuple(d for d in space if base[d.name] or not d.name.startswith("objective."))
+
+
 def make_plan(options: dict[str, str], overrides: dict[str, Any]) -> Plan:
     """The whole plan; its metric may be left open ("") until the data are seen.
 
@@ -111,7 +124,8 @@ def make_plan(options: dict[str, str], overrides: dict[str, Any]) -> Plan:
     preset = options.get("preset", "digits")
     config = base_config(options, overrides)
     base = config.to_mapping()
-    space = without(load_space(options.get("space") or (preset if preset in space_names() else "default")), overrides)
+    chosen = load_space(options["space"]) if "space" in options else usual_space(preset, config)
+    space = without(chosen, overrides)
     check(space, [base])
     search = cast(Search, checked_choice("--search", options.get("search", "random"), Search))
     scheduler = cast(Scheduler, checked_choice("--scheduler", options.get("scheduler", "asha"), Scheduler))

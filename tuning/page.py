@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
+import tempfile
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ali_dist.data.storage import Store
-from ali_dist.report.page import CAPTIONS, duration
+from ali_dist.report.page import CAPTIONS, duration, write_page
 from ali_dist.report.template import document, note, section
 from tuning.analysis import baseline, verdict
 from tuning.plan import Plan
@@ -26,6 +28,21 @@ def write_sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -
     store.put("sweep.html", sweep_page(plan, records, store).encode())
 
 
+def leave_trial_page(store: Store, record: TrialRecord) -> None:
+    """Give a trial that was ended from outside the page that a run writes itself when it ends."""
+    mine = store.child(f"trials/{trial_name(record.number)}")
+    if record.state == "finished" or mine.stat("metrics.jsonl") is None:
+        return
+    wanted = ("config.json", "metrics.jsonl", "summary.json", "images/")
+    with tempfile.TemporaryDirectory(prefix="ali-dist-page-") as folder:
+        for item in mine.list():
+            if item.key.startswith(wanted):
+                path = Path(folder) / item.key
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(mine.get(item.key))
+        mine.put("report.html", write_page(Path(folder)))
+
+
 def sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
     """The page as HTML; `store` is the sweep's folder, for pictures and links to the trials' own pages."""
     scored = [record for record in records if record.score is not None]
@@ -37,6 +54,7 @@ def sweep_page(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
         parts.append(section("Learning curves", _curves(plan, scored)))
         parts.append(_gallery(plan, scored, store))
     parts.append(section("All trials", _table(plan, records, store)))
+    parts.append(section("What it cost", _cost(plan, records)))
     parts.append(section("What was searched", _plan_table(plan)))
     return document(f"{name} · sweep", "\n".join(part for part in parts if part))
 
@@ -47,7 +65,7 @@ def _headline(name: str, plan: Plan, records: Sequence[TrialRecord]) -> str:
     facts = [
         ("trials", f"{len(records)} of {plan.trials}"),
         *((state, str(states.count(state))) for state in dict.fromkeys(states)),
-        ("images seen", f"{images:,} ({images / max(1, plan.trials * plan.budget()):.0%} of all trials in full)"),
+        ("images seen", f"{images:,} of {plan.trials * plan.budget():,}"),
         ("time of trials", duration(sum(record.seconds for record in records))),
     ]
     boxes = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts)
@@ -70,9 +88,10 @@ def _key(plan: Plan, records: Sequence[TrialRecord]) -> str:
     same = own is not None and best is not None and own.number == best.number
     name = "best: the preset's own settings" if same else "best"
     apart = '<span class="key-line own">the preset\'s own settings</span>' if own is not None and not same else ""
+    others = '<span class="key-line">finished or running</span><span class="key-line early">ended early</span>'
     return (
-        f'<p class="soft"><span class="key-line best">{name}</span>{apart}<span class="key-line">finished</span>'
-        '<span class="key-line early">ended early</span>Hover over a line to see its trial.</p>'
+        f'<p class="soft"><span class="key-line best">{name}</span>{apart}{others}'
+        "Hover over a line to see its trial.</p>"
     )
 
 
@@ -199,6 +218,21 @@ def _table(plan: Plan, records: Sequence[TrialRecord], store: Store) -> str:
         f'<div class="scroll"><table class="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         f"</table></div>{note('Best first. All metrics of each trial are in results.csv.')}"
     )
+
+
+def _cost(plan: Plan, records: Sequence[TrialRecord]) -> str:
+    """By how trials ended: how many, their images, their time, and what they held for so long."""
+    rows = []
+    states = list(dict.fromkeys(record.state for record in records))
+    groups = [(state, [r for r in records if r.state == state]) for state in states] + [("all", list(records))]
+    for name, group in groups:
+        images, kinds = sum(r.images for r in group), sorted({kind for r in group for kind in r.held})
+        held = [(kind, sum(r.seconds * r.held.get(kind, 0.0) for r in group)) for kind in kinds]
+        cells = [str(len(group)), f"{images:,} ({images / max(1, len(group) * plan.budget()):.0%} of their budgets)"]
+        cells += [duration(sum(r.seconds for r in group)), ", ".join(f"{duration(s)} of one {k}" for k, s in held)]
+        rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{text}</th>" for text in ("", "trials", "images seen", "time of trials", "held"))
+    return f'<div class="scroll"><table class="trials"><thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
 
 
 def _plan_table(plan: Plan) -> str:

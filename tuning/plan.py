@@ -104,6 +104,16 @@ class Plan:
         place = {"run.dir": f"{self.folder}/trials", "run.name": trial_name(number)}
         return from_mapping(self.base, settings, report, place, scale)
 
+    def described(self) -> str:
+        """In a few lines, for people."""
+        rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in self.dimensions()]
+        title = (
+            f"{self.trials} trials of {self.preset!r}, {self.budget():,} images each, evaluated every "
+            f"{self.evaluate_every():,}, by {self.metric or 'the metric of the data'}; {self.search} search, scheduler "
+            f"{self.scheduler}:"
+        )
+        return "\n".join([title, *rows, f"Results go to {self.folder}."])
+
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able; `from_json` reads it."""
         return {"format": FORMAT, **asdict(self)}

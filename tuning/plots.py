@@ -28,7 +28,7 @@ path.own { stroke: var(--c2); stroke-width: 3; } circle.own { fill: var(--c2); }
 .key-line.best::before { border-color: var(--c1); } .key-line.own::before { border-color: var(--c2); }
 .key-line.early::before { border-top: 2px dashed var(--soft); }
 .trials { white-space: nowrap; } .trials td, .trials th { padding: 4px 10px; font-size: 13px; }
-.trials td { font-variant-numeric: tabular-nums; } .trials td.soft { white-space: normal; min-width: 220px; }
+.trials td { font-variant-numeric: tabular-nums; } .trials td.soft { white-space: normal; min-width: 130px; }
 a { color: var(--c0); } .answer { font-size: 17px; } code { overflow-wrap: anywhere; }
 """
 """Goes into the page beside the report's own style."""

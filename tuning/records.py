@@ -27,6 +27,7 @@ class TrialRecord:
         reason: Why it ended, unless it finished.
         images: Seen at its last report.
         seconds: It ran, over all resumes.
+        held: What it held while it ran, as Ray names it: CPU and GPU.
         evaluations: One mapping for each: `images`, `score` (where there is one), and metrics by name.
     """
 
@@ -36,6 +37,7 @@ class TrialRecord:
     reason: str = ""
     images: int = 0
     seconds: float = 0.0
+    held: dict[str, float] = field(default_factory=dict)
     evaluations: list[dict[str, float]] = field(default_factory=list)
 
     @property

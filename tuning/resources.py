@@ -32,6 +32,10 @@ class Need:
         """Resources of one worker, as Ray names them."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
+    def whole(self) -> dict[str, float]:
+        """Resources of all its workers."""
+        return {kind: self.workers * amount for kind, amount in self.each().items()}
+
 
 def trial_need(
     nodes: Sequence[Mapping[str, float]],
@@ -70,6 +74,19 @@ def trial_need(
     return Need(int(gpus_per_trial), cpus_per_worker, 1.0)
 
 
+def check_lanes(workers: int, lanes: int) -> None:
+    """Refuse more workers in a trial than its order of data has lanes.
+
+    Raises:
+        InputError: With both numbers.
+    """
+    if workers > lanes:
+        raise InputError(
+            f"A trial has {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
+            f"data.global_batch_size): lower --workers-per-trial or --gpus-per-trial to {lanes}, or raise data.lanes."
+        )
+
+
 def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -> int:
     """Trials that run at once, at least 1 and at most `trials`.
 
@@ -82,7 +99,7 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
         InputError: Not even one trial fits; the sentence has the sum.
     """
     each = need.each()
-    room = sum(min(int(node.get(kind, 0.0) / amount + _SLACK) for kind, amount in each.items()) for node in nodes)
+    room = sum(min(_fitting(node.get(kind, 0.0), amount, kind) for kind, amount in each.items()) for node in nodes)
     if room < need.workers:
         wanted = " and ".join(
             f"{need.workers} x {amount:g} = {need.workers * amount:g} {k}" for k, amount in each.items()
@@ -94,3 +111,10 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
             "--gpus-per-trial or scale.cpus_per_worker, or add machines."
         )
     return max(1, min(room // need.workers, trials))
+
+
+def _fitting(there: float, amount: float, kind: str) -> int:
+    """How often `amount` fits into what a machine has. Less than a GPU lies on one GPU: 2 GPUs hold 2 x 0.6, not 3."""
+    if kind == "GPU" and amount < 1:
+        return int(there + _SLACK) * int(1 / amount + _SLACK)
+    return int(there / amount + _SLACK)

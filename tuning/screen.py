@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Screen:
         self._names = [dimension.name for dimension in plan.dimensions()]
         self._lock = threading.Lock()
         self._live: Live | None = None
+        self._note, self._began = "", time.monotonic()
 
     def open(self) -> None:
         """Start the table, where there is a terminal."""
@@ -50,6 +52,11 @@ class Screen:
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
+
+    def note(self, text: str) -> None:
+        """One line, that stands above the table from now on."""
+        self._note = text
+        self.say(text)
 
     def say(self, text: str) -> None:
         """One line; on a terminal the table says it."""
@@ -104,7 +111,9 @@ class Screen:
 
     def _headline(self, records: Sequence[TrialRecord]) -> str:
         ended = sum(record.state != "running" for record in records)
-        return f"{self._plan.base['run']['name']}: {ended} of {self._plan.trials} trials ended, {self._at_once} at once"
+        name, spent = self._plan.base["run"]["name"], duration(time.monotonic() - self._began)
+        line = f"{name}: {ended} of {self._plan.trials} trials ended, {self._at_once} at once, {spent}"
+        return f"{line}\n{self._note}" if self._note else line
 
     def _below(self, records: Sequence[TrialRecord]) -> str | None:
         left = len(records) - _MOST_ROWS

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from tuning.records import TrialRecord
+from tuning.records import ENDED, TrialRecord
 from tuning.spaces import Dimension, Space
 
 Suggest = Callable[[str], dict[str, Any] | None]
@@ -58,7 +58,7 @@ class OptunaAdviser:
         space: What is searched.
         higher: Whether a higher score is better.
         seed: Of its proposals.
-        records: Trials that have ended before.
+        records: Trials that earlier drivers have begun.
     """
 
     def __init__(self, space: Space, *, higher: bool, seed: int, records: Sequence[TrialRecord]) -> None:
@@ -72,25 +72,41 @@ class OptunaAdviser:
         self._study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=sampler)
         self._asked: dict[int, Any] = {}
         for record in records:
-            self.tell(record)
+            if record.state in ENDED:
+                self.tell(record)
+            elif self._inside(record):  # it goes on: what is proposed beside it should lie elsewhere
+                self._study.enqueue_trial(record.settings)
+                self._asked[record.number] = self._study.ask(self._space)
 
     def ask(self, number: int) -> dict[str, Any]:
         trial = self._study.ask(self._space)
         self._asked[number] = trial
-        return dict(trial.params)
+        return {d.name: d.rounded(trial.params[d.name]) for d in self._dimensions}
 
     def tell(self, record: TrialRecord) -> None:
         states = self._optuna.trial.TrialState
-        state = states.FAIL if record.score is None else states.COMPLETE
+        whole = record.state == "finished" and record.score is not None
+        # One that was cut off ranks below all that came through, whatever its score was then.
+        state = states.COMPLETE if whole else states.FAIL if record.state == "failed" else states.PRUNED
+        partial = {} if whole or record.score is None else {record.images: record.score}
         asked = self._asked.pop(record.number, None)
         if asked is not None:
-            self._study.tell(asked, None if record.score is None else record.score, state=state)
-        elif record.score is not None and all(d.contains(record.settings[d.name]) for d in self._dimensions):
-            self._study.add_trial(
-                self._optuna.trial.create_trial(
-                    params=record.settings, distributions=self._space, value=record.score, state=state
-                )
+            for images, score in partial.items():
+                asked.report(score, images)
+            self._study.tell(asked, record.score if whole else None, state=state)
+        elif self._inside(record):
+            made = self._optuna.trial.create_trial(
+                params=record.settings,
+                distributions=self._space,
+                value=record.score if whole else None,
+                intermediate_values=partial,
+                state=state,
             )
+            self._study.add_trial(made)
+
+    def _inside(self, record: TrialRecord) -> bool:
+        """Whether the space could have given its settings: the preset's own may lie outside."""
+        return all(d.contains(record.settings[d.name]) for d in self._dimensions)
 
 
 def _distribution(optuna: Any, dimension: Dimension) -> Any:

@@ -63,6 +63,13 @@ class Dimension:
             value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
             value = low + share * (high - low)
+        return self.rounded(value)
+
+    def rounded(self, value: Any) -> Any:
+        """A proposed value, a range's floats to as many digits as a table shows."""
+        if self.kind not in ("loguniform", "uniform"):
+            return value
+        low, high = self.values
         return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
 
     def grid(self) -> list[Any]:

@@ -4,7 +4,7 @@ Every trial is a whole training run in its own folder below the sweep's, `runs/s
 best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), results.csv and sweep.html.
 
   --preset NAME|FILE     where trials start from (digits)
-  --space NAME|FILE      what is searched: a YAML file, or a space that ships (that of the preset's name, else default)
+  --space NAME|FILE      what is searched: a YAML file, or a space that ships (that of the preset or its data)
   --trials N             how many trials (12; a grid: all of it); the first one is the preset itself
   --metric M             what they are compared by (coverage for mixtures, fidelity for labelled images; see below)
   --search S             random, grid, or optuna (random)
@@ -12,12 +12,12 @@ best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), resu
   --sweep-seed N         of the choice of settings (0)
   --workers-per-trial W  Ray Train workers of each trial; 1: it trains in one process (1)
   --gpus-per-trial G     GPUs of each trial, up to 1 or whole; 0: CPU (1 where the cluster has GPUs)
-  --time-budget T        end after 90s, 30m or 2h; what runs then is left for --resume
+  --time-budget T        end after 90s, 30m or 2h; what runs then is saved for --resume
   --resume               go on with a sweep of this name; ended trials are not run again
   --dry-run              show the plan, and run nothing
   --section.key VALUE    a setting for all trials, as in python -m ali_dist.train; run.name names the sweep
 
-Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on.
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on, 130 ended by a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,18 +25,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import threading
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ali_dist.data.storage import Store
-from ali_dist.errors import InputError, Stopped, StorageError, TrainingError
+from ali_dist.errors import InputError, Stopped, TrainingError, exit_code
 from ali_dist.settings import from_mapping, preset_names
 from tuning.analysis import verdict, write_results
 from tuning.metric import METRICS, default_metric
 from tuning.options import make_plan, parse, seconds, share, whole
-from tuning.page import write_sweep_page
+from tuning.page import leave_trial_page, write_sweep_page
 from tuning.plan import Plan
 from tuning.records import ENDED, TrialRecord, best_record, load_records, trial_name
 from tuning.spaces import space_names
@@ -45,12 +42,9 @@ if TYPE_CHECKING:
     from ali_dist.config import Config
     from ali_dist.training.inputs import Inputs
     from tuning.book import Book
-    from tuning.resources import Need
     from tuning.search import Adviser
 
-STOPPED = 75
-_DRAW_SECONDS = 0.5
-_PLAN = "sweep.json"
+_PLAN, _PROBE = "sweep.json", "sweep.probe"
 
 
 def help_text() -> str:
@@ -82,26 +76,14 @@ def sweep(arguments: list[str]) -> None:
     if gpus is not None and workers is not None:
         raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
     if "dry-run" in options:
-        print(described(plan))
+        print(plan.described())
         return
-    from ali_dist.training.inputs import open_inputs, run_store
-    from ali_dist.training.launch import prepare_data
     from tuning.driver import cluster
-    from tuning.resources import concurrency, trial_need
+    from tuning.resources import check_lanes, concurrency, trial_need
+    from tuning.run import run_sweep
 
-    config = from_mapping(plan.base)
-    store = run_store(config)
-    earlier = load_plan(store)
-    if earlier is not None and "resume" not in options:
-        raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
-    if earlier is None and "resume" in options:
-        raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
-    prepare_data(config)
-    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
-    if earlier is not None:
-        earlier.check_same(plan)
-    records = load_records(store)
-    adviser = adviser_for(plan, records)
+    plan, store, records = opened(plan, resume="resume" in options)
+    adviser, config = adviser_for(plan, records), from_mapping(plan.base)
     with cluster() as nodes:
         need = trial_need(
             nodes,
@@ -110,10 +92,46 @@ def sweep(arguments: list[str]) -> None:
             cpus_per_worker=config.scale.cpus_per_worker,
             device=config.scale.device,
         )
+        check_lanes(need.workers, config.data.num_lanes())
         left = plan.trials - sum(record.state in ENDED for record in records)
         at_once = concurrency(nodes, need, max(1, left))
         store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
-        _run(plan, store, records, need, at_once, adviser, budget)
+        book, asked = run_sweep(plan, store, records, need=need, at_once=at_once, adviser=adviser, seconds=budget)
+    _conclude(plan, book, store, asked=asked)
+
+
+def opened(plan: Plan, *, resume: bool) -> tuple[Plan, Store, list[TrialRecord]]:
+    """The plan with its metric, its folder, and what earlier drivers left there.
+
+    Raises:
+        InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
+    """
+    from ali_dist.training.inputs import open_inputs, run_store
+    from ali_dist.training.launch import prepare_data
+
+    config = from_mapping(plan.base)
+    store = run_store(config)
+    earlier = load_plan(store)
+    if earlier is not None and not resume:
+        raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
+    if earlier is None and resume:
+        raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
+    check_writable(store)
+    prepare_data(config)
+    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
+    if earlier is not None:
+        earlier.check_same(plan)
+    return plan, store, load_records(store)
+
+
+def check_writable(store: Store) -> None:
+    """Find out now, and not after Ray has started, whether results can be left there.
+
+    Raises:
+        InputError, StorageError: They cannot.
+    """
+    store.put(_PROBE, b"")
+    store.delete([_PROBE])
 
 
 def load_plan(store: Store) -> Plan | None:
@@ -150,89 +168,15 @@ def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
         return None
     from tuning.search import OptunaAdviser
 
-    ended = [record for record in records if record.state in ENDED]
-    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=ended)
-
-
-def described(plan: Plan) -> str:
-    """The plan, for --dry-run."""
-    rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in plan.dimensions()]
-    budget, every = plan.budget(), plan.evaluate_every()
-    return "\n".join(
-        [
-            f"{plan.trials} trials of {plan.preset!r}, {budget:,} images each, evaluated every {every:,}, by "
-            f"{plan.metric or 'the metric of the data'}; {plan.search} search, scheduler {plan.scheduler}:",
-            *rows,
-            f"Results go to {plan.folder}.",
-        ]
-    )
-
-
-def leave_page(store: Store, record: TrialRecord) -> None:
-    """Give a trial that was ended from outside the page that a finished run writes itself (local sweeps only)."""
-    from ali_dist.report.page import write_page
-
-    folder = Path(store.url) / "trials" / trial_name(record.number)
-    if not store.url.startswith("s3://") and (folder / "metrics.jsonl").exists() and record.state != "finished":
-        write_page(folder)
-
-
-def _run(
-    plan: Plan,
-    store: Store,
-    records: list[TrialRecord],
-    need: Need,
-    at_once: int,
-    adviser: Adviser | None,
-    budget: float | None,
-) -> None:
-    from ali_dist.training.context import stop_on_signals
-    from tuning.book import Book
-    from tuning.driver import run_trials
-    from tuning.screen import Screen
-
-    screen = Screen(plan, at_once)
-    book = Book(plan, store, records, screen.say, None if budget is None else time.monotonic() + budget)
-    asked = threading.Event()
-
-    def ended(record: TrialRecord) -> None:
-        if adviser is not None:
-            adviser.tell(record)
-        leave_page(store, record)
-        write_results(plan, book.records(), store)
-        write_sweep_page(plan, book.records(), store)
-
-    def halt() -> None:
-        asked.set()
-        book.halt()
-
-    screen.say(f"{described(plan)}\n{len(book.waiting())} trials to run, {at_once} at once.")
-    box: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            run_trials(plan, book, store, need=need, at_once=at_once, adviser=adviser, ended=ended)
-        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
-            box.append(error)
-
-    thread = threading.Thread(target=work, name="tune", daemon=True)
-    with stop_on_signals(halt):  # Tune runs beside the main thread, so that signals are ours
-        screen.open()
-        try:
-            thread.start()
-            while thread.is_alive():
-                thread.join(_DRAW_SECONDS)
-                screen.draw(book.records())
-        finally:
-            screen.close()
-    if box:
-        raise box[0]
-    _conclude(plan, book, store, asked=asked.is_set())
+    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=records)
 
 
 def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
     """Leave the results, and say what they are."""
     records = book.records()
+    for record in records:  # an earlier driver may have been killed between a trial's end and its page
+        if record.state in ENDED and store.stat(f"trials/{trial_name(record.number)}/report.html") is None:
+            leave_trial_page(store, record)
     write_results(plan, records, store)
     write_sweep_page(plan, records, store)
     left = len(book.waiting())
@@ -254,24 +198,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    try:
-        sweep(arguments)
-    except InputError as error:
-        print(f"tuning.sweep: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"tuning.sweep: {stopped}", file=sys.stderr)
-        return STOPPED
-    except (TrainingError, StorageError) as error:
-        print(f"tuning.sweep: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        reason = (error.strerror or str(error)).lower()
-        print(f"tuning.sweep: {error.filename}: {reason}; free some space or choose another folder.", file=sys.stderr)
-        return 1
-    return 0
+    interrupted = "Interrupted; --resume goes on from the newest checkpoints."
+    return exit_code("tuning.sweep", lambda: sweep(arguments), interrupted)
 
 
 if __name__ == "__main__":

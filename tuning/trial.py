@@ -6,6 +6,8 @@ Ray Train workers and waits; Ray's callback carries their reports here.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ali_dist.config import Config
-from ali_dist.errors import InputError, TrainingError
+from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.settings import from_mapping
 from ali_dist.training.context import Context
 from ali_dist.training.distributed import World, choose_device
@@ -26,6 +28,9 @@ from tuning.metric import Metric, find_metric
 SCORE = "score"
 ENDED = "ended"
 REASON = "reason"
+SAVED = "saved"
+"""What a trial says that has saved a checkpoint because the sweep ends: a resume goes on from there."""
+_POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
 
 
 def scored(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
@@ -37,13 +42,13 @@ def scored(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
 class TrialContext:
     """Surroundings of a trial that trains in this process; see `ali_dist.training.context.Context`."""
 
-    def __init__(self, config: Config, metric: Metric) -> None:
+    def __init__(self, config: Config, metric: Metric, asked: threading.Event) -> None:
         self.world, self.device = World(), choose_device(config.scale.device, 0)
-        self._metric = metric
+        self._metric, self._asked = metric, asked
 
     def stop_requested(self) -> bool:
-        """Never: Tune ends the process, and the newest checkpoint counts."""
-        return False
+        """Whether the sweep ends; where the scheduler stops a trial, Tune ends its process, with nothing to save."""
+        return self._asked.is_set()
 
     def report(self, metrics: dict[str, float]) -> None:
         """Hand an evaluation to Tune. It does not return if Tune stops the trial."""
@@ -68,19 +73,45 @@ class ScoredReport(TuneReportCallback):
         super().after_report(run_context, [scored(metrics[0], find_metric(self._name))], checkpoint)
 
 
-def run_trial(request: dict[str, Any]) -> None:
+def watch(board: Any) -> threading.Event:
+    """An event that is set once the sweep's driver asks all trials to save and stop.
+
+    Args:
+        board: The driver's, an actor; None if nobody will ask.
+    """
+    asked = threading.Event()
+
+    def poll() -> None:
+        while not asked.is_set():
+            try:
+                if ray.get(board.stop_requested.remote()):
+                    asked.set()
+            except ray.exceptions.RayError:  # the driver is gone, and this process soon will be
+                return
+            time.sleep(_POLL_SECONDS)
+
+    if board is not None:
+        threading.Thread(target=poll, name="stop-watch", daemon=True).start()
+    return asked
+
+
+def run_trial(request: dict[str, Any], board: Any = None) -> None:
     """Ray Tune's trainable.
 
     Args:
         request: `config` (a whole config, nested), `metric` (its name), and `evaluations` that earlier processes of
             this trial have reported: they are reported again, so that the scheduler knows them.
+        board: Where the driver says that the sweep ends; see `watch`.
     """
     config, metric = from_mapping(request["config"]), find_metric(request["metric"])
+    asked = watch(board)
     for evaluation in request["evaluations"]:
         ray.tune.report(dict(evaluation))
     state, reason = "finished", ""
     try:
-        _train(config, metric)
+        _train(config, metric, asked)
+    except Stopped:
+        state = SAVED
     except (TrainingError, FloatingPointError) as error:  # the latter: evaluating a diverged model
         state, reason = "pruned", str(error)
     except Exception as error:  # one trial's failure is a line of the result, not the end of the sweep
@@ -89,10 +120,10 @@ def run_trial(request: dict[str, Any]) -> None:
     ray.tune.report({ENDED: state, REASON: " ".join(reason.split())[:600]})
 
 
-def _train(config: Config, metric: Metric) -> None:
+def _train(config: Config, metric: Metric, asked: threading.Event) -> None:
     if config.scale.workers != "0":
-        run_on_ray(config, callbacks=[ScoredReport(metric.name)])
+        run_on_ray(config, callbacks=[ScoredReport(metric.name)], asked=asked)
         return
     torch.set_num_threads(config.scale.threads or max(1, int(config.scale.cpus_per_worker)))
-    context: Context = TrialContext(config, metric)
+    context: Context = TrialContext(config, metric, asked)
     fit(config, context)

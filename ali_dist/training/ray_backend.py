@@ -111,15 +111,16 @@ def _work(settings: dict[str, Any]) -> Record:
     return {"outcome": "finished", "summary": summary}
 
 
-def run_on_ray(config: Config, callbacks: Sequence[Any] = ()) -> Record:
+def run_on_ray(config: Config, callbacks: Sequence[Any] = (), asked: threading.Event | None = None) -> Record:
     """Train on Ray workers, on the cluster this process belongs to or on one started here; rank 0's summary.
 
-    `callbacks` (Ray Train's) learn of what the workers report, e.g. to pass it on to Ray Tune.
+    `callbacks` (Ray Train's) learn of what the workers report, e.g. to pass it on to Ray Tune. Setting `asked` asks the
+    workers to save and stop, as SIGTERM does.
 
     Raises:
         InputError: The config cannot work, or the workers cannot see the data or the run folder.
         TrainingError: Training diverged, or workers were lost too often.
-        Stopped: SIGTERM or Ctrl-C; a checkpoint has been saved.
+        Stopped: SIGTERM, Ctrl-C or `asked`; a checkpoint has been saved.
     """
     config = with_absolute_paths(config)
     prepare_data(config)
@@ -130,7 +131,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = ()) -> Record:
     _check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
     with _cluster(config):
         board = Board.remote()  # type: ignore[attr-defined]
-        return _outcome(_fit_in_thread(_trainer(config, board, callbacks), board), board)
+        return _outcome(_fit_in_thread(_trainer(config, board, callbacks), board, asked or threading.Event()), board)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -247,7 +248,7 @@ def ray_storage(config: Config) -> tuple[str, Any]:
     return place.removeprefix("s3://"), filesystem
 
 
-def _fit_in_thread(trainer: TorchTrainer, board: Any) -> Record | BaseException:
+def _fit_in_thread(trainer: TorchTrainer, board: Any, asked: threading.Event) -> Record | BaseException:
     """`trainer.fit()` beside the main thread, so that signals are ours: the first asks the workers to save and stop."""
     box: list[Record | BaseException] = []
 
@@ -257,7 +258,6 @@ def _fit_in_thread(trainer: TorchTrainer, board: Any) -> Record | BaseException:
         except BaseException as error:  # noqa: BLE001  (handed to the main thread)
             box.append(error)
 
-    asked = threading.Event()
     thread = threading.Thread(target=run, name="ray-train", daemon=True)
     with stop_on_signals(asked.set):
         thread.start()

@@ -1,4 +1,4 @@
-"""Real sweeps on this machine: two trials, killed in the middle and resumed, and with Ray Train workers in each."""
+"""Real sweeps on this machine: killed or stopped in the middle and resumed, in S3, and as a job on a cluster."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import contextlib
 import csv
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ali_dist.data.sources import ensure_prepared
+from ali_dist.data.storage import open_store
 from ali_dist.settings import flatten, from_mapping, load_preset
+from ali_dist.train import parse
+from ali_dist.training.checkpoint import CheckpointStore
 from tests.helpers.processes import ROOT, below
 from tests.helpers.sweeps import write_space
 
@@ -26,17 +32,26 @@ ENV = {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RO
 SPACE = "optim.lr_d: {loguniform: [5.0e-4, 2.0e-3]}\nmodel.discriminator_dropout: [0.0, 0.1]\n"
 
 
+def words(folder: Path, *more: str, images: int = 24_000, runs: str | None = None) -> list[str]:
+    """A sweep of two small trials in `folder`, or with its results at the url `runs`."""
+    settings: dict[str, object] = {
+        "run.dir": runs or folder,
+        "run.name": "sweep",
+        "run.images": images,
+        "data.url": folder / "ring",
+    }
+    settings |= {"data.url": folder / "ring", "model.width": 0.25, "report.evaluation_samples": 200}
+    options = ["--preset=mixture-ring", f"--space={write_space(folder, SPACE)}", "--trials=2", "--scheduler=none"]
+    return ["-m", "tuning.sweep", *options, *more, *(f"--{name}={value}" for name, value in settings.items())]
+
+
 @contextlib.contextmanager
-def sweeping(folder: Path, *more: str, images: int = 24_000) -> Iterator[subprocess.Popen]:
-    """A sweep of two small trials in `folder`; it and what it started are gone when the block ends."""
-    settings = {"run.dir": folder, "run.name": "sweep", "run.images": images, "data.url": folder / "ring"}
-    settings |= {"model.width": 0.25, "report.evaluation_samples": 200}
-    words = ["--preset=mixture-ring", f"--space={write_space(folder, SPACE)}", "--trials=2", "--scheduler=none", *more]
-    with (folder / "log").open("a", encoding="utf-8") as log:
+def started(command: list[str], log: Path, env: dict[str, str] = ENV) -> Iterator[subprocess.Popen]:
+    """A process; it and what it started are gone when the block ends."""
+    with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuning.sweep", *words, *(f"--{name}={value}" for name, value in settings.items())],
-            env={**os.environ, **ENV}, cwd=folder, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            command, env={**os.environ, **env}, cwd=log.parent, stdout=file, stderr=file, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -44,6 +59,20 @@ def sweeping(folder: Path, *more: str, images: int = 24_000) -> Iterator[subproc
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def sweeping(folder: Path, *more: str, **changes) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    """The sweep of `words` as a command of its own."""
+    return started([sys.executable, *words(folder, *more, **changes)], folder / "log")
+
+
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool], log: Path) -> None:
+    """Until `condition` holds; fails if the command ends before."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -65,11 +94,7 @@ def results(folder: Path) -> list[dict[str, str]]:
 def test_a_sweep_killed_in_the_middle_is_resumed_with_nothing_repeated_and_ends_in_an_answer(folder):
     """Also: each trial's own config.json has what it was given, and best.yaml trains."""
     with sweeping(folder) as process:
-        deadline = time.monotonic() + 240
-        while len(trial(folder, 0)["evaluations"]) < 3:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.05)
+        wait_for(process, lambda: len(trial(folder, 0)["evaluations"]) >= 3, folder / "log")
     before = [trial(folder, number) for number in (0, 1)]
     assert "running" in {one["state"] for one in before}, "nothing was left to resume"
     with sweeping(folder, "--resume") as process:
@@ -94,24 +119,68 @@ def test_a_sweep_killed_in_the_middle_is_resumed_with_nothing_repeated_and_ends_
     assert [(folder / "sweep" / "trials" / f"{n:03d}" / "summary.json").stat().st_mtime_ns for n in (0, 1)] == finished
 
 
-def test_trials_of_two_workers_do_not_wait_for_each_other_for_ever(folder):
+def test_trials_of_two_workers_each_as_a_job_on_a_cluster_do_not_wait_for_each_other_for_ever(folder):
     """On a cluster of two CPUs, two trials of two workers each would hold one CPU each without the arithmetic."""
-    with sweeping(folder, "--workers-per-trial=2", images=3000) as process:
-        assert process.wait(400) == 0, (folder / "log").read_text()
+    programs = Path(sys.executable).parent
+    port, address = free_port(), f"http://127.0.0.1:{free_port()}"
+    env = ENV | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_API_SERVER_ADDRESS": address}
+    env |= {"PATH": f"{programs}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    head = [f"{programs}/ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    head += [f"--port={port}", f"--dashboard-port={address.rpartition(':')[2]}", "--disable-usage-stats"]
+    asking = [f"{programs}/ray", "job", "list"]
+    silent = {"env": {**os.environ, **env}, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    job = [f"{programs}/ray", "job", "submit", "--", "python", *words(folder, "--workers-per-trial=2", images=3000)]
+    with (  # a short name, because paths of sockets have 107 bytes at most
+        tempfile.TemporaryDirectory(prefix="ray-") as short,
+        started([*head, f"--temp-dir={short}"], folder / "head", env) as cluster,
+    ):
+        wait_for(cluster, lambda: subprocess.run(asking, **silent).returncode == 0, folder / "head")
+        for _ in range(20):  # the head answers before its agent, which starts jobs, is there
+            (folder / "log").unlink(missing_ok=True)
+            with started(job, folder / "log", env) as process:
+                code = process.wait(400)
+            if "No available agent" not in (folder / "log").read_text():
+                break
+        assert code == 0, (folder / "log").read_text()
     for number, row in enumerate(results(folder)):
         assert row["state"] == "finished", row
         summary = json.loads((folder / "sweep" / "trials" / f"{number:03d}" / "summary.json").read_text())
         assert summary["world_size"] == 2
 
 
-def test_a_sweep_that_is_asked_to_stop_says_how_to_go_on(folder):
-    with sweeping(folder, images=2_400_000) as process:
-        deadline = time.monotonic() + 240
-        while trial(folder, 0)["state"] != "running":
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.s3
+def test_a_sweep_in_s3_that_is_asked_to_stop_saves_its_trials_and_goes_on_from_there(folder, swift_env):
+    """By Optuna, whose knowledge comes from the records alone. The sweep's folder is in S3, all of it."""
+    pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'ali-dist[sweep]')")
+    runs, log = f"s3://{swift_env.bucket()}/runs", folder / "log"
+    store = open_store(f"{runs}/sweep")
+
+    def read(key: str) -> dict:
+        return json.loads(store.get(key)) if store.stat(key) else {}
+
+    first = "trials/000/trial.json"
+    with sweeping(folder, "--search=optuna", runs=runs, images=96_000) as process:
+        wait_for(process, lambda: bool(read(first).get("evaluations")), log)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 75, (folder / "log").read_text()
-    assert "add --resume to go on" in (folder / "log").read_text()
-    assert trial(folder, 0)["state"] == "running"
+        assert process.wait(120) == 75, log.read_text()
+    assert "add --resume to go on" in log.read_text()
+    assert read(first)["state"] == "running"
+    saved = read("trials/000/summary.json")
+    newest = CheckpointStore(store.child("trials/000"), 2, print).newest()
+    assert newest is not None
+    assert (saved["status"], saved["images"]) == ("stopped", newest.state.images_seen)
+
+    with sweeping(folder, "--search=optuna", "--resume", runs=runs, images=96_000) as process:
+        assert process.wait(300) == 0, log.read_text()
+    assert read("trials/000/summary.json")["restarts"] == 1
+    rows = list(csv.DictReader(store.get("results.csv").decode().splitlines()))
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+    assert rows[0]["optim.lr_d"] != rows[1]["optim.lr_d"]
+    assert b"data:image/png;base64" in store.get("sweep.html")
+    config, _ = parse(["--preset", f"{runs}/sweep/best.yaml"])
+    assert config.optim.lr_d in {float(row["optim.lr_d"]) for row in rows}

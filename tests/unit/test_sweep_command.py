@@ -11,7 +11,7 @@ from ali_dist.errors import InputError
 from ali_dist.settings import flatten, from_mapping
 from tests.helpers.sweeps import record, small_plan, store_of, write_space
 from tuning.book import Book
-from tuning.options import parse, seconds
+from tuning.options import make_plan, parse, seconds
 from tuning.plan import Plan
 from tuning.sweep import main
 
@@ -50,6 +50,13 @@ def test_a_mistake_is_refused_before_anything_starts(capsys, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_ray_starts(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert str(tmp_path / "file") in refused(capsys, "--run.dir", str(tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_sweep_that_exists_wants_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no sweep to resume" in refused(capsys, "--resume")
@@ -64,6 +71,20 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path, monkeypat
     assert main(["--preset", "mixture", "--trials", "5", "--dry-run"]) == 0
     assert "5 trials of 'mixture'" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "searched", "not_searched"),
+    [
+        ("mixture-ring", {"objective.r1", "objective.cycle_x"}, {"model.latent_size"}),  # as mixture, whose data it has
+        ("digits-paper", {"model.latent_size"}, {"objective.r1"}),  # a term that is off stays off
+        ("cifar10", {"optim.lr_d", "optim.lr_g", "model.latent_size", "model.discriminator_dropout"}, set()),
+    ],
+)
+def test_what_is_searched_unless_it_is_said_suits_the_preset(tmp_path, preset, searched, not_searched):
+    space = make_plan({"preset": preset}, {"run.dir": str(tmp_path)}).space
+    assert searched <= set(space)
+    assert not not_searched & set(space)
 
 
 def test_options_and_settings_are_told_apart():
@@ -112,7 +133,7 @@ class TestBook:
     """What the driver keeps of the trials."""
 
     def book(self, plan, *records, said=None) -> Book:
-        return Book(plan, store_of(plan), records, (said or []).append, None)
+        return Book(plan, store_of(plan), records, ([] if said is None else said).append, None)
 
     def test_a_resume_runs_what_has_not_ended_first_and_nothing_else_again(self, tmp_path):
         states = ("finished", "running", "stopped", "pruned", "failed")
@@ -148,6 +169,35 @@ class TestBook:
         book.halt()
         assert not book.end("a")
         assert 1 in book.waiting()
+
+    def test_a_trial_that_has_saved_because_the_sweep_ends_stays_open(self, tmp_path):
+        said = []
+        book = self.book(small_plan(tmp_path), said=said)
+        book.enrol("a", 1, {})
+        book.start("a")
+        book.halt()
+        assert book.busy()
+        assert not book.result("a", {"ended": "saved", "reason": ""})
+        assert not book.end("a")
+        assert not book.busy()
+        assert 1 in book.waiting()
+        assert "has saved a checkpoint" in said[-1]
+
+    def test_what_a_trial_found_before_the_sweep_was_stopped_still_counts(self, tmp_path):
+        """A trial that finishes while others save is finished."""
+        book = self.book(small_plan(tmp_path))
+        book.enrol("a", 1, {})
+        book.start("a")
+        book.halt()
+        book.result("a", {"ended": "finished", "reason": ""})
+        assert book.end("a")
+
+    def test_a_process_lost_while_the_sweep_ends_is_no_failure_of_its_trial(self, tmp_path):
+        book = self.book(small_plan(tmp_path))
+        book.enrol("a", 1, {})
+        book.start("a")
+        book.halt()
+        assert not book.end("a", "its process was lost")
 
     def test_a_trial_stopped_by_nobody_we_know_was_stopped_early(self, tmp_path):
         book = self.book(small_plan(tmp_path))

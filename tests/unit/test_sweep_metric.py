@@ -38,6 +38,20 @@ def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
     assert metric.better(metric.score(DIGITS), metric.score(gamed))
 
 
+@pytest.mark.parametrize(
+    "gamed",
+    [
+        {"reconstruction_mse": 0.06, "latent_mmd2": 0.0},  # a decoder that gives one image
+        {"reconstruction_mse": 0.001, "latent_mmd2": 0.5},  # an autoencoder whose codes are nothing like the prior
+    ],
+)
+def test_round_trip_is_not_won_by_one_virtue_alone(gamed):
+    metric = find_metric("round_trip")
+    good = {"reconstruction_mse": 0.02, "reconstruction_mse_reference": 0.07, "latent_mmd2": 0.003}
+    assert metric.better(metric.score(good), metric.score(good | gamed))
+    assert metric.score(good | {"reconstruction_mse": 0.0, "latent_mmd2": -0.001}) == 1
+
+
 def test_samples_closer_than_real_images_are_no_further_merit():
     """Else a decoder that repeats the training set would make up for any encoder."""
     score = find_metric("fidelity").score
@@ -84,6 +98,6 @@ def test_each_kind_of_data_has_its_metric_and_a_misspelt_one_is_refused():
     assert default_metric(mixture=True, classes=True, supervised=False) == "coverage"
     assert default_metric(mixture=False, classes=True, supervised=False) == "fidelity"
     assert default_metric(mixture=False, classes=True, supervised=True) == "semi_supervised_error"
-    assert default_metric(mixture=False, classes=False, supervised=False) == "reconstruction_mse"
+    assert default_metric(mixture=False, classes=False, supervised=False) == "round_trip"
     with pytest.raises(InputError, match="did you mean frechet"):
         find_metric("freche")

@@ -63,6 +63,15 @@ def test_every_trial_is_on_the_page_in_the_table_and_in_the_plots(tmp_path):
     assert "against 0.5 of the preset&#x27;s own settings" in html
 
 
+def test_the_page_says_what_the_sweep_cost(tmp_path):
+    """Two workers of one CPU each for 60 seconds are two minutes of one CPU."""
+    records = [record(0, 0.5, held={"CPU": 2.0}, seconds=60.0), record(1, 0.3, state="stopped", seconds=30.0)]
+    cost = page_of(small_plan(tmp_path), records).partition("What it cost")[2].partition("</section>")[0]
+    assert "2 min 00 s of one CPU" in cost
+    assert "16,000 (100% of their budgets)" in cost
+    assert "1 min 30 s" in cost
+
+
 def test_the_page_asks_the_network_for_nothing_and_escapes_what_it_shows(tmp_path):
     html = page_of(small_plan(tmp_path, trials="6"), records_of_all_kinds())
     assert "<script" not in html

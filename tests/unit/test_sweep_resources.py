@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_dist.errors import InputError
-from tuning.resources import Need, concurrency, trial_need
+from tuning.resources import Need, check_lanes, concurrency, trial_need
 
 MACHINES = st.lists(
     st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 8).map(float)}),
@@ -22,6 +24,22 @@ NEEDS = st.builds(
 )
 
 
+def place(room, need) -> bool:
+    """Put one worker on the first machine that can take it, as Ray does: less than a GPU lies on one GPU."""
+    for machine in room:
+        free = [k for k, gpu in enumerate(machine["gpus"]) if gpu >= min(need.gpus, 1) - 1e-6] if need.gpus else []
+        if machine["cpus"] >= need.cpus - 1e-9 and (free or not need.gpus):
+            machine["cpus"] -= need.cpus
+            if need.gpus:
+                machine["gpus"][free[0]] -= need.gpus
+            return True
+    return False
+
+
+def room_of(nodes):
+    return [{"cpus": node.get("CPU", 0.0), "gpus": [1.0] * int(node.get("GPU", 0))} for node in nodes]
+
+
 @given(MACHINES, NEEDS, st.integers(1, 20))
 def test_what_is_let_go_at_once_can_be_placed_worker_by_worker(nodes, need, trials):
     """No deadlock: workers are put greedily on machines, none is split over two."""
@@ -29,14 +47,46 @@ def test_what_is_let_go_at_once_can_be_placed_worker_by_worker(nodes, need, tria
         at_once = concurrency(nodes, need, trials)
     except InputError:
         at_once = 0
-    room = [dict(node) for node in nodes]
-    for _ in range(at_once * need.workers):
-        home = next(node for node in room if all(node.get(k, 0) >= v - 1e-9 for k, v in need.each().items()))
-        for kind, amount in need.each().items():
-            home[kind] -= amount
-    assert at_once <= trials
-    another = sum(min(int(node[k] / v + 1e-9) for k, v in need.each().items()) for node in room)
-    assert at_once == trials or another < need.workers, "room for another trial was left unused"
+    room = room_of(nodes)
+    assert all(place(room, need) for _ in range(at_once * need.workers))
+    another = all(place(room, need) for _ in range(need.workers))
+    assert at_once == trials or not another, "room for another trial was left unused"
+
+
+def test_no_combination_of_flags_on_two_cpus_leaves_anything_waiting_for_ever():
+    """Every pair of flags and the settings beside them, on machines of up to two CPUs and GPUs: placed or refused."""
+    asked = itertools.product(
+        (None, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+        (None, 1, 2, 3),
+        (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+        ("auto", "cpu", "cuda"),
+    )
+    clusters = [[{"CPU": 2.0}], [{"CPU": 2.0, "GPU": 1.0}], [{"CPU": 2.0, "GPU": 2.0}], [{"CPU": 1.0}, {"CPU": 1.0}]]
+    clusters += [[{"CPU": 0.0}, {"CPU": 2.0}], [{}, {"CPU": 1.0, "GPU": 1.0}]]
+    placed = refused = 0
+    asked = list(asked)
+    for (gpus, workers, cpus, device), nodes in itertools.product(asked, clusters):
+        try:
+            need = trial_need(
+                nodes, gpus_per_trial=gpus, workers_per_trial=workers, cpus_per_worker=cpus, device=device
+            )
+            at_once = concurrency(nodes, need, 12)
+        except InputError as error:
+            refused += "per-trial" in str(error)  # what it says names what to change
+            continue
+        room = room_of(nodes)
+        assert all(place(room, need) for _ in range(at_once * need.workers)), (nodes, need, at_once)
+        assert need.gpus > 0 or device != "cuda" or gpus == 0
+        assert workers is None or need.workers == workers
+        placed += 1
+    assert placed + refused == len(asked) * len(clusters)
+    assert min(placed, refused) > 300, "one of the two was hardly tried"
+
+
+def test_a_trial_has_no_more_workers_than_the_data_order_has_lanes():
+    check_lanes(32, 32)
+    with pytest.raises(InputError, match="33 workers, but the data order has 32 lanes"):
+        check_lanes(33, 32)
 
 
 def test_cpus_of_several_machines_do_not_add_up_to_one_worker():
