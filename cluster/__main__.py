@@ -12,8 +12,8 @@ FILE is cluster/local.yaml (own machines over SSH) or cluster/ali.yaml (AWS) wit
 already, such as on Kubernetes, give the address of its job server instead, e.g. http://127.0.0.1:8265.
 
 submit sends the current folder, without .git, .venv, data, runs and what git ignores, and passes AWS_* variables on.
---env NAME or --env NAME=VALUE passes others. --follow shows the output and ends with the command's own exit code
-(0 done, 2 wrong input, 1 failure, 75 stopped); Ctrl-C then leaves the job alone.
+--env NAME or --env NAME=VALUE passes others; no secrets, for Ray logs them. --follow shows the output and ends with the
+command's own exit code (0 done, 2 wrong input, 1 failure, 75 stopped); Ctrl-C then leaves the job alone.
 
 Exit codes: 0 done, 2 wrong input, 1 failure.
 """
@@ -21,6 +21,7 @@ Exit codes: 0 done, 2 wrong input, 1 failure.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def reach(place: str) -> Iterator[Jobs]:
         yield Jobs(place, f"what serves {place} (for Kubernetes: kubectl port-forward to the head's port 8265)")
         return
     cluster = load(Path(place))
-    ray_commands.use_token()
+    ray_commands.use_token(place)
     with tunnel.tunnel(cluster) as address:
         yield Jobs(address, f"python -m cluster up {place}")
 
@@ -115,7 +116,8 @@ def up(cluster: Cluster) -> int:
     """Start Ray on the machines, and wait until all of them are there."""
     if cluster.is_local:
         ssh.check(cluster)
-    ray_commands.use_token()
+    ray_commands.make_token()
+    ray_commands.use_token(cluster.path)
     if cluster.is_local and _is_up(cluster):
         print("The cluster is up already; to start it anew, with what you may have changed, take it down first.")
         return 0
@@ -159,7 +161,7 @@ def _wait_for_machines(cluster: Cluster) -> int:
 def submit(jobs: Jobs, place: str, entrypoint: list[str], passed: list[str], *, follow: bool) -> int:
     """Start a job; with `follow`, show it to its end."""
     job = jobs.submit(entrypoint, Path.cwd(), passed)
-    print(f"Job {job} runs: {' '.join(entrypoint)}", flush=True)
+    print(f"Job {job} runs: {shlex.join(entrypoint)}", flush=True)
     if follow:
         return follow_job(jobs, place, job)
     print(f"Its output: python -m cluster logs {place} {job}\nTo end it:  python -m cluster stop {place} {job}")
@@ -196,7 +198,7 @@ def stop(jobs: Jobs, job: str) -> int:
 
 def open_tunnel(cluster: Cluster) -> int:
     """Keep the way to the dashboard open until Ctrl-C."""
-    ray_commands.use_token()
+    ray_commands.use_token(cluster.path)
     with tunnel.tunnel(cluster, tunnel.PORT) as address:
         print(f"Dashboard: {address} (it asks for the token in {ray_commands.TOKEN}). Ctrl-C ends this.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
@@ -207,7 +209,7 @@ def open_tunnel(cluster: Cluster) -> int:
 
 def down(cluster: Cluster) -> int:
     """End Ray on the machines, and clouds' machines with it."""
-    ray_commands.use_token()
+    ray_commands.use_token(cluster.path)
     if not cluster.is_local:
         return ray_commands.run(["down", "-y", str(cluster.path)]).returncode
     # `ray down` forgets own machines but ends Ray on the head alone.

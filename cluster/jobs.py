@@ -9,18 +9,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ali_dist.errors import InputError
+from ali_dist.training.ray_storage import ACCESS, access_here
+from cluster.entry import MARK
 
 STOPPED, FAILED = 75, 1
-# The names with which boto3 and Arrow are given access; nothing else of the environment leaves this machine unasked.
-_STORAGE = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
-)  # fmt: skip
 # From the root of the working directory: data and results have their own ways, and `data` is also a package's name.
 _LEFT_BEHIND = [".git", ".venv", "/runs/", "/data/", "/.swift/", "*.egg-info", ".*_cache", ".hypothesis"]
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
@@ -48,16 +45,20 @@ class Jobs:
         Args:
             entrypoint: The command and its arguments.
             folder: The job starts in a copy of it, without what git ignores, data and results.
-            passed: NAME, whose value is taken from here, or NAME=VALUE: for the job's environment, beside AWS_*.
+            passed: NAME, whose value is taken from here, or NAME=VALUE: for the environment of all its processes.
         """
-        # In the request's body, not in an argument or a file: nobody else on this machine gets to see it.
-        environment = job_environment(passed, os.environ)
-        runtime = {"working_dir": str(folder), "excludes": _LEFT_BEHIND, "env_vars": environment}
+        runtime = {"working_dir": str(folder), "excludes": _LEFT_BEHIND, "env_vars": chosen(passed, os.environ)}
+        access = {MARK + name: value for name, value in access_here().items()}
+        if access and not (folder / "cluster" / "entry.py").is_file():
+            raise InputError(f"{folder} is not the project's folder, which has to travel with the job: go there first.")
+        words = [*(["python", "-m", "cluster.entry"] if access else []), *entrypoint]
         with self._answering():
             try:
-                return str(self._client.submit_job(entrypoint=shlex.join(entrypoint), runtime_env=runtime))
+                # Keys go into the request's body: into no file, and no argument that others could read.
+                job = self._client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime, metadata=access)
             except ValueError as error:
                 raise InputError(f"{folder} cannot be sent to the cluster: {error}") from error
+        return str(job)
 
     def follow(self, job: str) -> int:
         """Show the job's output to its end; its exit code, 75 where it was stopped."""
@@ -146,15 +147,19 @@ class Jobs:
             raise
 
 
-def job_environment(passed: Sequence[str], environment: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """What a job's environment gets: access to storage where it is set here, and what `passed` names.
+def chosen(passed: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """What --env asks for, by name.
 
     Raises:
-        InputError: A name in `passed` has no value here.
+        InputError: A name has no value here, or is one that must not get into Ray's logs.
     """
-    found = {name: environment[name] for name in _STORAGE if environment.get(name)}
+    found = {}
     for word in passed:
         name, equals, value = word.partition("=")
+        if name in ACCESS:
+            raise InputError(
+                f"--env {name}: it is passed on by itself where it is set; Ray would log what --env names."
+            )
         if not equals and name not in environment:
             raise InputError(f"--env {name}: the variable is not set here; set it, or give --env {name}=VALUE.")
         found[name] = value if equals else environment[name]

@@ -21,24 +21,13 @@ SETTINGS = {
 }
 
 
-def use_token() -> None:
-    """Make Ray in this process, and in what it starts, show the token, and make one if there is none."""
-    os.environ.update(SETTINGS)
-    ensure_token()
-
-
-def ensure_token() -> None:
+def make_token() -> None:
     """The token that closes clusters to everybody else: made on first use, readable by its owner alone.
 
     Raises:
         InputError: It cannot be written.
     """
     path = TOKEN.expanduser()
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        raise InputError(
-            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set, but clusters get the token of {TOKEN}: unset it; to use "
-            "another token, put it into that file."
-        )
     try:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,6 +40,30 @@ def ensure_token() -> None:
             path.chmod(0o600)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): it keeps the clusters' token.") from error
+
+
+def use_token(file: object = None) -> None:
+    """Make Ray in this process, and in what it starts, show the token.
+
+    Args:
+        file: That of the cluster; None for one that others started, whose token may also be in RAY_AUTH_TOKEN.
+
+    Raises:
+        InputError: There is no token for the cluster, or two.
+    """
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    there = TOKEN.expanduser().exists()
+    if file is not None and named:
+        raise InputError(
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set, but clusters get the token of {TOKEN}: unset it; to use "
+            "another token, put it into that file."
+        )
+    if file is not None and not there:
+        raise InputError(
+            f"There is no token in {TOKEN}, so the cluster was not started from here: start it with python -m cluster "
+            f"up {file}, or bring the token here."
+        )
+    os.environ.update(SETTINGS if named or there else {**SETTINGS, "RAY_AUTH_MODE": "disabled"})
 
 
 def words(*arguments: str) -> list[str]:

@@ -38,6 +38,8 @@ from ali_dist.training.ray_cluster import (
     share_of_cores,
     use_interface_of_node,
 )
+from ali_dist.training.ray_storage import access_here
+from ali_dist.training.ray_storage import ray_storage as ray_storage  # tuning has it from here
 from ali_dist.training.run_folder import Record
 
 _POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
@@ -109,6 +111,7 @@ def _work(settings: dict[str, Any]) -> Record:
     if verdict is not None:  # this is the restart after a refusal
         return {"outcome": verdict[0], "message": verdict[1]}
     config = from_mapping(settings["config"])
+    os.environ.update(settings["access"])
     torch.set_num_threads(config.scale.threads or share_of_cores())
     try:
         _check_sight(config, settings["mark"])
@@ -199,7 +202,12 @@ def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrain
     path, filesystem = ray_storage(config)
     return TorchTrainer(
         _work,  # type: ignore[arg-type]
-        train_loop_config={"config": config.to_mapping(), "board": board, "mark": _leave_mark(config)},
+        train_loop_config={
+            "config": config.to_mapping(),
+            "board": board,
+            "mark": _leave_mark(config),
+            "access": access_here(),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=use_gpu,
@@ -220,28 +228,6 @@ def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrain
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
-
-def ray_storage(config: Config) -> tuple[str, Any]:
-    """Where Ray keeps its own few files: beside ours, so that every machine sees them."""
-    place = f"{config.run.dir.rstrip('/')}/{config.run.name}/ray"
-    if not place.startswith("s3://"):
-        return place, None
-    import pyarrow.fs
-
-    endpoint = (
-        config.storage.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    scheme, _, host = (endpoint or "").rpartition("://")
-    # Keys are not given here: every process finds them in its own environment.
-    filesystem = pyarrow.fs.S3FileSystem(
-        endpoint_override=host or None,
-        scheme=scheme or "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        connect_timeout=config.storage.timeout_seconds,
-        request_timeout=config.storage.timeout_seconds,
-    )
-    return place.removeprefix("s3://"), filesystem
 
 
 def _fit_in_thread(trainer: TorchTrainer, board: Any) -> Record | BaseException:
