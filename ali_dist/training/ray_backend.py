@@ -20,6 +20,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError, Stopped, TrainingError
@@ -176,7 +177,9 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = ()) -> Record:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
     check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
     with connected(config):
-        board = Board.remote()  # type: ignore[attr-defined]
+        # Beside this driver, whose end is the run's end; on another machine it would be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         return _outcome(_fit_in_thread(_trainer(config, board, callbacks), board), board)
 
 

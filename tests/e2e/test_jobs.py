@@ -57,10 +57,11 @@ def job_of(said: str) -> str:
     return re.findall(r"Job (\S+) runs", said)[0]
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--optim.lr_q=1"], 2), (["--dry-run"], 0)])
-def test_the_exit_code_of_training_is_the_launchers(head, words, code):
-    ended, said = head.run("submit", head.address, "--follow", "--", "python", "-m", "ali_dist.train", *words)
-    assert ended == code, said
+def test_the_exit_code_of_training_is_the_launchers(head):
+    words = ["python", "-m", "ali_dist.train", "--optim.lr_q=1"]
+    ended, said = head.run("submit", head.address, "--follow", "--", *words)
+    assert ended == 2, said
+    assert "optim.lr_q" in said
 
 
 def test_a_job_that_is_stopped_saves_and_the_same_command_goes_on(head, tmp_path):
@@ -87,7 +88,7 @@ def test_a_job_that_is_stopped_saves_and_the_same_command_goes_on(head, tmp_path
     left = ["--", *train, f"--run.images={summary['images'] + 24 * 10}"]
     code, said = head.run("submit", head.address, "--follow", *left)
     assert code == 0, said
-    assert f"Continuing from the checkpoint at {summary['images']:,} images" in said or "Continuing from" in said
+    assert f"Continuing from the checkpoint at image {summary['images']:,}" in said
     assert json.loads((runs / "summary.json").read_text())["restarts"] == 1
 
 
@@ -120,4 +121,4 @@ def test_status_shows_machines_and_jobs(head: Head):
     code, said = head.run("status", head.address)
     assert code == 0
     assert "2 CPU  (head)" in said
-    assert "python -m ali_dist.train --dry-run" in said
+    assert "python -m ali_dist.train --optim.lr_q=1" in said

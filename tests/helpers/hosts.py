@@ -12,6 +12,7 @@ virtual environment is there read-only at ~/ali/venv, its code is not. Needs roo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from types import TracebackType
 ROOT = Path(__file__).parents[2]
 SHARED = "/mnt/shared"
 _HOME = "/mnt/home"
+_NUMBERS = itertools.count()
 _PROGRAMS = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter")
 _SSHD = """\
 HostKey /mnt/own/host_key
@@ -173,13 +175,14 @@ class Hosts:
     """
 
     def __init__(self, folder: Path, machines: int = 3, *, provisioned: bool = True) -> None:
-        self.folder, mark = folder, f"{os.getpid() % 0xFFFF:04x}"
+        self.folder, number = folder, next(_NUMBERS)
+        mark = f"{os.getpid() % 0xFFFF:04x}{number:x}"  # other tests may have hosts on this machine, too
         self.shared = folder / "shared"
         self.shared.mkdir(parents=True)
         self._bridge = f"ali{mark}"
         self.key = folder / "id_ed25519"
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
-        network = f"10.231.{os.getpid() % 200 + 10}"
+        network = f"10.231.{(os.getpid() + 17 * number) % 250}"
         self.laptop = Machine(folder / "laptop", f"{mark}l", f"{network}.10", self._bridge, None, provisioned=False)
         for file in (self.key, self.key.with_suffix(".pub")):
             shutil.copy(file, self.laptop.home / ".ssh" / file.name)
