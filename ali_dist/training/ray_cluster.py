@@ -161,13 +161,15 @@ class Autoscaler:
 def autoscaler() -> Autoscaler | None:
     """The state of the autoscaler that may add machines to this cluster; None where machines are fixed."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
     from ray.experimental.internal_kv import _internal_kv_get
 
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
-    newer = reply.autoscaling_state
-    if newer.autoscaler_state_version:
+    gcs = GcsClient(ray.get_runtime_context().gcs_address)
+    if is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs):
+        reply = GetClusterStatusReply()
+        reply.ParseFromString(gcs.get_cluster_status(timeout_s=10))
+        newer = reply.autoscaling_state
         coming = sum(request.request_count or 1 for request in newer.pending_instance_requests)
         refused = [*newer.infeasible_resource_requests, *newer.infeasible_gang_resource_requests]
         return Autoscaler(coming + len(newer.pending_instances), bool(refused))

@@ -24,13 +24,14 @@ class Head:
 
     Args:
         address: Of the job server.
+        ray: Of Ray itself, as RAY_ADDRESS has it.
         checkout: A copy of the project, where the launcher is called.
         env: The user's variables: a home of its own, where the token is.
         temp: Ray's folder for sockets and logs.
     """
 
-    def __init__(self, address: str, checkout: Path, env: dict[str, str], temp: Path) -> None:
-        self.address, self.checkout, self.env, self.temp = address, checkout, env, temp
+    def __init__(self, address: str, ray: str, checkout: Path, env: dict[str, str], temp: Path) -> None:
+        self.address, self.ray, self.checkout, self.env, self.temp = address, ray, checkout, env, temp
 
     def launch(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """`python -m cluster` with these words, running; both outputs together."""
@@ -89,7 +90,8 @@ def started_head(folder: Path, cpus: int = 2) -> Iterator[Head]:
     try:
         _wait_for(dashboard, process, folder / "head.log")
         env.pop("RAY_AUTH_MODE")  # the launcher has to see to that itself
-        yield Head(f"http://127.0.0.1:{dashboard}", copy_project(folder / "checkout"), env, temp)
+        places = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
+        yield Head(*places, copy_project(folder / "checkout"), env, temp)
     finally:
         for pid in [*below(process.pid), process.pid]:
             with contextlib.suppress(ProcessLookupError):

@@ -89,7 +89,20 @@ def test_make_alone_lists_every_target_that_users_may_call(make: Path) -> None:
     """The default target installs nothing and explains the others."""
     done = run_make(make)
     assert done.returncode == 0, done.stderr
-    for target in ("install", "demo", "s3-demo", "test", "test-fast", "lint", "format", "bench", "clean"):
+    for target in (
+        "install",
+        "demo",
+        "s3-demo",
+        "test",
+        "test-fast",
+        "lint",
+        "format",
+        "bench",
+        "up",
+        "submit",
+        "down",
+        "clean",
+    ):
         assert re.search(rf"^  make {target} +\w", done.stdout, re.MULTILINE), target
     assert not (make / ".venv").exists()
 
