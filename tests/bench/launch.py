@@ -2,7 +2,9 @@
 
 Two workers over gloo on this machine's CPU, started by `torchrun` and by Ray Train, run the same loop on the same data:
 one update of real training, with records written and everything that Ray keeps running beside it. The two take turns.
-Two figures come out: the time of an update once training is warm, and the seconds from the command to the first update.
+Of warm training come out the time of an update on the clock; the CPU time that the workers spend on it, which other
+work on the machine disturbs least; and the share of a core that everything else of the command takes. Of the start come
+out the seconds from the command to the first update.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from ali_dist.data.sources import ensure_prepared
 from ali_dist.settings import from_mapping, load_preset
 from tests.helpers.processes import ROOT, below
 
+WORKER = {"torchrun": "-m ali_dist.train", "ray": "ray::RayTrainWorker"}  # in a worker's command line
 COMMANDS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ali_dist.train"],
     "ray": ["-m", "ali_dist.train", "--scale.workers=2"],
@@ -39,10 +42,29 @@ _LIMIT = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: seconds of an update in each warm record, and from the command to the first update."""
+    """One run, warm.
+
+    Args:
+        updates: Seconds of an update, in each record.
+        cpu: CPU seconds of an update, of both workers together.
+        others: CPU seconds in a second, of all other processes of the command.
+        start: Seconds from the command to the first update.
+    """
 
     updates: list[float]
+    cpu: float
+    others: float
     start: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Of a running command: the clock, records written, CPU seconds of the workers and of all else."""
+
+    clock: float
+    records: int
+    workers: float
+    others: float
 
 
 def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run:
@@ -71,13 +93,7 @@ def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
-        while not (metrics.exists() and metrics.stat().st_size):
-            if process.poll() is not None or time.monotonic() - began > _LIMIT:
-                raise RuntimeError(f"{kind} does not train:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.01)
-        first = time.monotonic() - began
-        if process.wait(_LIMIT):
-            raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-2000:]}")
+        moments = list(_watch(kind, process, metrics, log, began))
     finally:
         for pid in [*below(process.pid), process.pid]:
             with contextlib.suppress(ProcessLookupError):
@@ -85,7 +101,48 @@ def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run
         process.wait()
     found = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     seconds = [size / record["images_per_second"] for record in found if record["event"] == "train"]
-    return Run(seconds[_WARM:], first - (every - 1) * seconds[0])
+    early = next(moment for moment in moments if moment.records >= _WARM)
+    late = [moment for moment in moments if moment.records < records + _WARM][-1]  # before the last things of a run
+    return Run(
+        seconds[_WARM:],
+        (late.workers - early.workers) / (every * (late.records - early.records)),
+        (late.others - early.others) / (late.clock - early.clock),
+        moments[0].clock - began - (every - 1) * seconds[0],
+    )
+
+
+def _watch(kind: str, process: subprocess.Popen[bytes], metrics: Path, log: Path, began: float) -> Iterator[Moment]:
+    """The moments at which records appear, until the command ends.
+
+    Raises:
+        RuntimeError: It fails or takes too long.
+    """
+    seen = 0
+    while process.poll() is None:
+        if time.monotonic() - began > _LIMIT:
+            raise RuntimeError(f"{kind} does not end:\n{log.read_text(errors='replace')[-2000:]}")
+        records = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        if records > seen:
+            seen, clock = records, time.monotonic()
+            of_workers, of_all = _cpu_seconds(process.pid, WORKER[kind])
+            yield Moment(clock, records, of_workers, of_all - of_workers)
+        time.sleep(0.01)
+    if process.returncode:
+        raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _cpu_seconds(root: int, worker: str) -> tuple[float, float]:
+    """CPU seconds so far of the workers below a process, and of all that is below it."""
+    workers = total = 0.0
+    for pid in [root, *below(root)]:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            total += spent
+            if worker in words and "torch.distributed.run" not in words:
+                workers += spent
+    return workers, total
 
 
 def compare(preset: str, rounds: int, records: int) -> dict[str, Any]:
@@ -104,24 +161,27 @@ def compare(preset: str, rounds: int, records: int) -> dict[str, Any]:
 
 
 def summarise(preset: str, runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """Medians over rounds of each run's median, and the ratio of the two in the same round."""
-    updates = {kind: [median(run.updates) for run in of_kind] for kind, of_kind in runs.items()}
-    ratios = [ray / alone for ray, alone in zip(updates["ray"], updates["torchrun"], strict=True)]
-    return {
-        "preset": preset,
-        "rows": [
-            {
-                "command": kind,
-                "ms_per_update": 1e3 * median(updates[kind]),
-                "ms_by_round": [1e3 * value for value in updates[kind]],
-                "start_seconds": median(run.start for run in of_kind),
-                "start_by_round": [run.start for run in of_kind],
-            }
-            for kind, of_kind in runs.items()
-        ],
-        "ratio": median(ratios),
-        "ratio_by_round": ratios,
-    }
+    """Medians over rounds, and ratios of the two commands in the same round."""
+    clock = {kind: [median(run.updates) for run in of_kind] for kind, of_kind in runs.items()}
+    cpu = {kind: [run.cpu for run in of_kind] for kind, of_kind in runs.items()}
+    rows = [
+        {
+            "command": kind,
+            "ms_per_update": 1e3 * median(clock[kind]),
+            "ms_by_round": [1e3 * value for value in clock[kind]],
+            "cpu_ms_per_update": 1e3 * median(cpu[kind]),
+            "cpu_ms_by_round": [1e3 * value for value in cpu[kind]],
+            "others_percent": 100 * median(run.others for run in of_kind),
+            "start_seconds": median(run.start for run in of_kind),
+            "start_by_round": [run.start for run in of_kind],
+        }
+        for kind, of_kind in runs.items()
+    ]
+    return {"preset": preset, "rows": rows, "ratios": {"clock": _ratios(clock), "worker CPU": _ratios(cpu)}}
+
+
+def _ratios(values: dict[str, list[float]]) -> list[float]:
+    return [ray / alone for ray, alone in zip(values["ray"], values["torchrun"], strict=True)]
 
 
 def _conditions() -> dict[str, Any]:
@@ -141,21 +201,23 @@ def _conditions() -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as aligned plain text."""
-    where, ratios = result["conditions"], result["ratio_by_round"]
+    where = result["conditions"]
     lines = [
         f"Preset {result['preset']}, 2 workers over gloo with one thread each; {where['date']}",
         f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, Ray {where['ray']}",
         "",
-        f"{'command':<10}{'ms/update':>11}{'min':>8}{'max':>8}{'first update after s':>22}",
+        f"{'command':<10}{'ms/update':>11}{'worker CPU ms':>15}{'all else, % of a core':>23}{'first update, s':>17}",
     ]
     for row in result["rows"]:
-        by_round = row["ms_by_round"]
         lines.append(
-            f"{row['command']:<10}{row['ms_per_update']:>11.3f}{min(by_round):>8.3f}{max(by_round):>8.3f}"
-            f"{row['start_seconds']:>22.1f}"
+            f"{row['command']:<10}{row['ms_per_update']:>11.3f}{row['cpu_ms_per_update']:>15.3f}"
+            f"{row['others_percent']:>23.1f}{row['start_seconds']:>17.1f}"
         )
-    spread = f"{min(ratios):.4f} to {max(ratios):.4f}"
-    return "\n".join([*lines, "", f"Ray's update over torchrun's in the same round: {result['ratio']:.4f} ({spread})."])
+    lines.append("")
+    for name, ratios in result["ratios"].items():
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        lines.append(f"Ray's update over torchrun's in the same round, {name}: {median(ratios):.3f} ({spread}).")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
