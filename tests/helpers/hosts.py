@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = "/mnt/shared"
 _HOME = "/mnt/home"
 _NUMBERS = itertools.count()
-_PROGRAMS = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter")
+_PROGRAMS = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "setpriv")
 _SSHD = """\
 HostKey /mnt/own/host_key
 AuthorizedKeysFile /mnt/home/.ssh/authorized_keys
@@ -97,8 +97,9 @@ class Machine:
         spaces = ["unshare", "--pid", "--fork", "--mount", "--uts", "--mount-proc", "--kill-child"]
         script = [ROOT / "tests/helpers/host.sh", self.folder, self.name, sys.prefix, ROOT]
         with (self.folder / "log").open("ab") as log:
+            outer = ["setpriv", "--pdeathsig", "KILL"]  # where the test itself is killed, its machines go with it
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, *spaces, "bash", *map(str, script)],
+                [*outer, "ip", "netns", "exec", self.name, *spaces, "bash", *map(str, script)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 20
