@@ -35,6 +35,7 @@ from ali_dist.training.ray_cluster import (
     choose_workers,
     connected,
     find_room,
+    has_gpus,
     machines,
     share_of_cores,
     use_interface_of_node,
@@ -194,9 +195,8 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrainer:
-    resources = ray.cluster_resources()
     scale = config.scale
-    use_gpu = scale.device == "cuda" or (scale.device == "auto" and resources.get("GPU", 0) > 0)
+    use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
     low, high = choose_workers(config, machines(), each, _say)
     # GPUs talk fastest within a machine; workers on CPUs would share its cores.

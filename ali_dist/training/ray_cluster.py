@@ -20,7 +20,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
-from ali_dist.training.room import Resources, described, inventory, most_slots, slots
+from ali_dist.training.room import Resources, described, inventory, most_slots, offers, slots
 
 # `ray up` leaves what its autoscaler works with on the head, where jobs' drivers run, too.
 _AUTOSCALING = Path("~/ray_bootstrap_config.yaml")
@@ -53,6 +53,20 @@ def connected(config: Config) -> Iterator[None]:
 def machines() -> list[Resources]:
     """What each machine that is there now has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _autoscaling() -> dict[str, Any]:
+    """The autoscaler's configuration; empty where it is not on this machine, or there is none."""
+    file = _AUTOSCALING.expanduser()
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def has_gpus() -> bool:
+    """Whether the cluster has GPUs, or gets some when they are asked for."""
+    if ray.cluster_resources().get("GPU", 0) > 0:
+        return True
+    return autoscaler() is not None and offers(_autoscaling(), "GPU")
 
 
 def choose_workers(config: Config, nodes: list[Resources], each: Resources, say: Say) -> tuple[int, int]:
@@ -119,8 +133,7 @@ def _check_growth(workers: int, each: Resources, nodes: list[Resources], state: 
     fix = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker, or add machines."
     if state is None:
         raise InputError(f"{begin}: {fix}")
-    file = _AUTOSCALING.expanduser()
-    most = most_slots(json.loads(file.read_text(encoding="utf-8")), each) if file.exists() else None
+    most = most_slots(_autoscaling(), each)
     if most is not None and most < workers:
         raise InputError(f"{begin}, and its autoscaler may add machines for {most} such workers in all: {fix}")
 

@@ -41,6 +41,12 @@ def most_slots(autoscaling: Mapping[str, Any], each: Resources) -> int | None:
     return total
 
 
+def offers(autoscaling: Mapping[str, Any], kind: str) -> bool:
+    """Whether a machine that the autoscaler may add has any of a kind of resource."""
+    types = autoscaling.get("available_node_types", {}).values()
+    return any((machine.get("resources") or {}).get(kind) and machine.get("max_workers") != 0 for machine in types)
+
+
 def described(workers: int, each: Resources) -> str:
     """What workers ask for, in words."""
     return f"{workers} worker{'s' * (workers != 1)} with {_amounts(each)} each"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ali_dist.training.room import described, inventory, most_slots, slots
+from ali_dist.training.room import described, inventory, most_slots, offers, slots
 
 GPU = {"CPU": 1.0, "GPU": 1.0}
 
@@ -38,6 +38,15 @@ def test_an_autoscaler_adds_no_more_than_its_limits():
     assert most_slots(autoscaling(10, {"CPU": 8}, big=(eight, 2), small=(one, None)), GPU) == 2 * 8 + 8 * 1
     assert most_slots(autoscaling(1, {"CPU": 8, "GPU": 1}, big=(eight, 2), small=(one, None)), GPU) == 8 + 1
     assert most_slots(autoscaling(10, {"CPU": 8}, small=({"CPU": 8}, None)), GPU) == 0
+
+
+def test_gpus_that_only_the_autoscaler_has_count_as_there():
+    """Else a run on a cloud whose GPU machines come on demand would be placed on CPUs."""
+    one = {"CPU": 8, "GPU": 1}
+    assert offers(autoscaling(10, {"CPU": 8}, small=(one, None)), "GPU")
+    assert not offers(autoscaling(10, {"CPU": 8}, small=(one, 0)), "GPU")
+    assert not offers(autoscaling(10, {"CPU": 8}, own=({}, 2)), "GPU")
+    assert not offers({}, "GPU")
 
 
 def test_machines_that_nobody_described_are_no_ground_to_refuse():
