@@ -91,7 +91,15 @@ class Machine:
         _run("ip", "netns", "add", self.name)
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _run("ip", "link", "set", outside, "master", self._bridge, "up")
-        for words in (f"addr add {self.address}/24 dev eth0", "link set eth0 up", "link set lo up"):
+        card = "02:00:" + ":".join(
+            f"{int(part):02x}" for part in self.address.split(".")
+        )  # the same after power was off
+        for words in (
+            f"link set eth0 address {card}",
+            f"addr add {self.address}/24 dev eth0",
+            "link set eth0 up",
+            "link set lo up",
+        ):
             _run("ip", "-n", self.name, *words.split())
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         spaces = ["unshare", "--pid", "--fork", "--mount", "--uts", "--mount-proc", "--kill-child"]
