@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep clean
+.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep up down submit clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,17 @@ sweep: $(INSTALLED) ## search hyper-parameters; ARGS="--preset mixture --trials 
 
 bench: $(INSTALLED) ## measure training steps against the usual public way
 	@$(PY) -m tests.bench.step $(ARGS)
+
+CLUSTER := cluster/local.yaml
+
+up: $(INSTALLED) ## start a cluster; CLUSTER=cluster/local.yaml
+	@$(PY) -m cluster up $(CLUSTER)
+
+submit: $(INSTALLED) ## train on it, with this folder's code; ARGS="--preset cifar10 --run.dir s3://bucket/runs"
+	@$(PY) -m cluster submit $(CLUSTER) --follow -- python -m ali_dist.train $(ARGS)
+
+down: $(INSTALLED) ## end it
+	@$(PY) -m cluster down $(CLUSTER)
 
 clean: ## remove caches and build products; .venv, .swift, runs and data stay
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage

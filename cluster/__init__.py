@@ -1,1 +1,1 @@
-"""From a laptop to a cluster: settings for Ray's launchers, and what checks and starts them."""
+"""From a laptop onto a cluster: `python -m cluster --help`. Knows Ray's commands; ali_dist knows nothing of it."""

@@ -1,4 +1,4 @@
-"""Ray Train: N workers run the same loop under DistributedDataParallel. With `tuning/`, the only importer of ray.
+"""Ray Train: N workers run the same loop under DistributedDataParallel.
 
 Checkpoints, metrics and the order of data are ours and the same as in a local run. Ray places the workers, restarts
 them all when one is lost (they continue from the newest checkpoint), and carries evaluation metrics to Tune.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError, Stopped, TrainingError
@@ -27,6 +30,18 @@ from ali_dist.training.distributed import World
 from ali_dist.training.inputs import open_inputs
 from ali_dist.training.launch import prepare_data
 from ali_dist.training.loop import fit
+from ali_dist.training.ray_cluster import (
+    check_lanes,
+    choose_workers,
+    connected,
+    find_room,
+    has_gpus,
+    machines,
+    share_of_cores,
+    use_interface_of_node,
+)
+from ali_dist.training.ray_storage import access_here
+from ali_dist.training.ray_storage import ray_storage as ray_storage  # tuning has it from here
 from ali_dist.training.run_folder import Record
 
 _POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
@@ -98,9 +113,10 @@ def _work(settings: dict[str, Any]) -> Record:
     if verdict is not None:  # this is the restart after a refusal
         return {"outcome": verdict[0], "message": verdict[1]}
     config = from_mapping(settings["config"])
-    if config.scale.threads:
-        torch.set_num_threads(config.scale.threads)
+    os.environ.update(settings["access"])
+    torch.set_num_threads(config.scale.threads or share_of_cores())
     try:
+        _check_sight(config, settings["mark"])
         summary = fit(config, RayContext(board))
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
@@ -109,6 +125,39 @@ def _work(settings: dict[str, Any]) -> Record:
         ray.get(board.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
         raise
     return {"outcome": "finished", "summary": summary}
+
+
+def _check_sight(config: Config, mark: str) -> None:
+    """Raise InputError on a machine that does not see the run folder, before training runs into it."""
+    if mark and not Path(mark).exists():
+        raise InputError(
+            f"The machine {ray.util.get_node_ip_address()} does not see {config.run.dir}, the folder of runs: on "
+            "several machines --run.dir must be s3://bucket/prefix or a folder that all of them mount."
+        )
+
+
+def _leave_mark(config: Config) -> str:
+    """A file in a local run folder for `_check_sight`; nothing where runs are in S3."""
+    if "://" in config.run.dir:
+        return ""
+    mark = Path(config.run.dir) / config.run.name / "ray" / f"seen-from-{os.uname().nodename}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return str(mark)
+
+
+class _Backend(_TorchBackend):
+    """Ray's process group, over the network that Ray itself uses."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(use_interface_of_node)
+        super().on_start(worker_group, backend_config)
+
+
+class _Torch(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
 
 
 def run_on_ray(config: Config, callbacks: Sequence[Any] = (), asked: threading.Event | None = None) -> Record:
@@ -128,9 +177,11 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), asked: threading.E
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of report()
     if ":" in config.scale.workers:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
-    _check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
-    with _cluster(config):
-        board = Board.remote()  # type: ignore[attr-defined]
+    check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
+    with connected(config):
+        # Beside this driver, whose end is the run's end; on another machine it would be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         return _outcome(_fit_in_thread(_trainer(config, board, callbacks), board, asked or threading.Event()), board)
 
 
@@ -144,64 +195,28 @@ def with_absolute_paths(config: Config) -> Config:
     return from_mapping(config.to_mapping(), places)
 
 
-@contextlib.contextmanager
-def _cluster(config: Config) -> Iterator[None]:
-    """Ray, connected: the job's or RAY_ADDRESS's cluster, or a local one with room for the workers."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ours = not ray.is_initialized()
-    if ours:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=True)
-        else:
-            _, most = config.scale.worker_range() or (1, 1)
-            need = most * config.scale.cpus_per_worker
-            ray.init(num_cpus=max(os.cpu_count() or 1, int(-(-need // 1))), log_to_driver=True)
-    try:
-        yield
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _workers(config: Config, resources: dict[str, float], use_gpu: bool) -> int | tuple[int, int]:
-    asked = config.scale.worker_range()
-    if asked is None:
-        count = int(resources.get("GPU", 0) // config.scale.gpus_per_worker) if use_gpu else len(_nodes())
-        low = high = max(1, count)
-    else:
-        low, high = asked
-    _check_lanes(config, high)
-    return high if low == high else (low, high)
-
-
-def _check_lanes(config: Config, workers: int) -> None:
-    lanes = config.data.num_lanes()
-    if workers > lanes:
-        raise InputError(
-            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
-        )
-
-
-def _nodes() -> list[Any]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrainer:
-    resources = ray.cluster_resources()
     scale = config.scale
-    use_gpu = scale.device == "cuda" or (scale.device == "auto" and resources.get("GPU", 0) > 0)
-    workers = _workers(config, resources, use_gpu)
+    use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
     each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
-    _check_room(workers if isinstance(workers, int) else workers[0], each, resources)
+    low, high = choose_workers(config, machines(), each, _say)
+    # GPUs talk fastest within a machine; workers on CPUs would share its cores.
+    strategy = "PACK" if use_gpu else "SPREAD"
+    find_room(low, each, strategy, _say)
     path, filesystem = ray_storage(config)
     return TorchTrainer(
         _work,  # type: ignore[arg-type]
-        train_loop_config={"config": config.to_mapping(), "board": board},
+        train_loop_config={
+            "config": config.to_mapping(),
+            "board": board,
+            "mark": _leave_mark(config),
+            "access": access_here(),
+        },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,  # type: ignore[arg-type]
+            num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=use_gpu,
             resources_per_worker=each,
+            placement_strategy=strategy,
         ),
         run_config=ray.train.RunConfig(
             name=f"{config.run.name}-{int(time.time())}",  # our checkpoints continue a run, not Ray's
@@ -210,42 +225,13 @@ def _trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrain
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
             callbacks=list(callbacks),
         ),
-        torch_config=TorchConfig(backend=None if scale.backend == "auto" else scale.backend),
+        torch_config=_Torch(backend=None if scale.backend == "auto" else scale.backend),
     )
 
 
-def _check_room(workers: int, each: dict[str, float], resources: dict[str, float]) -> None:
-    """Refuse what can never be placed, unless machines can still be added."""
-    short = {kind: workers * amount for kind, amount in each.items() if workers * amount > resources.get(kind, 0.0)}
-    if short and not os.environ.get("RAY_JOB_ID"):
-        need = ", ".join(f"{amount:g} {kind}" for kind, amount in short.items())
-        have = ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in short)
-        raise InputError(
-            f"{workers} workers need {need}, but the Ray cluster has {have}: lower scale.workers, "
-            "scale.cpus_per_worker or scale.gpus_per_worker."
-        )
-
-
-def ray_storage(config: Config) -> tuple[str, Any]:
-    """Where Ray keeps its own few files: beside ours, so that every machine sees them."""
-    place = f"{config.run.dir.rstrip('/')}/{config.run.name}/ray"
-    if not place.startswith("s3://"):
-        return place, None
-    import pyarrow.fs
-
-    endpoint = (
-        config.storage.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    scheme, _, host = (endpoint or "").rpartition("://")
-    # Keys are not given here: every process finds them in its own environment.
-    filesystem = pyarrow.fs.S3FileSystem(
-        endpoint_override=host or None,
-        scheme=scheme or "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        connect_timeout=config.storage.timeout_seconds,
-        request_timeout=config.storage.timeout_seconds,
-    )
-    return place.removeprefix("s3://"), filesystem
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _fit_in_thread(trainer: TorchTrainer, board: Any, asked: threading.Event) -> Record | BaseException:
@@ -294,7 +280,8 @@ def _lost(error: BaseException) -> BaseException:
         return error
     failures = getattr(error, "worker_failures", {}) or {}
     reasons = "; ".join(f"rank {rank}: {' '.join(str(e).split())[:300]}" for rank, e in sorted(failures.items()))
+    reasons = reasons or ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1]
     return TrainingError(
-        f"Workers failed more often than scale.max_failures allows ({reasons or error}); checkpoints are kept: "
+        f"Workers failed more often than scale.max_failures allows ({reasons}); checkpoints are kept: "
         "run the same command to go on from the newest."
     )

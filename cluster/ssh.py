@@ -1,0 +1,104 @@
+"""Own machines over SSH: whether they can be used, and a command on each of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from ali_dist.errors import InputError
+from cluster.description import Cluster
+
+_CONNECT_SECONDS = 10
+_NO_RSYNC, _NO_PYTHON = 81, 82
+_CAN_WORK = f"""
+command -v rsync >/dev/null || exit {_NO_RSYNC}
+~/ali/venv/bin/python -c '' 2>/dev/null && exit 0
+for python in python3.11 python3; do
+    "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exit 0
+done
+exit {_NO_PYTHON}
+"""
+Judge = Callable[[Cluster, str, subprocess.CompletedProcess[str]], str]
+_UNREACHABLE = ("timed out", "No route to host", "Connection refused", "unreachable", "resolve hostname")
+
+
+def words(cluster: Cluster, *options: str) -> list[str]:
+    """`ssh` with the cluster's user and key; the address comes next. It asks nothing and gives up soon."""
+    found = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
+    found += ["-o", "StrictHostKeyChecking=accept-new", "-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"]
+    if cluster.key is not None:
+        found += ["-i", str(cluster.key), "-o", "IdentitiesOnly=yes"]
+    return [*found, "-l", cluster.user, *options]
+
+
+def check(cluster: Cluster) -> None:
+    """Log in to every machine and see whether it has what setting it up takes.
+
+    Raises:
+        InputError: SSH is not installed here, or one or more machines cannot be used: which, why and what to do.
+    """
+    if shutil.which("ssh") is None or shutil.which("rsync") is None:
+        raise InputError("Own machines are reached with ssh and rsync: install both on this machine.")
+    reasons = [reason for reason in _on_each(cluster, _CAN_WORK, _why_not) if reason]
+    if reasons:
+        raise InputError(" ".join(dict.fromkeys(reasons)))
+
+
+def run(cluster: Cluster, address: str, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """A shell command on one machine; 255 is SSH's own failure."""
+    try:
+        return subprocess.run(
+            [*words(cluster), address, command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess([], 255, "", "timed out")
+
+
+def why_not(cluster: Cluster, address: str, error: str) -> str:
+    """SSH's complaint about a machine as a sentence with the fix."""
+    last = (error.strip().splitlines() or ["no reason given"])[-1].strip().rstrip(".")
+    if "Permission denied" in error:
+        return (
+            f"{address} does not let {cluster.user} in with the key {cluster.key or 'of your SSH agent'}: check "
+            f"auth.ssh_user and auth.ssh_private_key, or add the key with ssh-copy-id {cluster.user}@{address}."
+        )
+    if "REMOTE HOST IDENTIFICATION" in error or "Host key verification failed" in error:
+        return (
+            f"{address} is not the machine that SSH knows under this address: if it was set up anew, forget the old "
+            f"one with ssh-keygen -R {address}."
+        )
+    if any(word in error for word in _UNREACHABLE):
+        return f"{address} cannot be reached by SSH ({last}): check its address, that it is on, and its SSH server."
+    return f"{address} cannot be used by SSH ({last}): see that ssh {cluster.user}@{address} works."
+
+
+def _why_not(cluster: Cluster, address: str, done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode == _NO_RSYNC:
+        return f"{address} has no rsync: install it there."
+    if done.returncode == _NO_PYTHON:
+        return f"{address} has no Python 3.11 with venv: install it there (python3.11 and python3.11-venv)."
+    return why_not(cluster, address, done.stderr) if done.returncode else ""
+
+
+def stop_ray(cluster: Cluster) -> list[str]:
+    """End Ray on every machine, the head first, which would start the others again; the reason of each failure."""
+    command = "if [ -x ~/ali/venv/bin/ray ]; then ~/ali/venv/bin/ray stop; fi"
+
+    def judge(cluster: Cluster, address: str, done: subprocess.CompletedProcess[str]) -> str:
+        return why_not(cluster, address, done.stderr) if done.returncode == 255 else ""
+
+    run(cluster, cluster.head, command)
+    return [reason for reason in _on_each(cluster, command, judge) if reason]
+
+
+def _on_each(cluster: Cluster, command: str, judge: Judge) -> list[str]:
+    """What `judge` says of the command's outcome on every machine, all at once."""
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(lambda address: judge(cluster, address, run(cluster, address, command)), cluster.machines))

@@ -1,0 +1,241 @@
+"""What Ray costs beside torchrun: `python -m tests.bench.launch [--preset mixture-ring] [options]`.
+
+Two workers over gloo on this machine's CPU, started by `torchrun` and by Ray Train, run the same loop on the same data:
+one update of real training, with records written and everything that Ray keeps running beside it. The two take turns.
+Of warm training come out the time of an update on the clock; the CPU time that the workers spend on it, which other
+work on the machine disturbs least; and the share of a core that everything else of the command takes. Of the start come
+out the seconds from the command to the first update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ali_dist.data.sources import ensure_prepared
+from ali_dist.settings import from_mapping, load_preset
+from tests.helpers.processes import ROOT, below
+
+WORKER = {"torchrun": "-m ali_dist.train", "ray": "ray::RayTrainWorker"}  # in a worker's command line
+COMMANDS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ali_dist.train"],
+    "ray": ["-m", "ali_dist.train", "--scale.workers=2"],
+}
+PRESETS = {"mixture-ring": 200, "digits": 20}  # updates from one record to the next: about 2 seconds
+_WARM = 2  # records of a run that are not counted
+_LIMIT = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, warm.
+
+    Args:
+        updates: Seconds of an update, in each record.
+        cpu: CPU seconds of an update, of both workers together.
+        others: CPU seconds in a second, of all other processes of the command.
+        start: Seconds from the command to the first update.
+    """
+
+    updates: list[float]
+    cpu: float
+    others: float
+    start: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Of a running command: the clock, records written, CPU seconds of the workers and of all else."""
+
+    clock: float
+    records: int
+    workers: float
+    others: float
+
+
+def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run:
+    """Run one command to its end.
+
+    Args:
+        kind: A name in `COMMANDS`.
+        preset: Of ali_dist.
+        records: Lines of metrics that are counted.
+        folder: A new one, for the run.
+        data: Prepared.
+    """
+    config = from_mapping(load_preset(preset))
+    size, every = config.data.global_batch_size, PRESETS[preset]
+    words = [f"--preset={preset}", f"--data.url={data}", f"--run.dir={folder}", "--run.name=run"]
+    words += [f"--run.images={size * every * (records + _WARM)}", f"--report.log_every={size * every}"]
+    words += ["--report.evaluation=none", "--report.gallery_every=0", "--report.checkpoint_every=0"]
+    words += ["--scale.threads=1", "--scale.device=cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    metrics, log = folder / "run" / "metrics.jsonl", folder / "log"
+    folder.mkdir()
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *COMMANDS[kind], *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        moments = list(_watch(kind, process, metrics, log, began))
+    finally:
+        for pid in [*below(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+    found = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    seconds = [size / record["images_per_second"] for record in found if record["event"] == "train"]
+    early = next(moment for moment in moments if moment.records >= _WARM)
+    late = [moment for moment in moments if moment.records < records + _WARM][-1]  # before the last things of a run
+    return Run(
+        seconds[_WARM:],
+        (late.workers - early.workers) / (every * (late.records - early.records)),
+        (late.others - early.others) / (late.clock - early.clock),
+        moments[0].clock - began - (every - 1) * seconds[0],
+    )
+
+
+def _watch(kind: str, process: subprocess.Popen[bytes], metrics: Path, log: Path, began: float) -> Iterator[Moment]:
+    """The moments at which records appear, until the command ends.
+
+    Raises:
+        RuntimeError: It fails or takes too long.
+    """
+    seen = 0
+    while process.poll() is None:
+        if time.monotonic() - began > _LIMIT:
+            raise RuntimeError(f"{kind} does not end:\n{log.read_text(errors='replace')[-2000:]}")
+        records = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        if records > seen:
+            seen, clock = records, time.monotonic()
+            of_workers, of_all = _cpu_seconds(process.pid, WORKER[kind])
+            yield Moment(clock, records, of_workers, of_all - of_workers)
+        time.sleep(0.01)
+    if process.returncode:
+        raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _cpu_seconds(root: int, worker: str) -> tuple[float, float]:
+    """CPU seconds so far of the workers below a process, and of all that is below it."""
+    workers = total = 0.0
+    for pid in [root, *below(root)]:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            total += spent
+            if worker in words and "torch.distributed.run" not in words:
+                workers += spent
+    return workers, total
+
+
+def compare(preset: str, rounds: int, records: int) -> dict[str, Any]:
+    """Rounds in which each command has one turn; who begins changes. The result is JSON-able."""
+    runs: dict[str, list[Run]] = {kind: [] for kind in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        source = from_mapping(load_preset(preset)).data.source
+        assert source is not None
+        ensure_prepared(source, str(data))
+        for number in range(rounds):
+            for kind in sorted(COMMANDS, reverse=number % 2 == 0):
+                runs[kind].append(train(kind, preset, records, Path(folder) / f"{kind}-{number}", data))
+                print(f"round {number + 1} of {rounds}: {kind}", file=sys.stderr, flush=True)
+    return summarise(preset, runs) | {"conditions": _conditions()}
+
+
+def summarise(preset: str, runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Medians over rounds, and ratios of the two commands in the same round."""
+    clock = {kind: [median(run.updates) for run in of_kind] for kind, of_kind in runs.items()}
+    cpu = {kind: [run.cpu for run in of_kind] for kind, of_kind in runs.items()}
+    rows = [
+        {
+            "command": kind,
+            "ms_per_update": 1e3 * median(clock[kind]),
+            "ms_by_round": [1e3 * value for value in clock[kind]],
+            "cpu_ms_per_update": 1e3 * median(cpu[kind]),
+            "cpu_ms_by_round": [1e3 * value for value in cpu[kind]],
+            "others_percent": 100 * median(run.others for run in of_kind),
+            "start_seconds": median(run.start for run in of_kind),
+            "start_by_round": [run.start for run in of_kind],
+        }
+        for kind, of_kind in runs.items()
+    ]
+    return {"preset": preset, "rows": rows, "ratios": {"clock": _ratios(clock), "worker CPU": _ratios(cpu)}}
+
+
+def _ratios(values: dict[str, list[float]]) -> list[float]:
+    return [ray / alone for ray, alone in zip(values["ray"], values["torchrun"], strict=True)]
+
+
+def _conditions() -> dict[str, Any]:
+    import ray
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "ray": ray.__version__,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as aligned plain text."""
+    where = result["conditions"]
+    lines = [
+        f"Preset {result['preset']}, 2 workers over gloo with one thread each; {where['date']}",
+        f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, Ray {where['ray']}",
+        "",
+        f"{'command':<10}{'ms/update':>11}{'worker CPU ms':>15}{'all else, % of a core':>23}{'first update, s':>17}",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"{row['command']:<10}{row['ms_per_update']:>11.3f}{row['cpu_ms_per_update']:>15.3f}"
+            f"{row['others_percent']:>23.1f}{row['start_seconds']:>17.1f}"
+        )
+    lines.append("")
+    for name, ratios in result["ratios"].items():
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        lines.append(f"Ray's update over torchrun's in the same round, {name}: {median(ratios):.3f} ({spread}).")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.launch", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="mixture-ring")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each command (3)")
+    parser.add_argument("--records", type=int, default=8, help="stretches of about 2 seconds that are counted (8)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    options = parser.parse_args(arguments)
+    result = compare(options.preset, options.rounds, options.records)
+    print(table(result))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""cluster/local.yaml, filled in as a user would, on machines with real SSH servers in network namespaces."""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.hosts import SHARED, Hosts, why_not
+from tests.helpers.laptop import Laptop
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+if (_reason := why_not()) is not None:
+    pytest.skip(_reason, allow_module_level=True)
+
+TRAIN = ["python", "-m", "ali_dist.train", "--preset=mixture-ring", f"--data.url={SHARED}/ring", "--scale.threads=1"]
+TRAIN += [f"--run.dir={SHARED}/runs", "--data.global_batch_size=24", "--data.lanes=6", "--model.width=0.25"]
+TRAIN += ["--report.evaluation=none", f"--report.checkpoint_every={24 * 50}", f"--report.log_every={24 * 50}"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Three machines and a laptop; the head coordinates and does not train."""
+    hosts = Hosts(tmp_path_factory.mktemp("site"), 3)
+    laptop = Laptop(hosts, head_works=False)
+    with hosts:
+        yield hosts, laptop
+        laptop.run("down", "mine.yaml")
+
+
+def test_mistakes_are_told_before_anything_is_started(site):
+    hosts, laptop = site
+    mine, address = laptop.read("mine.yaml"), hosts.machines[1].address
+    hosts.laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/mnt/home/.ssh/stranger")
+    absent = address.rpartition(".")[0] + ".99"
+    for text, sentence in [
+        (laptop.read("cluster/local.yaml"), "placeholders at auth.ssh_user, provider.head_ip, provider.worker_ips"),
+        (mine.replace("id_ed25519", "id_absent"), "there is no such file"),
+        (mine.replace("id_ed25519", "stranger"), f"{address} does not let root in"),
+        (mine.replace("ssh_user: root", "ssh_user: nobody-here"), f"{address} does not let nobody-here in"),
+        (mine.replace(address, absent), f"{absent} cannot be reached by SSH"),
+        ("apiVersion: ray.io/v1\nkind: RayJob\n", "kubectl apply"),
+        ("head: [", "cannot be read as YAML"),
+    ]:
+        laptop.write("wrong.yaml", text)
+        code, said = laptop.run("up", "wrong.yaml")
+        assert (code, said.count("\n")) == (2, 1), said
+        assert sentence in said
+    code, said = laptop.run("status", "mine.yaml")
+    assert code == 2
+    assert "start it with python -m cluster up mine.yaml" in said
+
+
+def test_machines_without_what_it_takes_are_named(tmp_path):
+    hosts = Hosts(tmp_path, 1, provisioned=False)
+    laptop = Laptop(hosts)
+    with hosts:
+        shell = hosts.machines[0].home / ".bashrc"
+        shell.write_text("python3.11() { return 1; }; python3() { return 1; }\nexport -f python3.11 python3\n")
+        code, said = laptop.run("up", "mine.yaml")
+        assert code == 2
+        assert f"{hosts.machines[0].address} has no Python 3.11 with venv" in said
+
+
+def summary(hosts: Hosts, name: str) -> dict:
+    return json.loads((hosts.shared / "runs" / name / "summary.json").read_text())
+
+
+def test_up_train_on_two_machines_lose_one_and_go_on_then_down(site):
+    """The run is elastic: it goes on with one machine when the other is gone. The head gets no work."""
+    hosts, laptop = site
+    laptop.done("up", "mine.yaml")
+    token = hosts.laptop.home / ".ray" / "auth_token"
+    assert oct(token.stat().st_mode & 0o777) == "0o600"
+    said = laptop.done("status", "mine.yaml")
+    assert said.count(" CPU") == 2, said
+    assert "no work  (head)" in said
+
+    images = 24 * 4000
+    elastic = [*TRAIN, "--scale.workers=1:2", "--run.name=lost", f"--run.images={images}"]
+    following = subprocess.Popen(
+        laptop.words("submit", "mine.yaml", "--follow", "--", *elastic),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(lambda: checkpoints(hosts, "lost"), following)
+    hosts.machines[2].kill()
+    said, _ = following.communicate(timeout=240)
+    assert following.returncode == 0, said
+    started = re.findall(r"- \(ip=([0-9.]+), pid=\d+\) world_rank=(\d)", said)  # Ray Train's, at each start of workers
+    other, lost = hosts.machines[1].address, hosts.machines[2].address
+    assert sorted(address for address, _ in started[:2]) == [other, lost]
+    assert started[2:] == [(other, "0")]
+    ended = json.loads((hosts.shared / "runs" / "lost" / "summary.json").read_text())
+    assert (ended["status"], ended["world_size"], ended["images"]) == ("finished", 1, images)
+    assert ended["restarts"] == 1
+    assert "Continuing from the checkpoint at image" in said
+
+    hosts.machines[2].start()
+    laptop.done("down", "mine.yaml")
+    for machine in hosts.machines:
+        assert not machine.processes("ray")
+    code, _ = laptop.run("status", "mine.yaml")
+    assert code == 2
+
+
+def checkpoints(hosts: Hosts, name: str) -> list[Path]:
+    return list((hosts.shared / "runs" / name).glob("checkpoints/*/manifest.json"))
+
+
+def wait_for(condition, process: subprocess.Popen, timeout: float = 180) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

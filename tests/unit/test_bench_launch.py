@@ -1,0 +1,47 @@
+"""The arithmetic of the bench of launchers; the runs themselves are too long for a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.bench.launch import Run, _cpu_seconds, summarise, table
+
+
+def test_commands_are_compared_round_by_round():
+    """The machine was twice as slow in the second round, for both."""
+    runs = {
+        "torchrun": [Run([1.0, 2.0, 1.0], 1.5, 0.01, 5.0), Run([2.0], 1.5, 0.03, 7.0)],
+        "ray": [Run([1.1], 1.5, 0.1, 20.0), Run([2.2], 1.65, 0.3, 22.0)],
+    }
+    result = summarise("digits", runs)
+    assert result["ratios"]["clock"] == pytest.approx([1.1, 1.1])
+    assert result["ratios"]["worker CPU"] == pytest.approx([1.0, 1.1])
+    ray = result["rows"][1]
+    assert (ray["command"], ray["start_seconds"], ray["ms_by_round"]) == ("ray", 21.0, [1100.0, 2200.0])
+    assert ray["others_percent"] == pytest.approx(20.0)
+    where = {"date": "2026-01-01", "cpu": "a CPU", "cores": 2, "torch": "2", "ray": "2"}
+    shown = table({**result, "conditions": where})
+    assert "clock: 1.100 (1.100 to 1.100)" in shown
+    head, *rows = shown.splitlines()[3:6]
+    assert {len(row) for row in rows} == {len(head)}
+
+
+def test_cpu_time_of_workers_and_of_all_else_is_told_apart():
+    busy = "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy + '  # a worker'!r}])"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while (found := _cpu_seconds(process.pid, "time.sleep(60)  # a worker"))[1] < 0.3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert 0 < found[0] <= found[1]
+        assert _cpu_seconds(process.pid, "another worker")[0] == 0
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
