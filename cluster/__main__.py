@@ -27,12 +27,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ali_dist.errors import InputError
+from ali_dist.errors import INTERRUPTED, InputError, exit_code
 from cluster import ray_commands, ssh, tunnel
+from cluster.checks import read, what_is_wrong
 from cluster.description import Cluster, load
 from cluster.jobs import Jobs
 
-INTERRUPTED = 130
 _JOIN_SECONDS = 1800.0  # a machine that installs everything over a slow line
 _NEEDS = {"up": 0, "submit": 0, "status": 0, "logs": 1, "stop": 1, "tunnel": 0, "down": 0}  # words beside FILE
 
@@ -43,13 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or {"--help", "-h"} & set(arguments[: _end_of_own(arguments)]):
         print((__doc__ or "").strip())
         return 0 if arguments else 2
-    try:
-        return _dispatch(arguments)
-    except InputError as error:
-        print(f"cluster: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return exit_code("cluster", lambda: _dispatch(arguments))
 
 
 def _end_of_own(arguments: list[str]) -> int:
@@ -113,7 +107,13 @@ def reach(place: str) -> Iterator[Jobs]:
 
 
 def up(cluster: Cluster) -> int:
-    """Start Ray on the machines, and wait until all of them are there."""
+    """Start Ray on the machines, and wait until all of them are there.
+
+    Raises:
+        InputError: The file cannot work or leaves something open, or a machine cannot be reached.
+    """
+    if found := what_is_wrong(read(cluster.path)):
+        raise InputError("\n".join(f"{cluster.path}: {sentence}" for sentence in found))
     if cluster.is_local:
         ssh.check(cluster)
     ray_commands.make_token()

@@ -18,7 +18,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.data.storage import Store
 from ali_dist.settings import flatten, from_mapping
-from ali_dist.training.ray_backend import Board, ray_storage
+from ali_dist.training.ray_backend import Board
+from ali_dist.training.ray_storage import ray_storage
 from tuning.book import Book
 from tuning.plan import REDUCTION, Plan
 from tuning.records import ENDED, TrialRecord, trial_name

@@ -40,8 +40,7 @@ from ali_dist.training.ray_cluster import (
     share_of_cores,
     use_interface_of_node,
 )
-from ali_dist.training.ray_storage import access_here
-from ali_dist.training.ray_storage import ray_storage as ray_storage  # tuning has it from here
+from ali_dist.training.ray_storage import access_here, ray_storage
 from ali_dist.training.run_folder import Record
 
 _POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
