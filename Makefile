@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep up down submit clean
+.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep image up submit down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -69,6 +69,9 @@ bench: $(INSTALLED) ## measure training steps against the usual public way
 	@$(PY) -m tests.bench.step $(ARGS)
 
 CLUSTER := cluster/local.yaml
+
+image: ## build the container image with docker
+	@docker build --build-arg REVISION="$$(git rev-parse HEAD)" --tag ali-dist:0.1.0 .
 
 up: $(INSTALLED) ## start a cluster; CLUSTER=cluster/local.yaml
 	@$(PY) -m cluster up $(CLUSTER)
