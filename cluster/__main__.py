@@ -112,12 +112,13 @@ def up(cluster: Cluster) -> int:
     Raises:
         InputError: The file cannot work or leaves something open, or a machine cannot be reached.
     """
+    # Before all else: the checks load Ray's own, which keeps the mode of authentication that it finds when it is loaded.
+    ray_commands.make_token()
+    ray_commands.use_token(cluster.path)
     if found := what_is_wrong(read(cluster.path)):
         raise InputError("\n".join(f"{cluster.path}: {sentence}" for sentence in found))
     if cluster.is_local:
         ssh.check(cluster)
-    ray_commands.make_token()
-    ray_commands.use_token(cluster.path)
     if cluster.is_local and _is_up(cluster):
         print("The cluster is up already; to start it anew, with what you may have changed, take it down first.")
         return 0
