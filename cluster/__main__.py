@@ -112,7 +112,7 @@ def up(cluster: Cluster) -> int:
     Raises:
         InputError: The file cannot work or leaves something open, or a machine cannot be reached.
     """
-    # Before all else: the checks load Ray's own, which keeps the mode of authentication that it finds when it is loaded.
+    # Before all else: the checks load Ray, which keeps the mode of authentication that it finds when it is loaded.
     ray_commands.make_token()
     ray_commands.use_token(cluster.path)
     if found := what_is_wrong(read(cluster.path)):

@@ -120,19 +120,23 @@ class ObjectiveConfig:
         0.0, "weight of the class loss that makes D a classifier of K + 1 classes (semi-supervised); 0: off"
     )
     entropy: float = doc(0.0, "weight of the entropy of the classes that D gives unlabelled data; 0 in the paper")
+    balance: float = doc(
+        0.0, "weight of how unevenly D gives the classes to unlabelled data, which are taken to have all alike; 0: off"
+    )
 
     def __post_init__(self) -> None:
         require(self.packing >= 1, "objective.packing", self.packing, "at least 1")
-        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised", "entropy"):
+        for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised", "entropy", "balance"):
             require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
         require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
         require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
         self._check_game()
-        if self.entropy and not self.supervised:
-            raise InputError(
-                f"objective.entropy is {self.entropy:g}, which is of a discriminator's classes, but "
-                "objective.supervised is 0: give both, or set objective.entropy to 0."
-            )
+        for name in ("entropy", "balance"):
+            if (value := getattr(self, name)) and not self.supervised:
+                raise InputError(
+                    f"objective.{name} is {value:g}, which is of a discriminator's classes, but objective.supervised "
+                    f"is 0: give both, or set objective.{name} to 0."
+                )
         if self.supervised and self.packing > 1:
             raise InputError(
                 f"objective.packing is {self.packing}, but a discriminator that classifies (objective.supervised is "

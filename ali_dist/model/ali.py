@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
     unary_q: Tensor | None = None  # [R, 2] logits of x alone and of z_hat alone
     unary_p: Tensor | None = None  # of x_tilde alone and of z alone
     supervised: Tensor | None = None  # [b] cross-entropy of the labelled data's classes
-    entropy: Tensor | None = None  # [B] entropy of the classes that D gives encoder pairs
+    log_shares: Tensor | None = None  # [B, K] log-probabilities of the classes that D gives encoder pairs
     cycle_x: Tensor | None = None  # [B] mean squared error of G(E(x)), at the size the data are stored at
     cycle_z: Tensor | None = None  # [B] mean squared error of E(G(z))
     cycle_samples: Tensor | None = None  # [B] as cycle_x, of samples x_tilde instead of data
@@ -134,15 +134,15 @@ class ALI(nn.Module):
             # E is not trained by labels: D alone is asked for the class.
             rows_x, rows_z = (*rows_x, labelled.x), torch.cat([rows_z, z_labelled.detach()])
         judged = self._judge(rows_x, rows_z, e)
-        entropy = None
+        log_shares = None
         if judged.classes is not None:
-            entropy = _entropy(judged.classes[: len(x)])
+            log_shares = judged.classes[: len(x)].log_softmax(1)
             if labelled is not None:
                 supervised = F.cross_entropy(judged.classes[2 * len(x) :], labelled.y, reduction="none")
                 unary = None if judged.unary is None else judged.unary[: 2 * len(x)]
                 judged = Judgement(judged.d[: 2 * len(x)], None, unary)
         return Pairs(
-            z_hat, x_tilde, seen, *_halves(judged), supervised, entropy, cycle_x, cycle_z, cycle_samples
+            z_hat, x_tilde, seen, *_halves(judged), supervised, log_shares, cycle_x, cycle_z, cycle_samples
         )  # fmt: skip
 
     def _encode(
@@ -198,12 +198,6 @@ class ALI(nn.Module):
 
 def _latent_error(z_rec: Tensor, z: Tensor) -> Tensor:
     return F.mse_loss(z_rec, z, reduction="none").mean(1)
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropy (nats) [B] of the classes with these logits [B, K]."""
-    log_p = logits.log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1)
 
 
 def _halves(judged: Judgement) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

@@ -92,3 +92,21 @@ def jsd_estimate(d_loss: float) -> float:
     Source: arXiv 1606.00704, section 2.2: at the optimal D, V = 2 JSD - 2 ln 2, and L_d = -V.
     """
     return math.log(2.0) - d_loss / 2
+
+
+def class_entropy(log_shares: Tensor) -> Tensor:
+    """Entropy (nats) [B] of each sample's classes, from log-probabilities [B, K]: small where D is sure."""
+    return -(log_shares.exp() * log_shares).sum(1)
+
+
+def class_imbalance(log_shares: Tensor, mean: Tensor) -> Tensor:
+    """[B], whose mean over the global batch is minus the entropy (nats) of the mean classes: least when all are alike.
+
+    Args:
+        log_shares: Log-probabilities of the classes [B, K].
+        mean: Mean probabilities [K] over the global batch, a constant. The gradient is right all the same: that of
+            sum m log m is sum (log m + 1) dm, and sum dm is 0.
+
+    Source: Springenberg, arXiv 1511.06390, eq. 6, with equal classes.
+    """
+    return (log_shares.exp() * mean.clamp_min(1e-12).log()).sum(1)

@@ -264,4 +264,5 @@ def weights_at(config: Config, step: int, factor: float) -> Weights:
         cycle_samples=objective.cycle_samples,
         supervised=objective.supervised,
         entropy=objective.entropy,
+        balance=objective.balance,
     )

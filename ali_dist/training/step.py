@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ali_dist.model.ali import ALI, Labelled, Pairs
 from ali_dist.model.boundary import Boundary, ClosedBoundary, OpenBoundary, ScaledBoundary
-from ali_dist.model.objectives import OBJECTIVES, PerPair
+from ali_dist.model.objectives import OBJECTIVES, PerPair, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
 
 
@@ -67,6 +68,7 @@ class Weights:
     cycle_samples: float = 0.0
     supervised: float = 0.0
     entropy: float = 0.0
+    balance: float = 0.0
 
 
 class Step:
@@ -101,6 +103,7 @@ class Step:
         self.objective = OBJECTIVES[loss]
         self.players, self.optimizer, self.precision = players, optimizer, precision
         self.theta_g, self.theta_d = ali.generator_parameters(), ali.discriminator_parameters()
+        self.world_size, self.global_batch_size = world_size, global_batch_size
         self.share = world_size / global_batch_size
 
     def __call__(self, batch: Batch, weights: Weights) -> Losses:
@@ -120,7 +123,8 @@ class Step:
         return losses
 
     def _can_scale(self, weights: Weights) -> bool:
-        return self.objective.factors is not None and self.precision.name != "fp16" and not weights.entropy
+        beside = weights.entropy or weights.balance
+        return self.objective.factors is not None and self.precision.name != "fp16" and not beside
 
     def _scaled(self, batch: Batch, weights: Weights) -> Losses:
         boundary = ScaledBoundary()
@@ -183,10 +187,21 @@ class Step:
         total = self._over_scores(self.objective.d_loss, pairs)
         if pairs.supervised is not None:
             total = total + weights.supervised * pairs.supervised.sum()
-        if pairs.entropy is not None and weights.entropy:
+        if pairs.log_shares is not None and weights.entropy:
             # Sure answers on unlabelled data. Source: Grandvalet and Bengio, NIPS 2004; Springenberg, arXiv 1511.06390.
-            total = total + weights.entropy * pairs.entropy.sum()
+            total = total + weights.entropy * class_entropy(pairs.log_shares).sum()
+        if pairs.log_shares is not None and weights.balance:
+            # But not all the same answer: where labels are few, one class may else swallow another.
+            mean = self._mean_over_global_batch(pairs.log_shares.detach().exp())
+            total = total + weights.balance * class_imbalance(pairs.log_shares, mean).sum()
         return total
+
+    def _mean_over_global_batch(self, x: Tensor) -> Tensor:
+        """Mean of the rows of all ranks; collective."""
+        total = x.sum(0)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total / self.global_batch_size
 
     def _g_loss(self, pairs: Pairs) -> Tensor:
         """Loss of the generators, summed over samples."""

@@ -35,14 +35,15 @@ def choose_way(objective: ObjectiveConfig, *, couples_samples: bool, precision: 
     if update == "auto":
         if penalised:
             return "penalised"
-        linear = not couples_samples and not objective.unary and not objective.entropy
+        linear = not couples_samples and not objective.unary and not objective.entropy and not objective.balance
         exact = linear and OBJECTIVES[objective.loss].factors is not None and precision != "fp16"
         return "scaled" if exact else "coupled"
-    if update == "scaled" and objective.entropy:
-        raise InputError(
-            f"objective.update is 'scaled', but objective.entropy is {objective.entropy:g}, a loss of D that is not of "
-            f"the game: use 'auto' or 'coupled'."
-        )
+    for name in ("entropy", "balance"):
+        if update == "scaled" and (value := getattr(objective, name)):
+            raise InputError(
+                f"objective.update is 'scaled', but objective.{name} is {value:g}, a loss of D that is not of the "
+                f"game: use 'auto' or 'coupled'."
+            )
     if update in ("scaled", "penalised") and objective.unary:
         raise InputError(
             f"objective.update is {update!r}, but objective.unary gives D three logits for each pair, whose gradients "

@@ -139,7 +139,12 @@ VARIANTS: dict[str, dict[str, object]] = {
     # One wrapper around all networks, and one around each, the embedding among them.
     "conditional-penalised": {"model__condition": "classes"},
     "conditional-coupled": {"model__condition": "classes", **UNPENALISED, "objective__update": "coupled"},
-    "semi-supervised": {"objective__supervised": 2.0, "data__labelled": 50},
+    "semi-supervised": {
+        "objective__supervised": 2.0,
+        "objective__entropy": 0.5,
+        "objective__balance": 3.0,
+        "data__labelled": 50,
+    },
     "semi-supervised-coupled": {"objective__supervised": 2.0, **UNPENALISED, "objective__update": "coupled"},
     "packing": {"objective__packing": 2},
     "packing-scaled": {"objective__packing": 3, **UNPENALISED},

@@ -192,6 +192,9 @@ def d_gradients(ali: ALI, variant: Variant, loss: str, weights: Weights) -> list
     if weights.entropy:
         shares = q.classes.exp() / q.classes.exp().sum(1, keepdim=True)
         total = total - weights.entropy * (shares * shares.log()).sum(1).mean()
+    if weights.balance:
+        mean = q.classes.softmax(1).mean(0)
+        total = total + weights.balance * (mean * mean.log()).sum()
     if batch.labelled is not None:
         x, y, epsilon = batch.labelled
         with torch.no_grad():

@@ -70,10 +70,11 @@ def test_labels_do_not_train_the_encoder(way):
     assert relative_error(with_labels[count:], without[count:]) > 0.1
 
 
+@pytest.mark.parametrize("terms", [{"entropy": 0.8}, {"balance": 0.8}], ids=["entropy", "balance"])
 @pytest.mark.parametrize(("way", "penalty"), [("penalised", 0.7), ("penalised", 0.0), ("coupled", 0.0)])
-def test_entropy_makes_d_sure_of_unlabelled_data_and_trains_nobody_else(way, penalty):
+def test_terms_of_unlabelled_classes_have_their_gradient_and_train_nobody_but_d(way, penalty, terms):
     """Without a penalty, as between lazy ones, `penalised` must not fall back to scaling, which would reach E."""
-    variant, weights = VARIANTS["k+1"], Weights(supervised=2.0, entropy=0.8, r1=penalty, r2=penalty)
+    variant, weights = VARIANTS["k+1"], Weights(supervised=2.0, r1=penalty, r2=penalty, **terms)
     ali = variant.build().eval()
     mine, _ = update(variant, way, "nonsaturating", weights, ali)
     theirs = [
