@@ -25,7 +25,7 @@ from ali_dist.data.sources.builtin import digits_splits
 from ali_dist.data.sources.split import only
 from ali_dist.data.sources.writing import Writing, write_splits
 from ali_dist.data.storage import open_store
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, exit_code
 from ali_dist.evaluation.few_labels import few_label_baselines
 from ali_dist.evaluation.protocol import Split
 from ali_dist.model.space import DataSpace
@@ -249,7 +249,7 @@ def _names(only: str | None) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; exit code 0, or 2 for wrong input."""
+    """The command; its exit code, see `ali_dist.errors.exit_code`. Stopped or killed, it goes on when repeated."""
     options = _parser().parse_args(arguments)
     if options.list:
         for name, experiment in EXPERIMENTS.items():
@@ -259,18 +259,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    try:
-        seeds = None if options.seeds is None else [int(seed) for seed in options.seeds.split(",")]
+    def measure() -> None:
+        seeds = None if options.seeds is None else [_seed(word) for word in options.seeds.split(",")]
+        for word in options.set:
+            if "=" not in word:
+                raise InputError(f"--set is {word!r}, but must be KEY=VALUE, such as run.images=64000.")
         overrides = dict(word.split("=", 1) for word in options.set)
         place = Place(options.dir.absolute(), options.threads, overrides, say)
         found = run(place, _names(options.only), seeds, say)
-    except (InputError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table(found))
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 0
+        print(table(found))
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    return exit_code("tests.bench.quality", measure)
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise InputError(f"--seeds has {word!r}, but must be whole numbers, such as 0,1,2.")
+    return int(word)
 
 
 if __name__ == "__main__":
