@@ -6,6 +6,7 @@ serves Ray Train workers. The loop is the same under all of them and imports non
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -82,6 +83,7 @@ def local_context(device: str = "auto", backend: str = "auto", threads: int | No
             yield context
         finally:
             if world.size > 1:
+                gc.collect()  # what DistributedDataParallel keeps in cycles must not outlive the group
                 dist.destroy_process_group()
 
 

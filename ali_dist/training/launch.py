@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
+
 from ali_dist.config import Config
 from ali_dist.data.sources import ensure_prepared
 from ali_dist.training.context import local_context
@@ -19,4 +21,7 @@ def run_local(config: Config) -> Record | None:
     """Train here; the summary on rank 0."""
     with local_context(config.scale.device, config.scale.backend, config.scale.threads) as context:
         prepare_data(config)
-        return fit(config, context)
+        summary = fit(config, context)
+        if context.world.size > 1:
+            dist.barrier()  # rank 0 still evaluates; a process that leaves the group before may abort and end the run
+        return summary

@@ -120,7 +120,7 @@ def _watch(kind: str, process: subprocess.Popen[bytes], metrics: Path, log: Path
     seen = 0
     while process.poll() is None:
         if time.monotonic() - began > _LIMIT:
-            raise RuntimeError(f"{kind} does not end:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{kind} does not end:\n{log.read_text(errors='replace')[-8000:]}")
         records = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         if records > seen:
             seen, clock = records, time.monotonic()
@@ -128,7 +128,7 @@ def _watch(kind: str, process: subprocess.Popen[bytes], metrics: Path, log: Path
             yield Moment(clock, records, of_workers, of_all - of_workers)
         time.sleep(0.01)
     if process.returncode:
-        raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-2000:]}")
+        raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-8000:]}")
 
 
 def _cpu_seconds(root: int, worker: str) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The train command as a user meets it: interrupted, killed, misused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,22 @@ def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run
     assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
     for file in ("model", "ema", "optimizer"):
         assert_same(weights(unbroken, file), weights(killed, file))
+
+
+@pytest.mark.distributed
+def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits):
+    """A rank that left the group while rank 0 was at work aborted now and then, and torchrun then ended rank 0, too."""
+    config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ali_dist.train",
+         *arguments(config)],
+        capture_output=True, text=True, cwd=tmp_path, check=False, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((Path(config.run.dir) / config.run.name / "summary.json").read_text())
+    assert (summary["status"], summary["world_size"]) == ("finished", 2)
+    assert summary["metrics"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
