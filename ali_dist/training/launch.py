@@ -6,7 +6,8 @@ import torch.distributed as dist
 
 from ali_dist.config import Config
 from ali_dist.data.sources import ensure_prepared
-from ali_dist.training.context import local_context
+from ali_dist.errors import Stopped
+from ali_dist.training.context import LocalContext, local_context
 from ali_dist.training.loop import fit
 from ali_dist.training.run_folder import Record
 
@@ -21,7 +22,16 @@ def run_local(config: Config) -> Record | None:
     """Train here; the summary on rank 0."""
     with local_context(config.scale.device, config.scale.backend, config.scale.threads) as context:
         prepare_data(config)
-        summary = fit(config, context)
-        if context.world.size > 1:
-            dist.barrier()  # rank 0 still evaluates; a process that leaves the group before may abort and end the run
+        try:
+            summary = fit(config, context)
+        except Stopped:  # all ranks have
+            _wait_for_all(context)
+            raise
+        _wait_for_all(context)
         return summary
+
+
+def _wait_for_all(context: LocalContext) -> None:
+    """Leave together: rank 0 evaluates or saves longer, and a rank that left before might abort and end the run."""
+    if context.world.size > 1:
+        dist.barrier()
