@@ -35,7 +35,7 @@ _HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, n
 
 @contextlib.contextmanager
 def cluster() -> Iterator[list[dict[str, float]]]:
-    """Ray, connected: the job's or RAY_ADDRESS's cluster, or a local one; the resources of its machines."""
+    """Ray, connected, as for a run (`ray_cluster.connected`); the resources of its machines."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of workers' reports
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own metrics

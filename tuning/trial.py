@@ -7,7 +7,6 @@ Ray Train workers and waits; Ray's callback carries their reports here.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from ali_dist.settings import from_mapping
 from ali_dist.training.context import Context
 from ali_dist.training.distributed import World, choose_device
 from ali_dist.training.loop import fit
-from ali_dist.training.ray_backend import run_on_ray
+from ali_dist.training.ray_backend import run_on_ray, watch
 from tuning.metric import Metric, find_metric
 
 SCORE = "score"
@@ -30,7 +29,6 @@ ENDED = "ended"
 REASON = "reason"
 SAVED = "saved"
 """What a trial says that has saved a checkpoint because the sweep ends: a resume goes on from there."""
-_POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
 
 
 def scored(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
@@ -73,35 +71,13 @@ class ScoredReport(TuneReportCallback):
         super().after_report(run_context, [scored(metrics[0], find_metric(self._name))], checkpoint)
 
 
-def watch(board: Any) -> threading.Event:
-    """An event that is set once the sweep's driver asks all trials to save and stop.
-
-    Args:
-        board: The driver's, an actor; None if nobody will ask.
-    """
-    asked = threading.Event()
-
-    def poll() -> None:
-        while not asked.is_set():
-            try:
-                if ray.get(board.stop_requested.remote()):
-                    asked.set()
-            except ray.exceptions.RayError:  # the driver is gone, and this process soon will be
-                return
-            time.sleep(_POLL_SECONDS)
-
-    if board is not None:
-        threading.Thread(target=poll, name="stop-watch", daemon=True).start()
-    return asked
-
-
 def run_trial(request: dict[str, Any], board: Any = None) -> None:
     """Ray Tune's trainable.
 
     Args:
         request: `config` (a whole config, nested), `metric` (its name), and `evaluations` that earlier processes of
             this trial have reported: they are reported again, so that the scheduler knows them.
-        board: Where the driver says that the sweep ends; see `watch`.
+        board: Where the driver says that the sweep ends; see `ray_backend.watch`.
     """
     config, metric = from_mapping(request["config"]), find_metric(request["metric"])
     asked = watch(board)

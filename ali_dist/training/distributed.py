@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,8 @@ def _ddp(module: nn.Module, device: torch.device) -> nn.Module:
         return module  # a frozen decoder: nothing to reduce
     # Batch-norm statistics are averaged when they are needed (`average_buffers`), not broadcast at every forward pass.
     ids = [device.index] if device.type == "cuda" else None
+    # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(module, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 

@@ -6,6 +6,7 @@ them all when one is lost (they continue from the newest checkpoint), and carrie
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -43,7 +44,6 @@ from ali_dist.training.ray_cluster import (
 from ali_dist.training.ray_storage import access_here, ray_storage
 from ali_dist.training.run_folder import Record
 
-_POLL_SECONDS = 0.25  # `ray job stop` gives 3 seconds from SIGTERM to SIGKILL
 _ELASTIC_START_SECONDS = "30"  # a lost node's reservation lingers; Train waits this long before it starts smaller
 
 
@@ -52,24 +52,42 @@ class Board:
     """What driver and workers tell each other during a run."""
 
     def __init__(self) -> None:
-        self._stop = False
+        self._stop = asyncio.Event()
         self._verdict: tuple[str, str] | None = None
 
-    def request_stop(self) -> None:
+    async def request_stop(self) -> None:
         """The driver was asked to stop."""
-        self._stop = True
+        self._stop.set()
 
-    def stop_requested(self) -> bool:
-        """Whether it was."""
-        return self._stop
+    async def stop_requested(self) -> None:
+        """Returns when it is, and not before: the one who waits costs no CPU time and learns of it at once."""
+        await self._stop.wait()
 
-    def refuse(self, kind: str, message: str) -> None:
+    async def refuse(self, kind: str, message: str) -> None:
         """A worker found that the run cannot go on: restarting would not help."""
         self._verdict = self._verdict or (kind, message)
 
-    def verdict(self) -> tuple[str, str] | None:
+    async def verdict(self) -> tuple[str, str] | None:
         """Kind (input or training) and message of the first refusal."""
         return self._verdict
+
+
+def watch(board: Any) -> threading.Event:
+    """An event that is set once the driver asks to save and stop.
+
+    Args:
+        board: The driver's `Board`; None if nobody will ask.
+    """
+    asked = threading.Event()
+
+    def wait() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and this process soon will be
+            ray.get(board.stop_requested.remote())
+            asked.set()
+
+    if board is not None:
+        threading.Thread(target=wait, name="stop-watch", daemon=True).start()
+    return asked
 
 
 class RayContext:
@@ -83,18 +101,7 @@ class RayContext:
         train = ray.train.get_context()
         self.world = World(train.get_world_rank(), train.get_local_rank(), train.get_world_size())
         self.device: torch.device = ray.train.torch.get_device()
-        self._stop = threading.Event()
-        if self.world.is_main:
-            threading.Thread(target=self._watch, args=(board,), name="stop-watch", daemon=True).start()
-
-    def _watch(self, board: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                if ray.get(board.stop_requested.remote()):
-                    self._stop.set()
-            except ray.exceptions.RayError:  # the driver is gone, and this worker soon will be
-                return
-            time.sleep(_POLL_SECONDS)
+        self._stop = watch(board if self.world.is_main else None)
 
     def stop_requested(self) -> bool:
         """See `Context`."""

@@ -33,7 +33,11 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def connected(config: Config) -> Iterator[None]:
-    """Ray, connected: the job's or RAY_ADDRESS's cluster, or a local one with room for the workers."""
+    """Ray, connected: the job's or RAY_ADDRESS's cluster, one that `ray start` left on this machine, or our own.
+
+    Our own is local, ends with the block and has room for the workers. It keeps Ray's dashboard, on the loopback
+    interface, because Ray Train asks that for the state of its actors.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ours = not ray.is_initialized()
     if ours:
@@ -42,7 +46,11 @@ def connected(config: Config) -> Iterator[None]:
         else:
             _, most = config.scale.worker_range() or (1, 1)
             need = most * config.scale.cpus_per_worker
-            ray.init(num_cpus=max(os.cpu_count() or 1, int(-(-need // 1))), log_to_driver=True)
+            try:
+                cpus = max(os.cpu_count() or 1, int(-(-need // 1)))
+                ray.init(num_cpus=cpus, log_to_driver=True)
+            except ValueError:  # Ray found one of `ray start`, whose CPUs are not ours to choose
+                ray.init(log_to_driver=True)
     try:
         yield
     finally:

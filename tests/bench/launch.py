@@ -1,7 +1,9 @@
-"""What Ray costs beside torchrun: `python -m tests.bench.launch [--preset mixture-ring] [options]`.
+"""What Ray costs beside torchrun: `python -m tests.bench.launch [--workers 1] [--preset mixture-ring] [options]`.
 
-Two workers over gloo on this machine's CPU, started by `torchrun` and by Ray Train, run the same loop on the same data:
-one update of real training, with records written and everything that Ray keeps running beside it. The two take turns.
+Workers over gloo on this machine's CPU, started by `torchrun` and by Ray Train, run the same loop on the same data: one
+update of real training, with records written and everything that Ray keeps running beside it. The two take turns. A
+worker has one thread, so with fewer workers than cores the system has cores left, as it has beside GPUs; with as many,
+all else that runs takes its time from the workers.
 Of warm training come out the time of an update on the clock; the CPU time that the workers spend on it, which other
 work on the machine disturbs least; and the share of a core that everything else of the command takes. Of the start come
 out the seconds from the command to the first update.
@@ -32,8 +34,8 @@ from tests.helpers.processes import ROOT, below
 
 WORKER = {"torchrun": "-m ali_dist.train", "ray": "ray::RayTrainWorker"}  # in a worker's command line
 COMMANDS = {
-    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ali_dist.train"],
-    "ray": ["-m", "ali_dist.train", "--scale.workers=2"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node={workers}", "-m", "ali_dist.train"],
+    "ray": ["-m", "ali_dist.train", "--scale.workers={workers}"],
 }
 PRESETS = {"mixture-ring": 200, "digits": 20}  # updates from one record to the next: about 2 seconds
 _WARM = 2  # records of a run that are not counted
@@ -67,12 +69,13 @@ class Moment:
     others: float
 
 
-def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run:
+def train(kind: str, preset: str, workers: int, records: int, folder: Path, data: Path) -> Run:
     """Run one command to its end.
 
     Args:
         kind: A name in `COMMANDS`.
         preset: Of ali_dist.
+        workers: Processes that train.
         records: Lines of metrics that are counted.
         folder: A new one, for the run.
         data: Prepared.
@@ -84,12 +87,13 @@ def train(kind: str, preset: str, records: int, folder: Path, data: Path) -> Run
     words += ["--report.evaluation=none", "--report.gallery_every=0", "--report.checkpoint_every=0"]
     words += ["--scale.threads=1", "--scale.device=cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    command = [word.format(workers=workers) for word in COMMANDS[kind]]
     metrics, log = folder / "run" / "metrics.jsonl", folder / "log"
     folder.mkdir()
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *COMMANDS[kind], *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, *command, *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
@@ -145,7 +149,7 @@ def _cpu_seconds(root: int, worker: str) -> tuple[float, float]:
     return workers, total
 
 
-def compare(preset: str, rounds: int, records: int) -> dict[str, Any]:
+def compare(preset: str, workers: int, rounds: int, records: int) -> dict[str, Any]:
     """Rounds in which each command has one turn; who begins changes. The result is JSON-able."""
     runs: dict[str, list[Run]] = {kind: [] for kind in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
@@ -155,9 +159,9 @@ def compare(preset: str, rounds: int, records: int) -> dict[str, Any]:
         ensure_prepared(source, str(data))
         for number in range(rounds):
             for kind in sorted(COMMANDS, reverse=number % 2 == 0):
-                runs[kind].append(train(kind, preset, records, Path(folder) / f"{kind}-{number}", data))
+                runs[kind].append(train(kind, preset, workers, records, Path(folder) / f"{kind}-{number}", data))
                 print(f"round {number + 1} of {rounds}: {kind}", file=sys.stderr, flush=True)
-    return summarise(preset, runs) | {"conditions": _conditions()}
+    return summarise(preset, runs) | {"workers": workers, "conditions": _conditions()}
 
 
 def summarise(preset: str, runs: dict[str, list[Run]]) -> dict[str, Any]:
@@ -203,7 +207,7 @@ def table(result: dict[str, Any]) -> str:
     """The result as aligned plain text."""
     where = result["conditions"]
     lines = [
-        f"Preset {result['preset']}, 2 workers over gloo with one thread each; {where['date']}",
+        f"Preset {result['preset']}, workers over gloo with one thread each: {result['workers']}; {where['date']}",
         f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, Ray {where['ray']}",
         "",
         f"{'command':<10}{'ms/update':>11}{'worker CPU ms':>15}{'all else, % of a core':>23}{'first update, s':>17}",
@@ -226,11 +230,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tests.bench.launch", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mixture-ring")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train (2)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each command (3)")
     parser.add_argument("--records", type=int, default=8, help="stretches of about 2 seconds that are counted (8)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
     options = parser.parse_args(arguments)
-    result = compare(options.preset, options.rounds, options.records)
+    result = compare(options.preset, options.workers, options.rounds, options.records)
     print(table(result))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

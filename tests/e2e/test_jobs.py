@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,6 +100,16 @@ def test_a_run_that_the_cluster_can_never_hold_is_refused_with_what_there_is(hea
     assert code == 2
     assert "3 workers with 1 CPU each" in said
     assert "1 machine with 2 CPU" in said
+
+
+def test_a_run_started_on_the_heads_machine_joins_its_cluster(head, tmp_path):
+    """As Ray finds it: by the file that `ray start` leaves in Ray's folder. Refused, so that no worker has to start."""
+    (tmp_path / "ray").symlink_to(head.temp)
+    train = ["-m", "ali_dist.train", "--scale.workers=3", f"--run.dir={tmp_path}/runs", "--preset=mixture-ring"]
+    env = {**head.env, "RAY_TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, *train], cwd=head.checkout, env=env, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "1 machine with 2 CPU" in done.stderr  # our own cluster would have been given 3
 
 
 def test_mistakes_are_sentences(head, tmp_path):

@@ -25,7 +25,7 @@ def test_commands_are_compared_round_by_round():
     assert (ray["command"], ray["start_seconds"], ray["ms_by_round"]) == ("ray", 21.0, [1100.0, 2200.0])
     assert ray["others_percent"] == pytest.approx(20.0)
     where = {"date": "2026-01-01", "cpu": "a CPU", "cores": 2, "torch": "2", "ray": "2"}
-    shown = table({**result, "conditions": where})
+    shown = table({**result, "workers": 2, "conditions": where})
     assert "clock: 1.100 (1.100 to 1.100)" in shown
     head, *rows = shown.splitlines()[3:6]
     assert {len(row) for row in rows} == {len(head)}
