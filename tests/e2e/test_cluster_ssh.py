@@ -70,7 +70,10 @@ def summary(hosts: Hosts, name: str) -> dict:
 
 
 def test_up_train_on_two_machines_lose_one_and_go_on_then_down(site):
-    """The run is elastic: it goes on with one machine when the other is gone. The head gets no work."""
+    """The run is elastic: it goes on with one machine when the other is gone. The head gets no work.
+
+    Before it, one is refused whose run folder only the head has.
+    """
     hosts, laptop = site
     laptop.done("up", "mine.yaml")
     token = hosts.laptop.home / ".ray" / "auth_token"
@@ -78,6 +81,11 @@ def test_up_train_on_two_machines_lose_one_and_go_on_then_down(site):
     said = laptop.done("status", "mine.yaml")
     assert said.count(" CPU") == 2, said
     assert "no work  (head)" in said
+
+    private = [word.replace(f"--run.dir={SHARED}", "--run.dir=/mnt/own") for word in TRAIN]
+    code, said = laptop.run("submit", "mine.yaml", "--follow", "--", *private, "--scale.workers=2", "--run.name=unseen")
+    assert code == 2, said
+    assert re.search("The machine [0-9.]+ does not see /mnt/own/runs, the folder of runs: on several machines", said)
 
     images = 24 * 4000
     elastic = [*TRAIN, "--scale.workers=1:2", "--run.name=lost", f"--run.images={images}"]
