@@ -11,14 +11,15 @@ def mixture(point_scale: float, decoder_layers: int) -> Architecture:
     Args:
         point_scale: Standard deviation of the points.
         decoder_layers: Hidden layers of the decoder. Depth narrows the transitions between modes, in
-            which samples are lost.
+            which samples are lost; so do ReLUs, which the other two networks do without.
     """
     hidden = linear(128, bias="channel", act="lrelu")
+    sharp = linear(128, bias="channel", act="relu")
     last = linear(OUTPUT, bias="channel")
     return Architecture(
         image_size=None,
         encoder=(hidden, hidden, last),
-        decoder=(*(hidden,) * decoder_layers, last),
+        decoder=(*(sharp,) * decoder_layers, last),
         d_x=(),
         d_z=(),
         d_xz=(hidden, hidden, hidden, last),
