@@ -4,9 +4,9 @@ Workers over gloo on this machine's CPU, started by `torchrun` and by Ray Train,
 update of real training, with records written and everything that Ray keeps running beside it. The two take turns. A
 worker has one thread, so with fewer workers than cores the system has cores left, as it has beside GPUs; with as many,
 all else that runs takes its time from the workers.
-Of warm training come out the time of an update on the clock; the CPU time that the workers spend on it, which other
-work on the machine disturbs least; and the share of a core that everything else of the command takes. Of the start come
-out the seconds from the command to the first update.
+Of warm training come out the time of an update on the clock; the CPU time that the workers spend on it; the share of
+that in threads beside the one that trains, where Ray's are, which no noise of the machine can hide; and the share of a
+core that everything else of the command takes. Of the start come out the seconds from the command to the first update.
 """
 
 from __future__ import annotations
@@ -42,30 +42,36 @@ _WARM = 2  # records of a run that are not counted
 _LIMIT = 600.0
 
 
+Threads = dict[tuple[int, int], float]
+"""CPU seconds by process and thread."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run, warm.
 
     Args:
         updates: Seconds of an update, in each record.
-        cpu: CPU seconds of an update, of both workers together.
+        cpu: CPU seconds of an update, of all workers together.
+        beside: Share of it in threads other than each worker's busiest, which is the one that trains.
         others: CPU seconds in a second, of all other processes of the command.
         start: Seconds from the command to the first update.
     """
 
     updates: list[float]
     cpu: float
+    beside: float
     others: float
     start: float
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Of a running command: the clock, records written, CPU seconds of the workers and of all else."""
+    """Of a running command: the clock, records written, CPU seconds of the workers' threads and of all else."""
 
     clock: float
     records: int
-    workers: float
+    threads: Threads
     others: float
 
 
@@ -107,9 +113,11 @@ def train(kind: str, preset: str, workers: int, records: int, folder: Path, data
     seconds = [size / record["images_per_second"] for record in found if record["event"] == "train"]
     early = next(moment for moment in moments if moment.records >= _WARM)
     late = [moment for moment in moments if moment.records < records + _WARM][-1]  # before the last things of a run
+    cpu, beside = spent(early.threads, late.threads)
     return Run(
         seconds[_WARM:],
-        (late.workers - early.workers) / (every * (late.records - early.records)),
+        cpu / (every * (late.records - early.records)),
+        beside / cpu,
         (late.others - early.others) / (late.clock - early.clock),
         moments[0].clock - began - (every - 1) * seconds[0],
     )
@@ -128,25 +136,35 @@ def _watch(kind: str, process: subprocess.Popen[bytes], metrics: Path, log: Path
         records = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         if records > seen:
             seen, clock = records, time.monotonic()
-            of_workers, of_all = _cpu_seconds(process.pid, WORKER[kind])
-            yield Moment(clock, records, of_workers, of_all - of_workers)
+            yield Moment(clock, records, *cpu_seconds(process.pid, WORKER[kind]))
         time.sleep(0.01)
     if process.returncode:
         raise RuntimeError(f"{kind} failed:\n{log.read_text(errors='replace')[-8000:]}")
 
 
-def _cpu_seconds(root: int, worker: str) -> tuple[float, float]:
-    """CPU seconds so far of the workers below a process, and of all that is below it."""
-    workers = total = 0.0
+def cpu_seconds(root: int, worker: str) -> tuple[Threads, float]:
+    """CPU seconds so far of the workers' threads below a process, and of all else below it and itself."""
+    threads: Threads = {}
+    others = 0.0
     for pid in [root, *below(root)]:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            total += spent
             if worker in words and "torch.distributed.run" not in words:
-                workers += spent
-    return workers, total
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    threads[pid, int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
+            else:
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                others += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return threads, others
+
+
+def spent(early: Threads, late: Threads) -> tuple[float, float]:
+    """CPU seconds between two moments, of all threads, and of those that are not their process's busiest."""
+    each: dict[int, list[float]] = {}
+    for (pid, thread), seconds in late.items():
+        each.setdefault(pid, []).append(seconds - early.get((pid, thread), 0.0))
+    total = sum(sum(of_process) for of_process in each.values())
+    return total, total - sum(max(of_process) for of_process in each.values())
 
 
 def compare(preset: str, workers: int, rounds: int, records: int) -> dict[str, Any]:
@@ -175,6 +193,7 @@ def summarise(preset: str, runs: dict[str, list[Run]]) -> dict[str, Any]:
             "ms_by_round": [1e3 * value for value in clock[kind]],
             "cpu_ms_per_update": 1e3 * median(cpu[kind]),
             "cpu_ms_by_round": [1e3 * value for value in cpu[kind]],
+            "beside_percent": 100 * median(run.beside for run in of_kind),
             "others_percent": 100 * median(run.others for run in of_kind),
             "start_seconds": median(run.start for run in of_kind),
             "start_by_round": [run.start for run in of_kind],
@@ -210,12 +229,13 @@ def table(result: dict[str, Any]) -> str:
         f"Preset {result['preset']}, workers over gloo with one thread each: {result['workers']}; {where['date']}",
         f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, Ray {where['ray']}",
         "",
-        f"{'command':<10}{'ms/update':>11}{'worker CPU ms':>15}{'all else, % of a core':>23}{'first update, s':>17}",
+        f"{'command':<10}{'ms/update':>11}{'worker CPU ms':>15}{'beside training, %':>20}{'all else, % of a core':>23}"
+        f"{'first update, s':>17}",
     ]
     for row in result["rows"]:
         lines.append(
             f"{row['command']:<10}{row['ms_per_update']:>11.3f}{row['cpu_ms_per_update']:>15.3f}"
-            f"{row['others_percent']:>23.1f}{row['start_seconds']:>17.1f}"
+            f"{row['beside_percent']:>20.2f}{row['others_percent']:>23.1f}{row['start_seconds']:>17.1f}"
         )
     lines.append("")
     for name, ratios in result["ratios"].items():

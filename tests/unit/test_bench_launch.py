@@ -9,21 +9,21 @@ import time
 
 import pytest
 
-from tests.bench.launch import Run, _cpu_seconds, summarise, table
+from tests.bench.launch import Run, cpu_seconds, spent, summarise, table
 
 
 def test_commands_are_compared_round_by_round():
     """The machine was twice as slow in the second round, for both."""
     runs = {
-        "torchrun": [Run([1.0, 2.0, 1.0], 1.5, 0.01, 5.0), Run([2.0], 1.5, 0.03, 7.0)],
-        "ray": [Run([1.1], 1.5, 0.1, 20.0), Run([2.2], 1.65, 0.3, 22.0)],
+        "torchrun": [Run([1.0, 2.0, 1.0], 1.5, 0.001, 0.01, 5.0), Run([2.0], 1.5, 0.003, 0.03, 7.0)],
+        "ray": [Run([1.1], 1.5, 0.01, 0.1, 20.0), Run([2.2], 1.65, 0.01, 0.3, 22.0)],
     }
     result = summarise("digits", runs)
     assert result["ratios"]["clock"] == pytest.approx([1.1, 1.1])
     assert result["ratios"]["worker CPU"] == pytest.approx([1.0, 1.1])
     ray = result["rows"][1]
     assert (ray["command"], ray["start_seconds"], ray["ms_by_round"]) == ("ray", 21.0, [1100.0, 2200.0])
-    assert ray["others_percent"] == pytest.approx(20.0)
+    assert (ray["beside_percent"], ray["others_percent"]) == pytest.approx((1.0, 20.0))
     where = {"date": "2026-01-01", "cpu": "a CPU", "cores": 2, "torch": "2", "ray": "2"}
     shown = table({**result, "workers": 2, "conditions": where})
     assert "clock: 1.100 (1.100 to 1.100)" in shown
@@ -37,11 +37,19 @@ def test_cpu_time_of_workers_and_of_all_else_is_told_apart():
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
         deadline = time.monotonic() + 30
-        while (found := _cpu_seconds(process.pid, "time.sleep(60)  # a worker"))[1] < 0.3:
+        while sum((found := cpu_seconds(process.pid, "time.sleep(60)  # a worker"))[0].values()) < 0.2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert 0 < found[0] <= found[1]
-        assert _cpu_seconds(process.pid, "another worker")[0] == 0
+        assert found[1] == 0
+        threads, others = cpu_seconds(process.pid, "another worker")
+        assert (threads, others > 0.1) == ({}, True)
     finally:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+def test_the_thread_that_trains_is_the_busiest_of_the_time_that_counts():
+    """A main thread has imported everything before training begins in another."""
+    early = {(1, 1): 5.0, (1, 2): 1.0, (2, 1): 3.0}
+    late = {(1, 1): 5.1, (1, 2): 9.0, (2, 1): 7.0, (2, 3): 0.3}
+    assert spent(early, late) == pytest.approx((8.1 + 4.3, 0.1 + 0.3))
