@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install venv demo s3-demo test test-fast lint format bench sweep image up submit down clean
+.PHONY: help install launcher venv demo s3-demo test test-fast lint format bench sweep image up submit down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -15,8 +15,7 @@ install: $(INSTALLED) ## create .venv and install everything in it
 
 venv: install
 
-# The stamp is written last, so whatever was interrupted is taken up again; pip keeps what is already right.
-$(INSTALLED): pyproject.toml constraints.txt
+define create_venv
 	@if ! { $(PY) -c '$(RECENT)' && $(PY) -m pip --version; } >/dev/null 2>&1; then \
 	    for python in $(PYTHON) python3.11 python3; do \
 	        if $$python -c '$(RECENT)' 2>/dev/null; then break; fi; \
@@ -30,9 +29,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    echo "Creating $(VENV) with $$($$python --version)."; \
 	    $$python -m venv --clear $(VENV) || exit 1; \
 	fi
+endef
+
+# The stamp is written last, so whatever was interrupted is taken up again; pip keeps what is already right.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(create_venv)
 	@echo "Installing the packages of constraints.txt into $(VENV): some minutes and 6 GB the first time."
 	@$(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
 	@touch $@
+
+launcher: ## create .venv with no more than `python -m cluster` needs (no PyTorch): to train elsewhere
+	$(create_venv)
+	@[ -e $(INSTALLED) ] || $(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
+	    'ray[default]' boto3 pyyaml
 
 demo: $(INSTALLED) ## train on real digits on this machine (a few minutes), with pictures
 	@$(PY) -m ali_dist.train --run.name demo $(ARGS)

@@ -85,6 +85,24 @@ def run_make(folder: Path, *arguments: str, path: str | None = None) -> subproce
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
 
 
+def test_the_launcher_needs_no_pytorch(tmp_path: Path) -> None:
+    """`make launcher` installs ray[default], boto3 and pyyaml alone."""
+    absent = ["torch", "torchvision", "sklearn", "webdataset", "tensorboard", "matplotlib", "PIL", "safetensors"]
+    code = (
+        f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+        "import cluster.aws_checks, cluster.jobs, cluster.tunnel\n"
+        "sys.argv[1:] = ['up', 'cluster/local.yaml']\nrunpy.run_module('cluster', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "still has placeholders" in done.stderr) == (2, True), done.stderr
+
+
 def test_make_alone_lists_every_target_that_users_may_call(make: Path) -> None:
     """The default target installs nothing and explains the others."""
     done = run_make(make)
