@@ -122,11 +122,23 @@ def up(cluster: Cluster) -> int:
     if cluster.is_local and _is_up(cluster):
         print("The cluster is up already; to start it anew, with what you may have changed, take it down first.")
         return 0
+    if cluster.is_local and not _set_up(cluster):
+        return 1
     done = ray_commands.run(["up", "-y", "--no-config-cache", str(cluster.path)])
     if done.returncode:
         print("cluster: ray up failed; what it said last says why.", file=sys.stderr)
         return 1
     return _wait_for_machines(cluster)
+
+
+def _set_up(cluster: Cluster) -> bool:
+    """Whether all own machines are ready for Ray now."""
+    count = len(cluster.machines)
+    print(f"Setting up {count} machine{'s' * (count > 1)}: minutes and 6 GB the first time.", flush=True)
+    reasons = ssh.set_up(cluster, ray_commands.ROOT)
+    for reason in reasons:
+        print(f"cluster: {reason}", file=sys.stderr)
+    return not reasons
 
 
 def _is_up(cluster: Cluster) -> bool:

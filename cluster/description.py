@@ -26,6 +26,8 @@ class Cluster:
         workers: Addresses of the other machines; empty unless the provider is local.
         user: Whom SSH logs in as.
         key: The private key for it; None leaves it to SSH.
+        mounts: What every machine gets: path there, path here (relative to the project).
+        setup: Shell commands that make a machine ready for Ray; none where they are a container's business.
     """
 
     path: Path
@@ -34,6 +36,8 @@ class Cluster:
     workers: tuple[str, ...]
     user: str
     key: Path | None
+    mounts: tuple[tuple[str, str], ...] = ()
+    setup: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -73,7 +77,9 @@ def load(path: Path) -> Cluster:
         head, workers = _machines(path, provider)
         if not auth.get("ssh_user"):
             raise InputError(f"{path} has no auth.ssh_user: name the user to log in as on the machines.")
-    return Cluster(path.absolute(), kind, head, workers, auth.get("ssh_user", ""), key)
+    mounts = tuple((found.get("file_mounts") or {}).items())
+    setup = () if found.get("docker") else tuple(found.get("setup_commands") or ())
+    return Cluster(path.absolute(), kind, head, workers, auth.get("ssh_user", ""), key, mounts, setup)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import posixpath
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from ali_dist.errors import InputError
 from cluster.description import Cluster
 
 _CONNECT_SECONDS = 10
+_SETUP_SECONDS = 1800.0  # a machine that installs everything over a slow line
 _NO_RSYNC, _NO_PYTHON = 81, 82
 _CAN_WORK = f"""
 command -v rsync >/dev/null || exit {_NO_RSYNC}
@@ -85,6 +89,52 @@ def _why_not(cluster: Cluster, address: str, done: subprocess.CompletedProcess[s
     if done.returncode == _NO_PYTHON:
         return f"{address} has no Python 3.11 with venv: install it there (python3.11 and python3.11-venv)."
     return why_not(cluster, address, done.stderr) if done.returncode else ""
+
+
+def set_up(cluster: Cluster, root: Path) -> list[str]:
+    """Make all machines ready at once; the reason of each failure.
+
+    `ray up` does the same to the head and then lets the head do it to the others, whose failures stay in its logs.
+    What is done already takes it no time.
+
+    Args:
+        cluster: Own machines.
+        root: What relative paths of its mounts start from.
+    """
+
+    def one(address: str) -> str:
+        folders = sorted({posixpath.dirname(there) for there, _ in cluster.mounts})
+        done = run(cluster, address, f"mkdir -p {' '.join(map(_quoted, folders))}") if folders else None
+        for there, here in cluster.mounts:
+            if done is None or done.returncode == 0:
+                done = _copy(cluster, root / Path(here).expanduser(), address, there)
+        for command in cluster.setup:
+            if done is None or done.returncode == 0:
+                done = run(cluster, address, command, _SETUP_SECONDS)
+        if done is None or done.returncode == 0:
+            return ""
+        if done.returncode == 255:
+            return why_not(cluster, address, done.stderr)
+        last = ((done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"])[-1].strip()
+        return f"{address} could not be set up: {last}"
+
+    with ThreadPoolExecutor(32) as pool:
+        return [reason for reason in pool.map(one, cluster.machines) if reason]
+
+
+def _copy(cluster: Cluster, here: Path, address: str, there: str) -> subprocess.CompletedProcess[str]:
+    """Copy a file or a folder to a path of a machine, of which `~/` may be the beginning."""
+    slash = "/" if here.is_dir() else ""
+    goal = f"{address}:{there.removeprefix('~/')}{slash}"
+    return subprocess.run(
+        ["rsync", "-a", "-e", shlex.join(words(cluster)), f"{here}{slash}", goal],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _quoted(path: str) -> str:
+    """For a shell that still has to read a leading `~/`."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
 def stop_ray(cluster: Cluster) -> list[str]:

@@ -65,6 +65,21 @@ def test_machines_without_what_it_takes_are_named(tmp_path):
         assert f"{hosts.machines[0].address} has no Python 3.11 with venv" in said
 
 
+def test_a_machine_that_cannot_be_set_up_is_named_before_ray_starts(site):
+    """`ray up` alone leaves what a worker says in the head's logs."""
+    hosts, laptop = site
+    mine = laptop.read("mine.yaml")
+    broken = f"""  - test $(hostname) != {hosts.machines[2].name} || {{ echo "no space left" >&2; exit 3; }}"""
+    laptop.write("broken.yaml", mine.replace("setup_commands:", f"setup_commands:\n{broken}", 1))
+    code, said = laptop.run("up", "broken.yaml")
+    assert (code, said.count("\n")) == (1, 2), said
+    assert said.endswith(f"cluster: {hosts.machines[2].address} could not be set up: no space left\n")
+    for machine in hosts.machines:
+        assert (machine.home / "ali" / "setup.sh").exists()
+        assert (machine.home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+        assert not machine.processes("ray")
+
+
 def summary(hosts: Hosts, name: str) -> dict:
     return json.loads((hosts.shared / "runs" / name / "summary.json").read_text())
 
