@@ -33,7 +33,7 @@ from cluster.checks import read, what_is_wrong
 from cluster.description import Cluster, load
 from cluster.jobs import Jobs
 
-_JOIN_SECONDS = 1800.0  # a machine that installs everything over a slow line
+_JOIN_SECONDS = 1800.0  # a machine that pulls a large image over a slow line
 _NEEDS = {"up": 0, "submit": 0, "status": 0, "logs": 1, "stop": 1, "tunnel": 0, "down": 0}  # words beside FILE
 
 

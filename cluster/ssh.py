@@ -24,7 +24,6 @@ for python in python3.11 python3; do
 done
 exit {_NO_PYTHON}
 """
-Judge = Callable[[Cluster, str, subprocess.CompletedProcess[str]], str]
 _UNREACHABLE = ("timed out", "No route to host", "Connection refused", "unreachable", "resolve hostname")
 
 
@@ -45,8 +44,7 @@ def check(cluster: Cluster) -> None:
     """
     if shutil.which("ssh") is None or shutil.which("rsync") is None:
         raise InputError("Own machines are reached with ssh and rsync: install both on this machine.")
-    reasons = [reason for reason in _on_each(cluster, _CAN_WORK, _why_not) if reason]
-    if reasons:
+    if reasons := _on_each(cluster, lambda address: _why_not(cluster, address, run(cluster, address, _CAN_WORK))):
         raise InputError(" ".join(dict.fromkeys(reasons)))
 
 
@@ -62,7 +60,7 @@ def run(cluster: Cluster, address: str, command: str, timeout: float = 120) -> s
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess([], 255, "", "timed out")
+        return subprocess.CompletedProcess([], 255, "", f"timed out after {timeout:.0f} s")
 
 
 def why_not(cluster: Cluster, address: str, error: str) -> str:
@@ -101,33 +99,36 @@ def set_up(cluster: Cluster, root: Path) -> list[str]:
         cluster: Own machines.
         root: What relative paths of its mounts start from.
     """
+    folders = sorted({posixpath.dirname(there) for there, _ in cluster.mounts})
 
     def one(address: str) -> str:
-        folders = sorted({posixpath.dirname(there) for there, _ in cluster.mounts})
-        done = run(cluster, address, f"mkdir -p {' '.join(map(_quoted, folders))}") if folders else None
-        for there, here in cluster.mounts:
-            if done is None or done.returncode == 0:
-                done = _copy(cluster, root / Path(here).expanduser(), address, there)
-        for command in cluster.setup:
-            if done is None or done.returncode == 0:
-                done = run(cluster, address, command, _SETUP_SECONDS)
-        if done is None or done.returncode == 0:
-            return ""
-        if done.returncode == 255:
+        done = run(cluster, address, f"mkdir -p {' '.join(map(_quoted, folders))}" if folders else "true")
+        if done.returncode:
             return why_not(cluster, address, done.stderr)
-        last = ((done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"])[-1].strip()
-        return f"{address} could not be set up: {last}"
+        for there, here in cluster.mounts:
+            done = _copy(cluster, root / Path(here).expanduser(), address, there)
+            if done.returncode:  # rsync says first what is wrong, and last its code
+                return f"{address} does not take {here}: {_lines(done)[0]}"
+        for command in cluster.setup:
+            done = run(cluster, address, command, _SETUP_SECONDS)
+            if done.returncode:
+                return f"{address} could not be set up: {_lines(done)[-1]}"
+        return ""
 
-    with ThreadPoolExecutor(32) as pool:
-        return [reason for reason in pool.map(one, cluster.machines) if reason]
+    return _on_each(cluster, one)
+
+
+def _lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a command that failed said."""
+    return (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
 
 
 def _copy(cluster: Cluster, here: Path, address: str, there: str) -> subprocess.CompletedProcess[str]:
-    """Copy a file or a folder to a path of a machine, of which `~/` may be the beginning."""
+    """Copy a file or a folder to a path of a machine, of which `~/` may be the beginning; it will be the user's own."""
     slash = "/" if here.is_dir() else ""
     goal = f"{address}:{there.removeprefix('~/')}{slash}"
     return subprocess.run(
-        ["rsync", "-a", "-e", shlex.join(words(cluster)), f"{here}{slash}", goal],
+        ["rsync", "-rlpt", "-e", shlex.join(words(cluster)), f"{here}{slash}", goal],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -141,14 +142,15 @@ def stop_ray(cluster: Cluster) -> list[str]:
     """End Ray on every machine, the head first, which would start the others again; the reason of each failure."""
     command = "if [ -x ~/ali/venv/bin/ray ]; then ~/ali/venv/bin/ray stop; fi"
 
-    def judge(cluster: Cluster, address: str, done: subprocess.CompletedProcess[str]) -> str:
+    def stop(address: str) -> str:
+        done = run(cluster, address, command)
         return why_not(cluster, address, done.stderr) if done.returncode == 255 else ""
 
-    run(cluster, cluster.head, command)
-    return [reason for reason in _on_each(cluster, command, judge) if reason]
+    stop(cluster.head)
+    return _on_each(cluster, stop)
 
 
-def _on_each(cluster: Cluster, command: str, judge: Judge) -> list[str]:
-    """What `judge` says of the command's outcome on every machine, all at once."""
+def _on_each(cluster: Cluster, one: Callable[[str], str]) -> list[str]:
+    """The reasons that `one` gives for addresses, all at once; "" is none."""
     with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(lambda address: judge(cluster, address, run(cluster, address, command)), cluster.machines))
+        return [reason for reason in pool.map(one, cluster.machines) if reason]

@@ -59,8 +59,8 @@ class Board:
         """The driver was asked to stop."""
         self._stop.set()
 
-    async def stop_requested(self) -> None:
-        """Returns when it is, and not before: the one who waits costs no CPU time and learns of it at once."""
+    async def wait_for_stop(self) -> None:
+        """Returns when it was, and not before: who waits takes no CPU time and learns of it at once."""
         await self._stop.wait()
 
     async def refuse(self, kind: str, message: str) -> None:
@@ -82,7 +82,7 @@ def watch(board: Any) -> threading.Event:
 
     def wait() -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and this process soon will be
-            ray.get(board.stop_requested.remote())
+            ray.get(board.wait_for_stop.remote())
             asked.set()
 
     if board is not None:

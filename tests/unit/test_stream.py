@@ -165,20 +165,22 @@ def test_ctrl_c_interrupts_waiting_for_a_batch_and_close_still_works(
     release = threading.Event()
 
     def interrupt_and_hang(key: str, start: int) -> None:
+        inside.wait()  # before, there is nothing yet that close() could be called on
         if not interrupted.is_set():
             interrupted.set()
             os.kill(os.getpid(), signal.SIGINT)
         release.wait()
 
-    interrupted = threading.Event()
+    inside, interrupted = threading.Event(), threading.Event()
     with ExitStack() as stack:
         stack.callback(release.set)
         with pytest.raises(KeyboardInterrupt):
-            wait_for_a_batch(WatchedStore(data[0], before=interrupt_and_hang), data[1])
+            wait_for_a_batch(WatchedStore(data[0], before=interrupt_and_hang), data[1], inside)
 
 
-def wait_for_a_batch(store: WatchedStore, index: Index) -> None:
+def wait_for_a_batch(store: WatchedStore, index: Index, inside: threading.Event) -> None:
     with open_source(store, index) as source:
+        inside.set()
         next(source)
 
 

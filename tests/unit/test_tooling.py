@@ -88,6 +88,7 @@ def run_make(folder: Path, *arguments: str, path: str | None = None) -> subproce
 def test_the_launcher_needs_no_pytorch(tmp_path: Path) -> None:
     """`make launcher` installs ray[default], boto3 and pyyaml alone."""
     absent = ["torch", "torchvision", "sklearn", "webdataset", "tensorboard", "matplotlib", "PIL", "safetensors"]
+    absent += ["numpy", "pandas", "pyarrow", "rich"]
     code = (
         f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
         "import cluster.aws_checks, cluster.jobs, cluster.tunnel\n"
