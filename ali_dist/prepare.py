@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ali_dist.data.index import INDEX_KEY, check_listing, load_index
-from ali_dist.data.sources.catalogue import SOURCES
-from ali_dist.data.sources.split import Track, only
-from ali_dist.data.sources.writing import Writing, write_splits
-from ali_dist.data.storage import Store, open_store
+from ali_dist.config.loading import did_you_mean
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
+from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
+from ali_dist.data.sources.base import StartTracking, keep_classes
+from ali_dist.data.sources.registry import SOURCES
 from ali_dist.errors import InputError, exit_code
-from ali_dist.settings import suggest
+from ali_dist.storage import open_store
+from ali_dist.storage.base import Store
 
 _MOST_PROBLEMS = 10
 _TARS = "webdataset"  # the one source that is not written, but indexed
@@ -32,8 +33,11 @@ Written = dict[str, tuple[Store, bool]]
 _OPTIONS: dict[str, dict[str, Any]] = {
     "path": {"flag": "--from", "metavar": "PATH", "help": "where the original files are"},
     "splits": {"metavar": "A,B", "help": "write these splits only"},
-    "holdout": {"type": float, "help": "share of the training images held out: as valid (default as in the paper), "
-                "for a folder as test (default 0.1)"},
+    "holdout": {
+        "type": float,
+        "help": "share of the training images held out: as valid (default as in the paper), "
+        "for a folder as test (default 0.1)",
+    },
     "only": {"metavar": "A,B", "help": "keep the samples of these classes only, such as the normal ones for anomalies"},
     "size": {"type": int, "help": "pixels of a side: shapes 32 (default) or 64; imagenet64, folder any (default 64)"},
     "grey": {"action": "store_true", "help": "one channel instead of three"},
@@ -45,18 +49,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "shard_mb": {"type": float, "help": "megabytes of a shard (default 32)"},
     "jobs": {"type": int, "help": "processes at work (default: one for each core)"},
     "skip_bad": {"action": "store_true", "help": "leave out, count and list images that cannot be read"},
-}  # fmt: skip
+}
 
 
-class _Parser(argparse.ArgumentParser):
+class _PrepareParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see python -m ali_dist.prepare --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     summaries = {**{name: source.summary for name, source in SOURCES.items()}, _TARS: "tars in OUT, indexed in place"}
     sources = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries.items())
-    parser = _Parser(
+    parser = _PrepareParser(
         prog="python -m ali_dist.prepare",
         description="Write a data set as WebDataset shards with an index, or index shards that are there.\n"
         "Repeating a command does nothing where its data is complete, and goes on where it was stopped.",
@@ -67,52 +71,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix")
     for name, option in _OPTIONS.items():
         settings = {key: value for key, value in option.items() if key != "flag"}
-        parser.add_argument(option.get("flag", _flag(name)), dest=name, default=None, **settings)
+        parser.add_argument(option.get("flag", _option_flag(name)), dest=name, default=None, **settings)
     parser.add_argument("--verify", action="store_true", help="then read everything again and check it")
     parser.add_argument("--endpoint-url", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
     return parser
 
 
-def _flag(name: str) -> str:
+def _option_flag(name: str) -> str:
     return str(_OPTIONS[name].get("flag", f"--{name.replace('_', '-')}"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input or damaged data."""
     again = "Interrupted; run the same command to go on."
-    return exit_code("ali_dist.prepare", lambda: _run(_parser().parse_args(argv)), again)
+    return exit_code("ali_dist.prepare", lambda: _run_command(_make_parser().parse_args(argv)), again)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace) -> int:
     source = arguments.source
     if source not in _NAMES:
-        hint = suggest(source, _NAMES).removesuffix("?")
+        hint = did_you_mean(source, _NAMES).removesuffix("?")
         raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(_NAMES)}.")
-    options = _options(arguments)
+    options = _read_options(arguments)
     store = open_store(arguments.out, endpoint_url=arguments.endpoint_url)
-    with _progress() as track:
-        written = _index_tars(store, track) if source == _TARS else _write(source, store, options, track)
+    with _show_progress() as track:
+        written = _index_tars(store, track) if source == _TARS else _write_source(source, store, options, track)
     for name, (split, wrote) in written.items():
         index = load_index(split)
         done = "written" if wrote else "already there"
         print(f"{name}: {index.num_samples} samples in {len(index.shards)} shards, {done} in {split.url}")
         if skipped := index.extra.get("skipped_samples", []):
             print(f"{name}: {len(skipped)} bad samples were left out (listed in {split.url}/{INDEX_KEY}):")
-            _print_some(skipped)
+            _print_first(skipped)
     if not arguments.verify:
         return 0
-    with _progress() as track:
-        return _verify({name: split for name, (split, _) in written.items()}, track)
+    with _show_progress() as track:
+        return _verify_splits({name: split for name, (split, _) in written.items()}, track)
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, if they apply to the source and make sense."""
     name, source = arguments.source, SOURCES.get(arguments.source)
     applies = () if source is None else (*source.options, *_ANY)
     given = {option: value for option in _OPTIONS if (value := getattr(arguments, option)) is not None}
     for option in given:
         if option not in applies or (name, option) == ("mixture", "encoding"):
-            raise InputError(f"{_flag(option)} does not apply to {name}: leave it out.")
+            raise InputError(f"{_option_flag(option)} does not apply to {name}: leave it out.")
     if source is not None and source.files and "path" not in given:
         raise InputError(f"{name} needs --from PATH: {source.files}.")
     if not 0 < given.get("shard_mb", 1.0) < math.inf:
@@ -128,7 +132,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _write(source: str, store: Store, options: dict[str, Any], track: Track) -> Written:
+def _write_source(source: str, store: Store, options: dict[str, Any], track: StartTracking) -> Written:
     how = {
         "encoding": "raw" if options.get("size", 0) <= _RAW_UP_TO else "png",
         "jobs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -136,12 +140,12 @@ def _write(source: str, store: Store, options: dict[str, Any], track: Track) -> 
     }
     splits = SOURCES[source].splits(**{name: value for name, value in options.items() if name not in _ANY})
     if "only" in options:
-        splits = (only(split, options["only"]) for split in splits)
-    return write_splits(store, splits, Writing(**how), track)
+        splits = (keep_classes(split, options["only"]) for split in splits)
+    return write_splits(store, splits, WriteOptions(**how), track)
 
 
-def _index_tars(store: Store, track: Track) -> Written:
-    from ali_dist.data.foreign import index_webdataset, tar_folders
+def _index_tars(store: Store, track: StartTracking) -> Written:
+    from ali_dist.data.shards.webdataset import index_webdataset, tar_folders
 
     folders = tar_folders(store)
     if not folders:
@@ -167,20 +171,20 @@ def _is_indexed(split: Store) -> bool:
     return tars == {shard.key for shard in index.shards}
 
 
-def _verify(splits: dict[str, Store], track: Track) -> int:
-    from ali_dist.data.verify import verify
+def _verify_splits(splits: dict[str, Store], track: StartTracking) -> int:
+    from ali_dist.data.shards.verify import verify_split
 
     problems: list[str] = []
     for name, split in splits.items():
         index = load_index(split)
-        report = verify(split, index, track(name, index.num_samples))
+        report = verify_split(split, index, track(name, index.num_samples))
         print(f"{name}: {report.samples} samples in {report.shards} shards checked, {len(report.problems)} problems")
         problems += report.problems
-    _print_some(problems)
+    _print_first(problems)
     return 2 if problems else 0
 
 
-def _print_some(lines: list[str]) -> None:
+def _print_first(lines: list[str]) -> None:
     """The first few of what may be many, on stderr."""
     for line in lines[:_MOST_PROBLEMS]:
         print(line, file=sys.stderr)
@@ -189,7 +193,7 @@ def _print_some(lines: list[str]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Track]:
+def _show_progress() -> Iterator[StartTracking]:
     """Progress lines on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda name, total: lambda samples: None

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from ali_dist.config import Config
-from ali_dist.data.local_copy import local_file
+from ali_dist.config.loading import from_mapping, load_preset, parse_overrides, preset_names, setting_infos
 from ali_dist.errors import InputError, exit_code
-from ali_dist.settings import fields, from_mapping, load_preset, parse_overrides, preset_names
+from ali_dist.storage.local_copy import copy_to_local
 
 
-def parse(arguments: list[str]) -> tuple[Config, bool]:
+def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
     """The config that the arguments describe, and whether it is only to be shown.
 
     Raises:
@@ -37,12 +37,12 @@ def parse(arguments: list[str]) -> tuple[Config, bool]:
                     raise InputError(f"--preset needs a name or a .yaml file; presets: {', '.join(preset_names())}.")
                 preset = rest.pop(at)
     name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    with local_file(preset) as path:
+    with copy_to_local(preset) as path:
         settings = load_preset(path)
     return from_mapping({"run": {"name": name}}, settings, parse_overrides(rest)), dry_run
 
 
-def _shown(value: object) -> str:
+def _format_default(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -50,11 +50,11 @@ def help_text() -> str:
     """Usage, presets, and every setting with its meaning, allowed values and default."""
     lines = [(__doc__ or "").strip(), "", f"Presets: {', '.join(preset_names())}.", "", "Settings (default):"]
     section = ""
-    for info in fields().values():
+    for info in setting_infos().values():
         if info.key.partition(".")[0] != section:
             section = info.key.partition(".")[0]
             lines.append("")
-        lines.append(f"  --{info.key} ({_shown(info.default)})\n        {info.help} [{info.allowed()}]")
+        lines.append(f"  --{info.key} ({_format_default(info.default)})\n        {info.help} [{info.allowed()}]")
     return "\n".join(
         [*lines, "", "  --dry-run\n        show the resolved settings, sizes and an estimate; train nothing"]
     )
@@ -75,10 +75,10 @@ def train(config: Config) -> None:
         InputError, TrainingError, StorageError: It cannot be done.
         Stopped: It was asked to stop and has saved a checkpoint.
     """
-    from ali_dist.training.launch import run_local
+    from ali_dist.launchers.local import run_local
 
     if uses_ray(config):
-        from ali_dist.training.ray_backend import run_on_ray  # the only way to an import of ray
+        from ali_dist.launchers.ray_train import run_on_ray  # the only way to an import of ray
 
         run_on_ray(config)
     else:
@@ -91,15 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    return exit_code("ali_dist.train", lambda: _run(arguments))
+    return exit_code("ali_dist.train", lambda: _run_command(arguments))
 
 
-def _run(arguments: list[str]) -> None:
-    config, dry_run = parse(arguments)
+def _run_command(arguments: list[str]) -> None:
+    config, dry_run = parse_arguments(arguments)
     if dry_run:
-        from ali_dist.training.estimate import describe
+        from ali_dist.training.dry_run import describe_run
 
-        print(describe(config))
+        print(describe_run(config))
     else:
         train(config)
 

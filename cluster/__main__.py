@@ -28,10 +28,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ali_dist.errors import INTERRUPTED, InputError, exit_code
-from cluster import ray_commands, ssh, tunnel
-from cluster.checks import read, what_is_wrong
-from cluster.description import Cluster, load
-from cluster.jobs import Jobs
+from cluster import ray_cli as ray_commands
+from cluster import ssh, tunnel
+from cluster.checks import find_problems, read_documents
+from cluster.cluster_file import ClusterFile, load_cluster_file
+from cluster.jobs import JobClient
 
 _JOIN_SECONDS = 1800.0  # a machine that pulls a large image over a slow line
 _NEEDS = {"up": 0, "submit": 0, "status": 0, "logs": 1, "stop": 1, "tunnel": 0, "down": 0}  # words beside FILE
@@ -43,34 +44,36 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or {"--help", "-h"} & set(arguments[: _end_of_own(arguments)]):
         print((__doc__ or "").strip())
         return 0 if arguments else 2
-    return exit_code("cluster", lambda: _dispatch(arguments))
+    return exit_code("cluster", lambda: _run_command(arguments))
 
 
 def _end_of_own(arguments: list[str]) -> int:
     return arguments.index("--") if "--" in arguments else len(arguments)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _run_command(arguments: list[str]) -> int:
     command, *own = arguments[: _end_of_own(arguments)]
     entrypoint = arguments[_end_of_own(arguments) + 1 :]
     if command not in _NEEDS:
         raise InputError(f"{command!r} is no command; these are: {', '.join(_NEEDS)}. See python -m cluster --help.")
-    follow, passed, place, words = _options(command, own)
+    follow, passed, place, words = _parse_options(command, own)
     if command == "submit" and not entrypoint:
         raise InputError("submit needs the command after --, such as: -- python -m ali_dist.train --run.dir s3://...")
     if command in ("up", "tunnel", "down"):
         if "://" in place:
             raise InputError(f"{command} takes the YAML file of a cluster, not the address {place}.")
-        return {"up": up, "tunnel": open_tunnel, "down": down}[command](load(Path(place)))
-    with reach(place) as jobs:
+        return {"up": start_cluster, "tunnel": open_tunnel, "down": stop_cluster}[command](
+            load_cluster_file(Path(place))
+        )
+    with reach_cluster(place) as jobs:
         if command == "submit":
-            return submit(jobs, place, entrypoint, passed, follow=follow)
+            return submit_job(jobs, place, entrypoint, passed, follow=follow)
         if command == "status":
-            return status(jobs)
-        return follow_job(jobs, place, words[0]) if command == "logs" else stop(jobs, words[0])
+            return print_status(jobs)
+        return follow_job(jobs, place, words[0]) if command == "logs" else stop_job(jobs, words[0])
 
 
-def _options(command: str, own: list[str]) -> tuple[bool, list[str], str, list[str]]:
+def _parse_options(command: str, own: list[str]) -> tuple[bool, list[str], str, list[str]]:
     """(--follow, values of --env, FILE, further words)."""
     follow, passed, words = False, [], []
     rest = iter(own)
@@ -90,7 +93,7 @@ def _options(command: str, own: list[str]) -> tuple[bool, list[str], str, list[s
 
 
 @contextlib.contextmanager
-def reach(place: str) -> Iterator[Jobs]:
+def reach_cluster(place: str) -> Iterator[JobClient]:
     """The job server of a cluster, by its file or address.
 
     Raises:
@@ -98,15 +101,15 @@ def reach(place: str) -> Iterator[Jobs]:
     """
     if place.startswith(("http://", "https://")):
         ray_commands.use_token()
-        yield Jobs(place, f"what serves {place} (for Kubernetes: kubectl port-forward to the head's port 8265)")
+        yield JobClient(place, f"what serves {place} (for Kubernetes: kubectl port-forward to the head's port 8265)")
         return
-    cluster = load(Path(place))
+    cluster = load_cluster_file(Path(place))
     ray_commands.use_token(place)
-    with tunnel.tunnel(cluster) as address:
-        yield Jobs(address, f"python -m cluster up {place}")
+    with tunnel.open_tunnel(cluster) as address:
+        yield JobClient(address, f"python -m cluster up {place}")
 
 
-def up(cluster: Cluster) -> int:
+def start_cluster(cluster: ClusterFile) -> int:
     """Start Ray on the machines, and wait until all of them are there.
 
     Raises:
@@ -115,44 +118,44 @@ def up(cluster: Cluster) -> int:
     # Before all else: the checks load Ray, which keeps the mode of authentication that it finds when it is loaded.
     ray_commands.make_token()
     ray_commands.use_token(cluster.path)
-    if found := what_is_wrong(read(cluster.path)):
+    if found := find_problems(read_documents(cluster.path)):
         raise InputError("\n".join(f"{cluster.path}: {sentence}" for sentence in found))
     if cluster.is_local:
-        ssh.check(cluster)
+        ssh.check_machines(cluster)
     if cluster.is_local and _is_up(cluster):
         print("The cluster is up already; to start it anew, with what you may have changed, take it down first.")
         return 0
-    if cluster.is_local and not _set_up(cluster):
+    if cluster.is_local and not _set_up_machines(cluster):
         return 1
-    done = ray_commands.run(["up", "-y", "--no-config-cache", str(cluster.path)])
+    done = ray_commands.run_ray(["up", "-y", "--no-config-cache", str(cluster.path)])
     if done.returncode:
         print("cluster: ray up failed; what it said last says why.", file=sys.stderr)
         return 1
     return _wait_for_machines(cluster)
 
 
-def _set_up(cluster: Cluster) -> bool:
+def _set_up_machines(cluster: ClusterFile) -> bool:
     """Whether all own machines are ready for Ray now."""
     count = len(cluster.machines)
     print(f"Setting up {count} machine{'s' * (count > 1)}: minutes and 6 GB the first time.", flush=True)
-    reasons = ssh.set_up(cluster, ray_commands.ROOT)
+    reasons = ssh.set_up_machines(cluster, ray_commands.ROOT)
     for reason in reasons:
         print(f"cluster: {reason}", file=sys.stderr)
     return not reasons
 
 
-def _is_up(cluster: Cluster) -> bool:
-    with contextlib.suppress(InputError), reach(str(cluster.path)):
+def _is_up(cluster: ClusterFile) -> bool:
+    with contextlib.suppress(InputError), reach_cluster(str(cluster.path)):
         return True
     return False
 
 
-def _wait_for_machines(cluster: Cluster) -> int:
+def _wait_for_machines(cluster: ClusterFile) -> int:
     """The head starts the others; tell who is there until all are."""
     if not cluster.is_local:
         return 0
     deadline, seen = time.monotonic() + _JOIN_SECONDS, 0
-    with reach(str(cluster.path)) as jobs:
+    with reach_cluster(str(cluster.path)) as jobs:
         while time.monotonic() < deadline:
             nodes = jobs.nodes()
             if len(nodes) > seen:
@@ -171,7 +174,7 @@ def _wait_for_machines(cluster: Cluster) -> int:
     return 1
 
 
-def submit(jobs: Jobs, place: str, entrypoint: list[str], passed: list[str], *, follow: bool) -> int:
+def submit_job(jobs: JobClient, place: str, entrypoint: list[str], passed: list[str], *, follow: bool) -> int:
     """Start a job; with `follow`, show it to its end."""
     job = jobs.submit(entrypoint, Path.cwd(), passed)
     print(f"Job {job} runs: {shlex.join(entrypoint)}", flush=True)
@@ -181,7 +184,7 @@ def submit(jobs: Jobs, place: str, entrypoint: list[str], passed: list[str], *, 
     return 0
 
 
-def follow_job(jobs: Jobs, place: str, job: str) -> int:
+def follow_job(jobs: JobClient, place: str, job: str) -> int:
     """Show a job's output to its end; its exit code."""
     try:
         return jobs.follow(job)
@@ -190,7 +193,7 @@ def follow_job(jobs: Jobs, place: str, job: str) -> int:
         return INTERRUPTED
 
 
-def status(jobs: Jobs) -> int:
+def print_status(jobs: JobClient) -> int:
     """Machines and jobs."""
     for node in jobs.nodes():
         has = node.resources_total
@@ -202,17 +205,17 @@ def status(jobs: Jobs) -> int:
     return 0
 
 
-def stop(jobs: Jobs, job: str) -> int:
+def stop_job(jobs: JobClient, job: str) -> int:
     """Let a job save and end."""
     state = jobs.stop(job)
     print(f"Job {job} is {state}.")
     return 0 if state in ("STOPPED", "SUCCEEDED", "FAILED") else 1
 
 
-def open_tunnel(cluster: Cluster) -> int:
+def open_tunnel(cluster: ClusterFile) -> int:
     """Keep the way to the dashboard open until Ctrl-C."""
     ray_commands.use_token(cluster.path)
-    with tunnel.tunnel(cluster, tunnel.PORT) as address:
+    with tunnel.open_tunnel(cluster, tunnel.PORT) as address:
         print(f"Dashboard: {address} (it asks for the token in {ray_commands.TOKEN}). Ctrl-C ends this.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
@@ -220,14 +223,14 @@ def open_tunnel(cluster: Cluster) -> int:
     return 0
 
 
-def down(cluster: Cluster) -> int:
+def stop_cluster(cluster: ClusterFile) -> int:
     """End Ray on the machines, and clouds' machines with it."""
     ray_commands.use_token(cluster.path)
     if not cluster.is_local:
-        return ray_commands.run(["down", "-y", str(cluster.path)]).returncode
+        return ray_commands.run_ray(["down", "-y", str(cluster.path)]).returncode
     # `ray down` forgets own machines but ends Ray on the head alone.
-    reasons = ssh.stop_ray(cluster)
-    done = ray_commands.run(["down", "-y", str(cluster.path)], quiet=True)
+    reasons = ssh.stop_ray_everywhere(cluster)
+    done = ray_commands.run_ray(["down", "-y", str(cluster.path)], quiet=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
     for reason in reasons:

@@ -21,24 +21,27 @@ _HERE = Path(__file__).resolve().parent
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 
 
-def wanted(folder: Path) -> list[str]:
+def required_packages(folder: Path) -> list[str]:
     """The requirements of the project in `folder`, as pyproject.toml has them."""
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: list[str] = project["dependencies"]
     return found
 
 
-def pins(folder: Path) -> dict[str, str]:
+def pinned_versions(folder: Path) -> dict[str, str]:
     """Normalised name to exact version, from constraints.txt."""
     lines = (folder / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.partition("==")[::2] for line in lines if "==" in line and not line.startswith("#"))
-    return {_normal(name): exact.partition(";")[0].strip() for name, exact in pairs}
+    return {_normal_name(name): exact.partition(";")[0].strip() for name, exact in pairs}
 
 
-def missing(folder: Path) -> list[str]:
+def missing_packages(folder: Path) -> list[str]:
     """What keeps this Python from running the project: absent requirements, and other versions than the pinned."""
-    exact = pins(folder)
-    names = {_normal(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]) for requirement in wanted(folder)}
+    exact = pinned_versions(folder)
+    names = {
+        _normal_name(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])
+        for requirement in required_packages(folder)
+    }
     found = []
     for name in sorted(names | exact.keys()):
         try:
@@ -58,16 +61,16 @@ def head_address(bootstrap: Path) -> str:
     return socket.gethostbyname(head)
 
 
-def _normal(name: str) -> str:
+def _normal_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def main(arguments: list[str]) -> int:
     """The command; its exit code."""
     if arguments == ["missing"]:
-        lines = missing(_HERE)
+        lines = missing_packages(_HERE)
     elif arguments == ["wanted"]:
-        lines = wanted(_HERE)
+        lines = required_packages(_HERE)
     elif arguments == ["head-address"]:
         lines = [head_address(_BOOTSTRAP.expanduser())]
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.errors import InputError
-from ali_dist.training.ray_storage import ACCESS, access_here
+from ali_dist.launchers.ray_storage import ACCESS_VARIABLES, storage_access
 from cluster.entry import MARK
 
 STOPPED, FAILED = 75, 1
@@ -23,7 +23,7 @@ _LEFT_BEHIND = [".git", ".venv", "/runs/", "/data/", "/.swift/", "*.egg-info", "
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
-class Jobs:
+class JobClient:
     """The job server at an address, e.g. http://127.0.0.1:8265.
 
     Raises:
@@ -47,8 +47,12 @@ class Jobs:
             folder: The job starts in a copy of it, without what git ignores, data and results.
             passed: NAME, whose value is taken from here, or NAME=VALUE: for the environment of all its processes.
         """
-        runtime = {"working_dir": str(folder), "excludes": _LEFT_BEHIND, "env_vars": chosen(passed, os.environ)}
-        access = {MARK + name: value for name, value in access_here().items()}
+        runtime = {
+            "working_dir": str(folder),
+            "excludes": _LEFT_BEHIND,
+            "env_vars": choose_environment(passed, os.environ),
+        }
+        access = {MARK + name: value for name, value in storage_access().items()}
         if access and not (folder / "cluster" / "entry.py").is_file():
             raise InputError(f"{folder} is not the project's folder, which has to travel with the job: go there first.")
         words = [*(["python", "-m", "cluster.entry"] if access else []), *entrypoint]
@@ -147,7 +151,7 @@ class Jobs:
             raise
 
 
-def chosen(passed: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+def choose_environment(passed: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
     """What --env asks for, by name.
 
     Raises:
@@ -156,7 +160,7 @@ def chosen(passed: Sequence[str], environment: Mapping[str, str]) -> dict[str, s
     found = {}
     for word in passed:
         name, equals, value = word.partition("=")
-        if name in ACCESS:
+        if name in ACCESS_VARIABLES:
             raise InputError(
                 f"--env {name}: it is passed on by itself where it is set; Ray would log what --env names."
             )

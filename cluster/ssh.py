@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ali_dist.errors import InputError
-from cluster.description import Cluster
+from cluster.cluster_file import ClusterFile
 
 _CONNECT_SECONDS = 10
 _SETUP_SECONDS = 1800.0  # a machine that installs everything over a slow line
@@ -27,7 +27,7 @@ exit {_NO_PYTHON}
 _UNREACHABLE = ("timed out", "No route to host", "Connection refused", "unreachable", "resolve hostname")
 
 
-def words(cluster: Cluster, *options: str) -> list[str]:
+def ssh_words(cluster: ClusterFile, *options: str) -> list[str]:
     """`ssh` with the cluster's user and key; the address comes next. It asks nothing and gives up soon."""
     found = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"]
     found += ["-o", "StrictHostKeyChecking=accept-new", "-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"]
@@ -36,7 +36,7 @@ def words(cluster: Cluster, *options: str) -> list[str]:
     return [*found, "-l", cluster.user, *options]
 
 
-def check(cluster: Cluster) -> None:
+def check_machines(cluster: ClusterFile) -> None:
     """Log in to every machine and see whether it has what setting it up takes.
 
     Raises:
@@ -44,15 +44,19 @@ def check(cluster: Cluster) -> None:
     """
     if shutil.which("ssh") is None or shutil.which("rsync") is None:
         raise InputError("Own machines are reached with ssh and rsync: install both on this machine.")
-    if reasons := _on_each(cluster, lambda address: _why_not(cluster, address, run(cluster, address, _CAN_WORK))):
+    if reasons := _on_each_machine(
+        cluster, lambda address: _setup_failure(cluster, address, run_remote(cluster, address, _CAN_WORK))
+    ):
         raise InputError(" ".join(dict.fromkeys(reasons)))
 
 
-def run(cluster: Cluster, address: str, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_remote(
+    cluster: ClusterFile, address: str, command: str, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """A shell command on one machine; 255 is SSH's own failure."""
     try:
         return subprocess.run(
-            [*words(cluster), address, command],
+            [*ssh_words(cluster), address, command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -63,7 +67,7 @@ def run(cluster: Cluster, address: str, command: str, timeout: float = 120) -> s
         return subprocess.CompletedProcess([], 255, "", f"timed out after {timeout:.0f} s")
 
 
-def why_not(cluster: Cluster, address: str, error: str) -> str:
+def setup_failures(cluster: ClusterFile, address: str, error: str) -> str:
     """SSH's complaint about a machine as a sentence with the fix."""
     last = (error.strip().splitlines() or ["no reason given"])[-1].strip().rstrip(".")
     if "Permission denied" in error:
@@ -81,15 +85,15 @@ def why_not(cluster: Cluster, address: str, error: str) -> str:
     return f"{address} cannot be used by SSH ({last}): see that ssh {cluster.user}@{address} works."
 
 
-def _why_not(cluster: Cluster, address: str, done: subprocess.CompletedProcess[str]) -> str:
+def _setup_failure(cluster: ClusterFile, address: str, done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode == _NO_RSYNC:
         return f"{address} has no rsync: install it there."
     if done.returncode == _NO_PYTHON:
         return f"{address} has no Python 3.11 with venv: install it there (python3.11 and python3.11-venv)."
-    return why_not(cluster, address, done.stderr) if done.returncode else ""
+    return setup_failures(cluster, address, done.stderr) if done.returncode else ""
 
 
-def set_up(cluster: Cluster, root: Path) -> list[str]:
+def set_up_machines(cluster: ClusterFile, root: Path) -> list[str]:
     """Make all machines ready at once; the reason of each failure.
 
     `ray up` does the same to the head and then lets the head do it to the others, whose failures stay in its logs.
@@ -102,55 +106,58 @@ def set_up(cluster: Cluster, root: Path) -> list[str]:
     folders = sorted({posixpath.dirname(there) for there, _ in cluster.mounts})
 
     def one(address: str) -> str:
-        done = run(cluster, address, f"mkdir -p {' '.join(map(_quoted, folders))}" if folders else "true")
+        done = run_remote(cluster, address, f"mkdir -p {' '.join(map(_quote_words, folders))}" if folders else "true")
         if done.returncode:
-            return why_not(cluster, address, done.stderr)
+            return setup_failures(cluster, address, done.stderr)
         for there, here in cluster.mounts:
-            done = _copy(cluster, root / Path(here).expanduser(), address, there)
+            done = _copy_project(cluster, root / Path(here).expanduser(), address, there)
             if done.returncode:  # rsync says first what is wrong, and last its code
-                return f"{address} does not take {here}: {_lines(done)[0]}"
+                return f"{address} does not take {here}: {_output_lines(done)[0]}"
         for command in cluster.setup:
-            done = run(cluster, address, command, _SETUP_SECONDS)
+            done = run_remote(cluster, address, command, _SETUP_SECONDS)
             if done.returncode:
-                return f"{address} could not be set up: {_lines(done)[-1]}"
+                return f"{address} could not be set up: {_output_lines(done)[-1]}"
         return ""
 
-    return _on_each(cluster, one)
+    return _on_each_machine(cluster, one)
 
 
-def _lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+def _output_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     """What a command that failed said."""
     return (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
 
 
-def _copy(cluster: Cluster, here: Path, address: str, there: str) -> subprocess.CompletedProcess[str]:
+def _copy_project(cluster: ClusterFile, here: Path, address: str, there: str) -> subprocess.CompletedProcess[str]:
     """Copy a file or a folder to a path of a machine, of which `~/` may be the beginning; it will be the user's own."""
     slash = "/" if here.is_dir() else ""
     goal = f"{address}:{there.removeprefix('~/')}{slash}"
     return subprocess.run(
-        ["rsync", "-rlpt", "-e", shlex.join(words(cluster)), f"{here}{slash}", goal],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["rsync", "-rlpt", "-e", shlex.join(ssh_words(cluster)), f"{here}{slash}", goal],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def _quoted(path: str) -> str:
+def _quote_words(path: str) -> str:
     """For a shell that still has to read a leading `~/`."""
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
-def stop_ray(cluster: Cluster) -> list[str]:
+def stop_ray_everywhere(cluster: ClusterFile) -> list[str]:
     """End Ray on every machine, the head first, which would start the others again; the reason of each failure."""
     command = "if [ -x ~/ali/venv/bin/ray ]; then ~/ali/venv/bin/ray stop; fi"
 
     def stop(address: str) -> str:
-        done = run(cluster, address, command)
-        return why_not(cluster, address, done.stderr) if done.returncode == 255 else ""
+        done = run_remote(cluster, address, command)
+        return setup_failures(cluster, address, done.stderr) if done.returncode == 255 else ""
 
     stop(cluster.head)
-    return _on_each(cluster, stop)
+    return _on_each_machine(cluster, stop)
 
 
-def _on_each(cluster: Cluster, one: Callable[[str], str]) -> list[str]:
+def _on_each_machine(cluster: ClusterFile, one: Callable[[str], str]) -> list[str]:
     """The reasons that `one` gives for addresses, all at once; "" is none."""
     with ThreadPoolExecutor(32) as pool:
         return [reason for reason in pool.map(one, cluster.machines) if reason]

@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from typing import IO
 
 from ali_dist.errors import InputError
-from cluster import ray_commands, ssh
-from cluster.description import Cluster
+from cluster import ray_cli as ray_commands
+from cluster import ssh
+from cluster.cluster_file import ClusterFile
 
 PORT = 8265  # of the job server and dashboard, on the head
 _OPEN_SECONDS = 90.0  # looking up a cloud's head and logging in to it
 
 
 @contextlib.contextmanager
-def tunnel(cluster: Cluster, port: int | None = None) -> Iterator[str]:
+def open_tunnel(cluster: ClusterFile, port: int | None = None) -> Iterator[str]:
     """The job server's address on this machine, as long as the block runs.
 
     Args:
@@ -35,9 +36,11 @@ def tunnel(cluster: Cluster, port: int | None = None) -> Iterator[str]:
     if cluster.is_local:
         forward = f"127.0.0.1:{port}:127.0.0.1:{PORT}"
         options = ("-N", "-L", forward, "-o", "ExitOnForwardFailure=yes")
-        command = [*ssh.words(cluster, *options), cluster.head]
+        command = [*ssh.ssh_words(cluster, *options), cluster.head]
     else:
-        command = ray_commands.words("dashboard", str(cluster.path), "--port", str(port), "--remote-port", str(PORT))
+        command = ray_commands.command_words(
+            "dashboard", str(cluster.path), "--port", str(port), "--remote-port", str(PORT)
+        )
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, text=True
@@ -51,7 +54,7 @@ def tunnel(cluster: Cluster, port: int | None = None) -> Iterator[str]:
             process.wait()
 
 
-def _wait_until_open(cluster: Cluster, port: int, process: subprocess.Popen[str], said: IO[str]) -> None:
+def _wait_until_open(cluster: ClusterFile, port: int, process: subprocess.Popen[str], said: IO[str]) -> None:
     deadline = time.monotonic() + _OPEN_SECONDS
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -60,7 +63,7 @@ def _wait_until_open(cluster: Cluster, port: int, process: subprocess.Popen[str]
             said.seek(0)
             text = said.read()
             if cluster.is_local:
-                raise InputError(ssh.why_not(cluster, cluster.head, text))
+                raise InputError(ssh.setup_failures(cluster, cluster.head, text))
             last = (text.strip().splitlines() or ["no reason given"])[-1].rstrip(".")
             raise InputError(
                 f"The cluster of {cluster.path} cannot be reached ({last}): start it with python -m cluster up "

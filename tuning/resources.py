@@ -15,7 +15,7 @@ _SLACK = 1e-6  # Ray counts in units of 1e-4: three times a third of a GPU is a 
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class TrialResources:
     """What one trial asks for.
 
     Attributes:
@@ -37,14 +37,14 @@ class Need:
         return {kind: self.workers * amount for kind, amount in self.each().items()}
 
 
-def trial_need(
+def resources_for_trial(
     nodes: Sequence[Mapping[str, float]],
     *,
     gpus_per_trial: float | None,
     workers_per_trial: int | None,
     cpus_per_worker: float,
     device: str,
-) -> Need:
+) -> TrialResources:
     """What a trial needs, from what was asked for and what is there.
 
     Args:
@@ -66,12 +66,12 @@ def trial_need(
         device == "cuda" or gpus_per_trial is not None or (device == "auto" and there)
     )
     if not gpus_wanted:
-        return Need(workers_per_trial or 1, cpus_per_worker, 0.0)
+        return TrialResources(workers_per_trial or 1, cpus_per_worker, 0.0)
     if gpus_per_trial is None or gpus_per_trial <= 1:
-        return Need(workers_per_trial or 1, cpus_per_worker, gpus_per_trial or 1.0)
+        return TrialResources(workers_per_trial or 1, cpus_per_worker, gpus_per_trial or 1.0)
     if gpus_per_trial != int(gpus_per_trial):
         raise InputError(f"--gpus-per-trial is {gpus_per_trial:g}, but above 1 it must be a whole number.")
-    return Need(int(gpus_per_trial), cpus_per_worker, 1.0)
+    return TrialResources(int(gpus_per_trial), cpus_per_worker, 1.0)
 
 
 def check_lanes(workers: int, lanes: int) -> None:
@@ -87,7 +87,7 @@ def check_lanes(workers: int, lanes: int) -> None:
         )
 
 
-def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -> int:
+def trials_at_once(nodes: Sequence[Mapping[str, float]], need: TrialResources, trials: int) -> int:
     """Trials that run at once, at least 1 and at most `trials`.
 
     Args:
@@ -99,7 +99,9 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
         InputError: Not even one trial fits; the sentence has the sum.
     """
     each = need.each()
-    room = sum(min(_fitting(node.get(kind, 0.0), amount, kind) for kind, amount in each.items()) for node in nodes)
+    room = sum(
+        min(_fitting_count(node.get(kind, 0.0), amount, kind) for kind, amount in each.items()) for node in nodes
+    )
     if room < need.workers:
         wanted = " and ".join(
             f"{need.workers} x {amount:g} = {need.workers * amount:g} {k}" for k, amount in each.items()
@@ -113,7 +115,7 @@ def concurrency(nodes: Sequence[Mapping[str, float]], need: Need, trials: int) -
     return max(1, min(room // need.workers, trials))
 
 
-def _fitting(there: float, amount: float, kind: str) -> int:
+def _fitting_count(there: float, amount: float, kind: str) -> int:
     """How often `amount` fits into what a machine has. Less than a GPU lies on one GPU: 2 GPUs hold 2 x 0.6, not 3."""
     if kind == "GPU" and amount < 1:
         return int(there + _SLACK) * int(1 / amount + _SLACK)

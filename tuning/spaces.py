@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import yaml
 
+from ali_dist.config.loading import did_you_mean, flatten_mapping, from_mapping, setting_infos
 from ali_dist.errors import InputError
-from ali_dist.settings import fields, flatten, from_mapping, suggest
 
 Kind = Literal["loguniform", "uniform", "int", "choice"]
 Settings = Mapping[str, Any]
@@ -115,7 +115,7 @@ def load_space(name: str) -> Space:
     elif name in space_names():
         path = Path(str(resources.files("tuning") / "presets" / f"{name}.yaml"))
     else:
-        hint = suggest(name, space_names()).removesuffix("?")
+        hint = did_you_mean(name, space_names()).removesuffix("?")
         raise InputError(f"There is no search space {name!r}{hint}; spaces: {', '.join(space_names())}.")
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -132,44 +132,46 @@ def parse_space(mapping: Mapping[str, Any]) -> Space:
     Raises:
         InputError: A misspelt setting (with the nearest one), or a range that is none.
     """
-    return tuple(_dimension(name, value) for name, value in dict(_entries(mapping)).items())
+    return tuple(_parse_dimension(name, value) for name, value in dict(_space_entries(mapping)).items())
 
 
-def _entries(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _space_entries(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted name, description): like `settings.flatten`, but a description may be a mapping itself."""
     found: list[tuple[str, Any]] = []
     for key, value in mapping.items():
         name = f"{prefix}{key}"
-        sections = {known.partition(".")[0] for known in fields()}
+        sections = {known.partition(".")[0] for known in setting_infos()}
         if isinstance(value, Mapping) and name in sections:
-            found += _entries(value, f"{name}.")
+            found += _space_entries(value, f"{name}.")
         else:
             found.append((name, value))
     return found
 
 
-def _dimension(name: str, described: Any) -> Dimension:
-    if name not in fields():
-        raise InputError(f"There is no setting {name!r} to search{suggest(name, fields()) or '; see train --help.'}")
+def _parse_dimension(name: str, described: Any) -> Dimension:
+    if name not in setting_infos():
+        raise InputError(
+            f"There is no setting {name!r} to search{did_you_mean(name, setting_infos()) or '; see train --help.'}"
+        )
     if name in _OWN:
         raise InputError(f"{name} cannot be searched, because the sweep sets it for every trial: take it out.")
     kind: Kind
-    kind, values = ("choice", described) if isinstance(described, list) else _kind(name, described)
+    kind, values = ("choice", described) if isinstance(described, list) else _parse_kind(name, described)
     if not isinstance(values, list) or not values:
         raise InputError(f"{name} is searched over {values!r}, but {kind} needs a list, such as [1, 2].")
     if kind == "choice":
         return Dimension(name, "choice", tuple(values))
-    return _range(name, kind, values)
+    return _parse_range(name, kind, values)
 
 
-def _kind(name: str, described: Any) -> tuple[Kind, Any]:
+def _parse_kind(name: str, described: Any) -> tuple[Kind, Any]:
     kinds: tuple[Kind, ...] = (*RANGES, "choice")
     if isinstance(described, Mapping) and len(described) == 1:
         word, values = next(iter(described.items()))
         for kind in kinds:
             if word == kind:
                 return kind, values
-        hint = suggest(str(word), kinds).removesuffix("?")
+        hint = did_you_mean(str(word), kinds).removesuffix("?")
         raise InputError(f"{name} is searched by {word!r}{hint}; there are {', '.join(kinds)}.")
     raise InputError(
         f"{name} is searched over {described!r}, but must be a list of values or one of "
@@ -177,7 +179,7 @@ def _kind(name: str, described: Any) -> tuple[Kind, Any]:
     )
 
 
-def _range(name: str, kind: Kind, values: list[Any]) -> Dimension:
+def _parse_range(name: str, kind: Kind, values: list[Any]) -> Dimension:
     try:
         low, high = (int(str(v)) if kind == "int" else float(v) for v in values)
     except (TypeError, ValueError):
@@ -190,19 +192,19 @@ def _range(name: str, kind: Kind, values: list[Any]) -> Dimension:
     return Dimension(name, kind, (low, high))
 
 
-def draw(space: Space, seed: int, number: int) -> dict[str, Any]:
+def draw_settings(space: Space, seed: int, number: int) -> dict[str, Any]:
     """Settings of random trial `number`; they depend on nothing else, so that a resumed sweep draws the same."""
     generator = random.Random(f"{seed}/{number}")  # noqa: S311  (no secret)
     return {dimension.name: dimension.at(generator.random()) for dimension in space}
 
 
-def grid(space: Space) -> list[dict[str, Any]]:
+def grid_settings(space: Space) -> list[dict[str, Any]]:
     """Settings of every trial of a full grid, the last dimension turning fastest."""
     names = [dimension.name for dimension in space]
     return [dict(zip(names, row, strict=True)) for row in itertools.product(*(d.grid() for d in space))]
 
 
-def check(space: Space, base: Sequence[Settings]) -> None:
+def check_space(space: Space, base: Sequence[Settings]) -> None:
     """Refuse values that cannot work with the preset before anything starts.
 
     Args:
@@ -221,7 +223,7 @@ def check(space: Space, base: Sequence[Settings]) -> None:
                 raise InputError(f"Searching {dimension.name}, value {value!r}: {error}") from error
 
 
-def without(space: Space, fixed: Settings) -> Space:
+def without_settings(space: Space, fixed: Settings) -> Space:
     """The space less what the user has fixed on the command line.
 
     Raises:
@@ -233,12 +235,12 @@ def without(space: Space, fixed: Settings) -> Space:
     return left
 
 
-def to_mapping(space: Space) -> dict[str, Any]:
+def space_to_mapping(space: Space) -> dict[str, Any]:
     """JSON-able description; `parse_space` reads it."""
     return {d.name: {d.kind: list(d.values)} for d in space}
 
 
-def values_of(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+def searched_values(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     """The searched settings as a config (nested, from `Config.to_mapping`) has them."""
-    known = dict(flatten(config))
+    known = dict(flatten_mapping(config))
     return {dimension.name: known[dimension.name] for dimension in space}

@@ -27,22 +27,22 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ali_dist.data.storage import Store
+from ali_dist.config.loading import from_mapping, preset_names
 from ali_dist.errors import InputError, Stopped, TrainingError, exit_code
-from ali_dist.settings import from_mapping, preset_names
-from tuning.analysis import verdict, write_results
-from tuning.metric import METRICS, default_metric
-from tuning.options import make_plan, parse, seconds, share, whole
-from tuning.page import leave_trial_page, write_sweep_page
-from tuning.plan import Plan
-from tuning.records import ENDED, TrialRecord, best_record, load_records, trial_name
+from ali_dist.storage.base import Store
+from tuning.html import write_sweep_page, write_trial_page
+from tuning.options import make_plan, parse_arguments, seconds_option, share_option, whole_number_option
+from tuning.results import describe_result, write_results
+from tuning.score import SCORE_METRICS, default_score_metric
 from tuning.spaces import space_names
+from tuning.sweep_plan import SweepPlan
+from tuning.trial_record import ENDED, TrialRecord, best_record, load_records, trial_name
 
 if TYPE_CHECKING:
     from ali_dist.config import Config
-    from ali_dist.training.inputs import Inputs
-    from tuning.book import Book
-    from tuning.search import Adviser
+    from ali_dist.runs.datasets import RunData
+    from tuning.searchers import Suggester
+    from tuning.trial_tracker import TrialTracker
 
 _PLAN, _PROBE = "sweep.json", "sweep.probe"
 
@@ -51,7 +51,7 @@ def help_text() -> str:
     """Usage, and what the options may name."""
     metrics = [
         f"  {m.name:<22} {' and '.join(m.parts)}, {'higher' if m.higher else 'lower'} is better"
-        for m in METRICS.values()
+        for m in SCORE_METRICS.values()
     ]
     names = [
         f"Presets: {', '.join(preset_names())}.",
@@ -62,7 +62,7 @@ def help_text() -> str:
     return "\n".join([(__doc__ or "").strip(), "", *names])
 
 
-def sweep(arguments: list[str]) -> None:
+def run_command(arguments: list[str]) -> None:
     """Do what the command line says.
 
     Raises:
@@ -70,22 +70,22 @@ def sweep(arguments: list[str]) -> None:
         Stopped: It was asked to end before all trials had; --resume goes on.
         TrainingError: No trial could be trained.
     """
-    options, overrides = parse(arguments)
-    plan, budget = make_plan(options, overrides), seconds(options)
-    gpus, workers = share(options, "gpus-per-trial"), whole(options, "workers-per-trial", None)
+    options, overrides = parse_arguments(arguments)
+    plan, budget = make_plan(options, overrides), seconds_option(options)
+    gpus, workers = share_option(options, "gpus-per-trial"), whole_number_option(options, "workers-per-trial", None)
     if gpus is not None and workers is not None:
         raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
     if "dry-run" in options:
         print(plan.described())
         return
-    from tuning.driver import cluster
-    from tuning.resources import check_lanes, concurrency, trial_need
-    from tuning.run import run_sweep
+    from tuning.ray_tune import tune_session
+    from tuning.resources import check_lanes, resources_for_trial, trials_at_once
+    from tuning.runner import run_sweep
 
-    plan, store, records = opened(plan, resume="resume" in options)
-    adviser, config = adviser_for(plan, records), from_mapping(plan.base)
-    with cluster() as nodes:
-        need = trial_need(
+    plan, store, records = open_sweep(plan, resume="resume" in options)
+    adviser, config = make_suggester(plan, records), from_mapping(plan.base)
+    with tune_session() as nodes:
+        need = resources_for_trial(
             nodes,
             gpus_per_trial=gpus,
             workers_per_trial=workers,
@@ -94,31 +94,31 @@ def sweep(arguments: list[str]) -> None:
         )
         check_lanes(need.workers, config.data.num_lanes())
         left = plan.trials - sum(record.state in ENDED for record in records)
-        at_once = concurrency(nodes, need, max(1, left))
+        at_once = trials_at_once(nodes, need, max(1, left))
         store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
         book, asked = run_sweep(plan, store, records, need=need, at_once=at_once, adviser=adviser, seconds=budget)
-    _conclude(plan, book, store, asked=asked)
+    _write_conclusion(plan, book, store, asked=asked)
 
 
-def opened(plan: Plan, *, resume: bool) -> tuple[Plan, Store, list[TrialRecord]]:
+def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list[TrialRecord]]:
     """The plan with its metric, its folder, and what earlier drivers left there.
 
     Raises:
         InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
     """
-    from ali_dist.training.inputs import open_inputs, run_store
-    from ali_dist.training.launch import prepare_data
+    from ali_dist.launchers.local import prepare_builtin_data
+    from ali_dist.runs.datasets import open_run_data, open_run_store
 
     config = from_mapping(plan.base)
-    store = run_store(config)
+    store = open_run_store(config)
     earlier = load_plan(store)
     if earlier is not None and not resume:
         raise InputError(f"There is a sweep in {store.url} already: add --resume, or choose another --run.name.")
     if earlier is None and resume:
         raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
     check_writable(store)
-    prepare_data(config)
-    plan = dataclasses.replace(plan, metric=plan.metric or metric_for(config, open_inputs(config)))
+    prepare_builtin_data(config)
+    plan = dataclasses.replace(plan, metric=plan.metric or metric_for_data(config, open_run_data(config)))
     if earlier is not None:
         earlier.check_same(plan)
     return plan, store, load_records(store)
@@ -134,18 +134,18 @@ def check_writable(store: Store) -> None:
     store.delete([_PROBE])
 
 
-def load_plan(store: Store) -> Plan | None:
+def load_plan(store: Store) -> SweepPlan | None:
     """The plan of the sweep in a folder; None if there is none."""
     if store.stat(_PLAN) is None:
         return None
     where = f"{store.url}/{_PLAN}"
     try:
-        return Plan.from_json(json.loads(store.get(_PLAN)), where)
+        return SweepPlan.from_json(json.loads(store.get(_PLAN)), where)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} cannot be read ({error}): choose another --run.name.") from error
 
 
-def metric_for(config: Config, inputs: Inputs) -> str:
+def metric_for_data(config: Config, inputs: RunData) -> str:
     """The default metric of the data.
 
     Raises:
@@ -157,26 +157,26 @@ def metric_for(config: Config, inputs: Inputs) -> str:
             "data: prepare the data with one, or name it with --data.holdout."
         )
     index = inputs.train.index
-    return default_metric(
+    return default_score_metric(
         mixture="mixture" in index.extra, classes=bool(index.classes), supervised=config.objective.supervised > 0
     )
 
 
-def adviser_for(plan: Plan, records: list[TrialRecord]) -> Adviser | None:
+def make_suggester(plan: SweepPlan, records: list[TrialRecord]) -> Suggester | None:
     """Where the settings of trials come from, if the plan does not fix them all."""
     if plan.search != "optuna":
         return None
-    from tuning.search import OptunaAdviser
+    from tuning.searchers import OptunaSuggester
 
-    return OptunaAdviser(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=records)
+    return OptunaSuggester(plan.dimensions(), higher=plan.judge().higher, seed=plan.seed, records=records)
 
 
-def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
+def _write_conclusion(plan: SweepPlan, book: TrialTracker, store: Store, *, asked: bool) -> None:
     """Leave the results, and say what they are."""
     records = book.records()
     for record in records:  # an earlier driver may have been killed between a trial's end and its page
         if record.state in ENDED and store.stat(f"trials/{trial_name(record.number)}/report.html") is None:
-            leave_trial_page(store, record)
+            write_trial_page(store, record)
     write_results(plan, records, store)
     write_sweep_page(plan, records, store)
     left = len(book.waiting())
@@ -184,7 +184,7 @@ def _conclude(plan: Plan, book: Book, store: Store, *, asked: bool) -> None:
         raise Stopped(f"Stopped on request with {left} of {plan.trials} trials to go: add --resume to go on.")
     if all(record.state == "failed" for record in records):
         raise TrainingError(f"Every trial failed; the first: {records[0].reason}")
-    print(verdict(plan, records))
+    print(describe_result(plan, records))
     if left:
         print(f"The time is over with {left} of {plan.trials} trials to go: add --resume to go on.")
     if best_record(records, higher=plan.judge().higher) is not None:
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(help_text())
         return 0
     interrupted = "Interrupted; --resume goes on from the newest checkpoints."
-    return exit_code("tuning.sweep", lambda: sweep(arguments), interrupted)
+    return exit_code("tuning.sweep", lambda: run_command(arguments), interrupted)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import torch
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ali_dist.config import Config
+from ali_dist.config.loading import from_mapping
+from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError, Stopped, TrainingError
-from ali_dist.settings import from_mapping
+from ali_dist.launchers.ray_train import run_on_ray, watch_for_stop
 from ali_dist.training.context import Context
-from ali_dist.training.distributed import World, choose_device
 from ali_dist.training.loop import fit
-from ali_dist.training.ray_backend import run_on_ray, watch
-from tuning.metric import Metric, find_metric
+from tuning.score import ScoreMetric, find_score_metric
 
 SCORE = "score"
 ENDED = "ended"
@@ -31,7 +31,7 @@ SAVED = "saved"
 """What a trial says that has saved a checkpoint because the sweep ends: a resume goes on from there."""
 
 
-def scored(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
+def with_score(metrics: Mapping[str, float], metric: ScoreMetric) -> dict[str, float]:
     """`metrics` (with `images`) and, where it can be told, their score."""
     score = metric.score(metrics)
     return {**metrics} if score is None else {**metrics, SCORE: score}
@@ -40,7 +40,7 @@ def scored(metrics: Mapping[str, float], metric: Metric) -> dict[str, float]:
 class TrialContext:
     """Surroundings of a trial that trains in this process; see `ali_dist.training.context.Context`."""
 
-    def __init__(self, config: Config, metric: Metric, asked: threading.Event) -> None:
+    def __init__(self, config: Config, metric: ScoreMetric, asked: threading.Event) -> None:
         self.world, self.device = World(), choose_device(config.scale.device, 0)
         self._metric, self._asked = metric, asked
 
@@ -50,7 +50,7 @@ class TrialContext:
 
     def report(self, metrics: dict[str, float]) -> None:
         """Hand an evaluation to Tune. It does not return if Tune stops the trial."""
-        ray.tune.report(scored(metrics, self._metric))
+        ray.tune.report(with_score(metrics, self._metric))
 
 
 class ScoredReport(TuneReportCallback):
@@ -68,7 +68,7 @@ class ScoredReport(TuneReportCallback):
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
         """Called once for each report of all workers; only rank 0 evaluates."""
-        super().after_report(run_context, [scored(metrics[0], find_metric(self._name))], checkpoint)
+        super().after_report(run_context, [with_score(metrics[0], find_score_metric(self._name))], checkpoint)
 
 
 def run_trial(request: dict[str, Any], board: Any = None) -> None:
@@ -79,8 +79,8 @@ def run_trial(request: dict[str, Any], board: Any = None) -> None:
             this trial have reported: they are reported again, so that the scheduler knows them.
         board: Where the driver says that the sweep ends; see `ray_backend.watch`.
     """
-    config, metric = from_mapping(request["config"]), find_metric(request["metric"])
-    asked = watch(board)
+    config, metric = from_mapping(request["config"]), find_score_metric(request["metric"])
+    asked = watch_for_stop(board)
     for evaluation in request["evaluations"]:
         ray.tune.report(dict(evaluation))
     state, reason = "finished", ""
@@ -96,7 +96,7 @@ def run_trial(request: dict[str, Any], board: Any = None) -> None:
     ray.tune.report({ENDED: state, REASON: " ".join(reason.split())[:600]})
 
 
-def _train(config: Config, metric: Metric, asked: threading.Event) -> None:
+def _train(config: Config, metric: ScoreMetric, asked: threading.Event) -> None:
     if config.scale.workers != "0":
         run_on_ray(config, callbacks=[ScoredReport(metric.name)], asked=asked)
         return

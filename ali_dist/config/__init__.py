@@ -16,9 +16,16 @@ from ali_dist.config.running import ReportConfig, RunConfig, ScaleConfig, Storag
 from ali_dist.errors import InputError
 
 __all__ = [
-    "Config", "DataConfig", "ModelConfig", "ObjectiveConfig", "OptimConfig", "ReportConfig", "RunConfig",
-    "ScaleConfig", "StorageConfig",
-]  # fmt: skip
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "ReportConfig",
+    "RunConfig",
+    "ScaleConfig",
+    "StorageConfig",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ali_dist.config.fields import doc, require
+from ali_dist.config.setting import require_value, setting
 from ali_dist.errors import InputError
 
 
@@ -13,45 +13,47 @@ from ali_dist.errors import InputError
 class DataConfig:
     """Where samples come from and in what order they are used."""
 
-    url: str = doc("data/digits", "folder or s3://bucket/prefix with prepared or indexed shards")
-    source: Literal["digits", "mixture-grid", "mixture-ring", "shapes", "shapes-attributes"] | None = doc(
+    url: str = setting("data/digits", "folder or s3://bucket/prefix with prepared or indexed shards")
+    source: Literal["digits", "mixture-grid", "mixture-ring", "shapes", "shapes-attributes"] | None = setting(
         None, "built-in data written to a local data.url on first use"
     )
-    split: str = doc("train", "split that is trained on")
-    holdout: str = doc("test", "split that evaluation uses")
-    image_size: int | None = doc(
+    split: str = setting("train", "split that is trained on")
+    holdout: str = setting("test", "split that evaluation uses")
+    image_size: int | None = setting(
         None, "the architecture's own side, to have images of other sizes resized to it; none: they must fit"
     )
-    global_batch_size: int = doc(64, "real images per update, over all workers")
-    lanes: int | None = doc(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
-    window_mb: float = doc(32.0, "megabytes of a lane that are shuffled together")
-    residency: Literal["auto", "device", "ram", "stream"] = doc("auto", "where decoded samples live during training")
-    memory_mb: int = doc(4096, "largest decoded data set (in MB) that auto keeps in memory")
-    prefetch: int = doc(4, "global batches read ahead when streaming")
-    bad_samples: Literal["stop", "substitute"] = doc("stop", "what to do with a sample that fails its check")
-    labelled: int | None = doc(
+    global_batch_size: int = setting(64, "real images per update, over all workers")
+    lanes: int | None = setting(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
+    window_mb: float = setting(32.0, "megabytes of a lane that are shuffled together")
+    residency: Literal["auto", "device", "ram", "stream"] = setting(
+        "auto", "where decoded samples live during training"
+    )
+    memory_mb: int = setting(4096, "largest decoded data set (in MB) that auto keeps in memory")
+    prefetch: int = setting(4, "global batches read ahead when streaming")
+    bad_samples: Literal["stop", "substitute"] = setting("stop", "what to do with a sample that fails its check")
+    labelled: int | None = setting(
         None, "training samples whose class the K+1 discriminator may see, equally many of each; default: all"
     )
-    labelled_seed: int = doc(0, "seed of the draw of those samples")
-    labelled_shift: int = doc(0, "stored pixels by which labelled images are shifted at random, at most")
+    labelled_seed: int = setting(0, "seed of the draw of those samples")
+    labelled_shift: int = setting(0, "stored pixels by which labelled images are shifted at random, at most")
 
     def __post_init__(self) -> None:
         size, lanes = self.global_batch_size, self.lanes
-        require(self.labelled_shift >= 0, "data.labelled_shift", self.labelled_shift, "at least 0")
-        require(self.labelled is None or self.labelled >= 2, "data.labelled", self.labelled, "at least 2")
-        require(size >= 1, "data.global_batch_size", size, "at least 1")
+        require_value(self.labelled_shift >= 0, "data.labelled_shift", self.labelled_shift, "at least 0")
+        require_value(self.labelled is None or self.labelled >= 2, "data.labelled", self.labelled, "at least 2")
+        require_value(size >= 1, "data.global_batch_size", size, "at least 1")
         if lanes is not None:
-            require(lanes >= 1, "data.lanes", lanes, "at least 1")
+            require_value(lanes >= 1, "data.lanes", lanes, "at least 1")
             if size < lanes or size % lanes:
                 raise InputError(
                     f"data.global_batch_size is {size} and data.lanes is {lanes}, but every lane must give the same "
                     f"number of at least 1 sample to a batch: choose a batch that is a multiple of {lanes}, "
                     f"or leave data.lanes out ({self.default_lanes()} would be used)."
                 )
-        require(self.image_size is None or self.image_size > 0, "data.image_size", self.image_size, "at least 1")
-        require(self.window_mb > 0, "data.window_mb", self.window_mb, "more than 0")
-        require(self.memory_mb >= 0, "data.memory_mb", self.memory_mb, "at least 0")
-        require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+        require_value(self.image_size is None or self.image_size > 0, "data.image_size", self.image_size, "at least 1")
+        require_value(self.window_mb > 0, "data.window_mb", self.window_mb, "more than 0")
+        require_value(self.memory_mb >= 0, "data.memory_mb", self.memory_mb, "at least 0")
+        require_value(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
 
     def default_lanes(self) -> int:
         """The largest divisor of the global batch size up to 32."""
@@ -66,70 +68,74 @@ class DataConfig:
 class ModelConfig:
     """The three networks."""
 
-    architecture: str = doc("digits", "layer tables to build: a name in ali_dist/model/tables")
-    latent_size: int = doc(16, "number of latent variables n_z")
-    encoder: Literal["gaussian", "deterministic", "implicit"] = doc(
+    architecture: str = setting("digits", "layer tables to build: a name in ali_dist/model/tables")
+    latent_size: int = setting(16, "number of latent variables n_z")
+    encoder: Literal["gaussian", "deterministic", "implicit"] = setting(
         "gaussian", "gaussian: reparametrised q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
     )
-    width: float = doc(1.0, "factor on every hidden layer's number of channels")
-    discriminator_dropout: float | None = doc(
+    width: float = setting(1.0, "factor on every hidden layer's number of channels")
+    discriminator_dropout: float | None = setting(
         None, "dropout on every discriminator layer's input; default: as in the layer table"
     )
-    output_bias_from_data: bool = doc(False, "start the decoder's output bias at the data's mean (paper's code)")
-    condition: Literal["none", "classes", "attributes"] = doc(
+    output_bias_from_data: bool = setting(False, "start the decoder's output bias at the data's mean (paper's code)")
+    condition: Literal["none", "classes", "attributes"] = setting(
         "none", "conditional ALI: what of the data's labels all three networks are given"
     )
-    embedding_size: int = doc(256, "size of the linear embedding of the condition that the networks share")
-    decoder_from: str | None = doc(
+    embedding_size: int = setting(256, "size of the linear embedding of the condition that the networks share")
+    decoder_from: str | None = setting(
         None, "run folder whose decoder is taken and kept as it is: only inference is learnt (post hoc)"
     )
 
     def __post_init__(self) -> None:
-        require(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
-        require(self.width > 0, "model.width", self.width, "more than 0")
+        require_value(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
+        require_value(self.width > 0, "model.width", self.width, "more than 0")
         p = self.discriminator_dropout
-        require(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
-        require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")
+        require_value(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
+        require_value(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
     """The adversarial game. Everything beyond `loss` is off in the paper."""
 
-    game: Literal["ali", "gan", "inverse"] = doc(
+    game: Literal["ali", "gan", "inverse"] = setting(
         "ali",
         "ali: D judges pairs (x, z); gan: D judges x alone, and E learns to invert G's samples; "
         "inverse: no D, E alone learns that",
     )
-    loss: Literal["nonsaturating", "minimax", "relativistic", "hinge"] = doc(
+    loss: Literal["nonsaturating", "minimax", "relativistic", "hinge"] = setting(
         "nonsaturating", "nonsaturating: V' (paper); minimax: V; relativistic: paired logits; hinge"
     )
-    update: Literal["auto", "scaled", "penalised", "coupled", "alternating"] = doc(
+    update: Literal["auto", "scaled", "penalised", "coupled", "alternating"] = setting(
         "auto", "how gradients are taken; auto picks the cheapest exact simultaneous way"
     )
-    r1: float = doc(0.0, "weight of the gradient penalty on encoder pairs")
-    r2: float = doc(0.0, "weight of the gradient penalty on decoder pairs")
-    penalty_final: float = doc(1.0, "factor on r1 and r2 reached at the end, exponentially from half time on")
-    penalty_every: int = doc(1, "take the penalty every k-th update with k times its weight")
-    cycle_x: float = doc(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
-    cycle_z: float = doc(0.0, "weight of |z - E(G(z))|^2 (ALICE); 0 is pure ALI")
-    cycle_samples: float = doc(0.0, "weight of |x' - G(E(x'))|^2 on samples x' = G(z), held constant; 0 is pure ALI")
-    unary: bool = doc(False, "let D also judge x alone and z alone, each with the same loss (BigBiGAN)")
-    packing: int = doc(1, "pairs that D judges together (PacGAN)")
-    supervised: float = doc(
+    r1: float = setting(0.0, "weight of the gradient penalty on encoder pairs")
+    r2: float = setting(0.0, "weight of the gradient penalty on decoder pairs")
+    penalty_final: float = setting(1.0, "factor on r1 and r2 reached at the end, exponentially from half time on")
+    penalty_every: int = setting(1, "take the penalty every k-th update with k times its weight")
+    cycle_x: float = setting(0.0, "weight of |x - G(E(x))|^2 (ALICE); 0 is pure ALI")
+    cycle_z: float = setting(0.0, "weight of |z - E(G(z))|^2 (ALICE); 0 is pure ALI")
+    cycle_samples: float = setting(
+        0.0, "weight of |x' - G(E(x'))|^2 on samples x' = G(z), held constant; 0 is pure ALI"
+    )
+    unary: bool = setting(False, "let D also judge x alone and z alone, each with the same loss (BigBiGAN)")
+    packing: int = setting(1, "pairs that D judges together (PacGAN)")
+    supervised: float = setting(
         0.0, "weight of the class loss that makes D a classifier of K + 1 classes (semi-supervised); 0: off"
     )
-    entropy: float = doc(0.0, "weight of the entropy of the classes that D gives unlabelled data; 0 in the paper")
-    balance: float = doc(
+    entropy: float = setting(0.0, "weight of the entropy of the classes that D gives unlabelled data; 0 in the paper")
+    balance: float = setting(
         0.0, "weight of how unevenly D gives the classes to unlabelled data, which are taken to have all alike; 0: off"
     )
 
     def __post_init__(self) -> None:
-        require(self.packing >= 1, "objective.packing", self.packing, "at least 1")
+        require_value(self.packing >= 1, "objective.packing", self.packing, "at least 1")
         for name in ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised", "entropy", "balance"):
-            require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
-        require(0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1")
-        require(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
+            require_value(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "at least 0")
+        require_value(
+            0 < self.penalty_final <= 1, "objective.penalty_final", self.penalty_final, "more than 0, up to 1"
+        )
+        require_value(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
         self._check_game()
         for name in ("entropy", "balance"):
             if (value := getattr(self, name)) and not self.supervised:
@@ -172,22 +178,22 @@ class ObjectiveConfig:
 class OptimConfig:
     """Adam for both players, and the average of the generators' weights."""
 
-    lr_d: float = doc(1e-4, "learning rate of the discriminator")
-    lr_g: float = doc(1e-4, "learning rate of encoder and decoder")
-    beta1: float = doc(0.5, "Adam's first-moment decay")
-    beta2: float = doc(0.999, "Adam's second-moment decay")
-    eps: float = doc(1e-8, "Adam's epsilon")
-    schedule: Literal["constant", "cosine"] = doc("constant", "constant, or cosine to 0 over the second half")
-    ema_half_life: float = doc(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
+    lr_d: float = setting(1e-4, "learning rate of the discriminator")
+    lr_g: float = setting(1e-4, "learning rate of encoder and decoder")
+    beta1: float = setting(0.5, "Adam's first-moment decay")
+    beta2: float = setting(0.999, "Adam's second-moment decay")
+    eps: float = setting(1e-8, "Adam's epsilon")
+    schedule: Literal["constant", "cosine"] = setting("constant", "constant, or cosine to 0 over the second half")
+    ema_half_life: float = setting(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
 
     def __post_init__(self) -> None:
         for name in ("lr_d", "lr_g", "eps"):
-            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "more than 0")
-        require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "from 0 to less than 1")
+            require_value(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "more than 0")
+        require_value(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "from 0 to less than 1")
         if self.beta2 < 0.5:
             raise InputError(
                 f"optim.beta2 is {self.beta2!r}, but must be from 0.5 to less than 1; the paper's tables print "
                 f"1 - beta2, so its 0.001 is written 0.999 here."
             )
-        require(self.beta2 < 1, "optim.beta2", self.beta2, "from 0.5 to less than 1")
-        require(self.ema_half_life >= 0, "optim.ema_half_life", self.ema_half_life, "at least 0")
+        require_value(self.beta2 < 1, "optim.beta2", self.beta2, "from 0.5 to less than 1")
+        require_value(self.ema_half_life >= 0, "optim.ema_half_life", self.ema_half_life, "at least 0")

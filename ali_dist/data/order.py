@@ -29,7 +29,7 @@ Ids = NDArray[np.int64]
 _EPOCH, _WINDOW = 0, 1  # keeps the random streams of epochs and of windows apart
 
 
-class Run(NamedTuple):
+class SampleRun(NamedTuple):
     """Samples [first, last) of one shard."""
 
     shard: int
@@ -45,11 +45,11 @@ class Window(NamedTuple):
     number: int
     start: int
     stop: int
-    runs: tuple[Run, ...]
+    runs: tuple[SampleRun, ...]
 
 
 @dataclass(frozen=True)
-class Order:
+class DataOrder:
     """The order of a data set under one seed.
 
     Args:
@@ -139,7 +139,9 @@ class Order:
 
     def permutation(self, window: Window) -> Ids:
         """For each sample of a window in order of use, its place in the window as stored (run after run)."""
-        return _permutation(window.stop - window.start, _WINDOW, self.seed, window.epoch, window.lane, window.number)[0]
+        return _draw_permutation(
+            window.stop - window.start, _WINDOW, self.seed, window.epoch, window.lane, window.number
+        )[0]
 
     # ---- where they lie ---------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class Order:
         offset = lane * self.lane_samples
         layout = self._layout(epoch)
         return [
-            Window(epoch, lane, number, start, stop, _runs(layout, offset + start, offset + stop))
+            Window(epoch, lane, number, start, stop, _find_runs(layout, offset + start, offset + stop))
             for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
         ]
 
@@ -163,10 +165,10 @@ class Order:
         first = size - size * lane // self.lanes if size < self.lane_samples else self.lane_samples
         return [0, *range(first, self.lane_samples, size), self.lane_samples]
 
-    def _layout(self, epoch: int) -> _Layout:
-        shards, words = _permutation(len(self.shard_samples), _EPOCH, self.seed, epoch, 0, 0)
+    def _layout(self, epoch: int) -> _EpochLayout:
+        shards, words = _draw_permutation(len(self.shard_samples), _EPOCH, self.seed, epoch, 0, 0)
         ends = np.cumsum(np.asarray(self.shard_samples, dtype=np.int64)[shards])
-        return _Layout(shards, ends, rotation=int(words[-1] % np.uint64(self.num_samples)))
+        return _EpochLayout(shards, ends, rotation=int(words[-1] % np.uint64(self.num_samples)))
 
     def locate(self, sample: int) -> tuple[int, int]:
         """(shard, number within the shard) of a sample id."""
@@ -175,7 +177,7 @@ class Order:
         return shard, int(sample - ends[shard] + self.shard_samples[shard])
 
 
-class _Layout(NamedTuple):
+class _EpochLayout(NamedTuple):
     """An epoch's shards laid end to end: shard numbers [S], their ends [S], and the sample it starts at."""
 
     shards: Ids
@@ -183,7 +185,7 @@ class _Layout(NamedTuple):
     rotation: int
 
 
-def _runs(layout: _Layout, start: int, stop: int) -> tuple[Run, ...]:
+def _find_runs(layout: _EpochLayout, start: int, stop: int) -> tuple[SampleRun, ...]:
     """Where the epoch's samples [start, stop) lie."""
     runs = []
     while start < stop:
@@ -191,12 +193,12 @@ def _runs(layout: _Layout, start: int, stop: int) -> tuple[Run, ...]:
         k = int(np.searchsorted(layout.ends, at, side="right"))  # right: passes over empty shards
         begin = int(layout.ends[k - 1]) if k else 0
         take = min(stop - start, int(layout.ends[k]) - at)
-        runs.append(Run(int(layout.shards[k]), at - begin, at - begin + take))
+        runs.append(SampleRun(int(layout.shards[k]), at - begin, at - begin + take))
         start += take
     return tuple(runs)
 
 
-def _permutation(n: int, *key: int) -> tuple[Ids, NDArray[np.uint64]]:
+def _draw_permutation(n: int, *key: int) -> tuple[Ids, NDArray[np.uint64]]:
     """A random permutation of n under `key`, and the n + 1 random words it is made of (the last is left over)."""
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(n + 1)
     return np.argsort(words[:n], kind="stable").astype(np.int64), words
@@ -217,7 +219,7 @@ def lanes_of_rank(lanes: int, rank: int, world_size: int) -> range:
     return range(rank * lanes // world_size, (rank + 1) * lanes // world_size)
 
 
-def substitutes(good: NDArray[np.bool_]) -> Ids:
+def find_substitutes(good: NDArray[np.bool_]) -> Ids:
     """For every position [n] of a window, the position whose sample is used: its own, or the next good one's.
 
     'Next' wraps from the window's end to its beginning, so that a window is all that is needed to decide.

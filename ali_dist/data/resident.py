@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ali_dist.data.batch import Batch
-from ali_dist.data.order import Ids, Order, substitutes
-from ali_dist.data.reader import ShardReader, read_all
+from ali_dist.data.order import DataOrder, Ids, find_substitutes
+from ali_dist.data.shards.reader import ShardReader, read_all
 
 
 class ResidentSource:
@@ -34,7 +34,7 @@ class ResidentSource:
     def __init__(
         self,
         reader: ShardReader,
-        order: Order,
+        order: DataOrder,
         lanes: range,
         *,
         start_step: int,
@@ -103,7 +103,7 @@ class ResidentSource:
         for window in self._order.windows(epoch, lane):
             ids = self._order.window_ids(window)
             good = ~np.isin(ids, bad)
-            source = substitutes(good)
+            source = find_substitutes(good)
             for place in np.flatnonzero(~good).tolist():
                 step = (window.start + place) // self._order.lane_batch_size
                 stand_in = self._order.locate(int(ids[source[place]]))

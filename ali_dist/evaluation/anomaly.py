@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.inference import in_batches
-from ali_dist.evaluation.protocol import Split
+from ali_dist.evaluation.batched import in_batches
+from ali_dist.evaluation.interfaces import LabelledArrays
 
 ALPHA = 0.9
 RESAMPLES = 1000
@@ -51,7 +51,7 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
-class Terms:
+class AnomalyTerms:
     """The three terms of N samples, float64 [N] each; larger is more anomalous."""
 
     reconstruction: Array
@@ -59,7 +59,7 @@ class Terms:
     features: Array
 
     @classmethod
-    def of(cls, model: Detector, x: Tensor, device: torch.device | str) -> Terms:
+    def of(cls, model: Detector, x: Tensor, device: torch.device | str) -> AnomalyTerms:
         """Terms of `x` [N, ...].
 
         Raises:
@@ -87,14 +87,14 @@ class Terms:
             "egbad_features": alpha * self.reconstruction + (1 - alpha) * self.features,
         }
 
-    def standardised(self, normal: Terms) -> Terms:
+    def standardised(self, normal: AnomalyTerms) -> AnomalyTerms:
         """Each term minus its mean over `normal` samples, over its standard deviation there."""
 
         def standard(values: Array, reference: Array) -> Array:
             spread = reference.std()
             return (values - reference.mean()) / (spread if spread > 0 else 1.0)
 
-        return Terms(
+        return AnomalyTerms(
             standard(self.reconstruction, normal.reconstruction),
             standard(self.cross_entropy, normal.cross_entropy),
             standard(self.features, normal.features),
@@ -102,7 +102,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Auroc:
+class AurocInterval:
     """Area under the ROC curve: the chance that an anomaly scores above a normal sample, ties counted half.
 
     Attributes:
@@ -117,14 +117,14 @@ class Auroc:
 
 def one_vs_rest(
     model: Detector,
-    holdout: Split,
+    holdout: LabelledArrays,
     normal_classes: Collection[int],
     *,
     seed: int,
     normal: Tensor | None = None,
     alpha: float = ALPHA,
     device: torch.device | str = "cpu",
-) -> dict[str, Auroc]:
+) -> dict[str, AurocInterval]:
     """How well a model that was trained on some classes tells the others from them.
 
     Args:
@@ -152,15 +152,15 @@ def one_vs_rest(
         )
     anomalous = ~np.isin(holdout.y.numpy(), np.array(sorted(normal_classes)))
     _require_both(anomalous, normal_classes)
-    terms = Terms.of(model, holdout.x, device)
+    terms = AnomalyTerms.of(model, holdout.x, device)
     scores = terms.scores(alpha)
     if normal is not None:
-        fair = terms.standardised(Terms.of(model, normal, device)).scores(alpha)
+        fair = terms.standardised(AnomalyTerms.of(model, normal, device)).scores(alpha)
         scores |= {f"{name}_standardised": fair[name] for name in fair if name.startswith("egbad")}
     return {name: auroc_interval(values, anomalous, seed=seed) for name, values in scores.items()}
 
 
-def auroc(scores: Array, anomalous: NDArray[np.bool_]) -> float:
+def area_under_roc(scores: Array, anomalous: NDArray[np.bool_]) -> float:
     """Area under the ROC curve of `scores` [N] for `anomalous` [N], exact, with ties counted half.
 
     It is the Mann-Whitney statistic: (sum of the anomalies' ranks - a (a + 1) / 2) / (a n), for a anomalies and n
@@ -174,7 +174,9 @@ def auroc(scores: Array, anomalous: NDArray[np.bool_]) -> float:
     return float((ranks[anomalous].sum() - anomalies * (anomalies + 1) / 2) / (anomalies * normals))
 
 
-def auroc_interval(scores: Array, anomalous: NDArray[np.bool_], *, seed: int, resamples: int = RESAMPLES) -> Auroc:
+def auroc_interval(
+    scores: Array, anomalous: NDArray[np.bool_], *, seed: int, resamples: int = RESAMPLES
+) -> AurocInterval:
     """`auroc` with its 95 % percentile bootstrap interval; anomalies and normal samples are resampled apart.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
@@ -183,10 +185,11 @@ def auroc_interval(scores: Array, anomalous: NDArray[np.bool_], *, seed: int, re
     kinds = [np.flatnonzero(anomalous), np.flatnonzero(~anomalous)]
     flags = np.repeat([True, False], [len(rows) for rows in kinds])
     values = [
-        auroc(scores[np.concatenate([rng.choice(rows, len(rows)) for rows in kinds])], flags) for _ in range(resamples)
+        area_under_roc(scores[np.concatenate([rng.choice(rows, len(rows)) for rows in kinds])], flags)
+        for _ in range(resamples)
     ]
     low, high = np.quantile(values, [0.025, 0.975])
-    return Auroc(auroc(scores, anomalous), float(low), float(high))
+    return AurocInterval(area_under_roc(scores, anomalous), float(low), float(high))
 
 
 def _require_both(anomalous: NDArray[np.bool_], normal_classes: Collection[int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ali_dist.evaluation.classifier import AttributeJudge, Classifier
+from ali_dist.evaluation.classifiers import AttributeJudge, Classifier
 
 
 def condition_kept(
@@ -41,7 +41,9 @@ def condition_kept(
     return _attributes_kept(judge.has(x_tilde), c > 0.5, names)
 
 
-def ceiling(judge: Classifier | AttributeJudge, x: Tensor, c: Tensor, names: Sequence[str]) -> dict[str, float]:
+def real_image_reference(
+    judge: Classifier | AttributeJudge, x: Tensor, c: Tensor, names: Sequence[str]
+) -> dict[str, float]:
     """What `condition_kept` gives real holdout images `x` with their true conditions; keys end in `_reference`."""
     return {f"{key}_reference": value for key, value in condition_kept(judge, x, c, names).items()}
 
@@ -58,13 +60,13 @@ def _classes_kept(seen: Tensor, asked: Tensor, names: Sequence[str]) -> dict[str
 def _attributes_kept(seen: Tensor, asked: Tensor, names: Sequence[str]) -> dict[str, float]:
     right = (seen == asked).double()
     kept = right.mean(dim=0)
-    balanced = torch.stack([_balanced(right[:, a], asked[:, a]) for a in range(len(names))])
+    balanced = torch.stack([_balanced_share(right[:, a], asked[:, a]) for a in range(len(names))])
     shares = {"condition_kept": float(kept.mean()), "condition_balanced": float(balanced.mean())}
     shares |= {f"condition_kept_{name}": float(kept[a]) for a, name in enumerate(names)}
     shares |= {f"condition_balanced_{name}": float(balanced[a]) for a, name in enumerate(names)}
     return shares
 
 
-def _balanced(right: Tensor, asked: Tensor) -> Tensor:
+def _balanced_share(right: Tensor, asked: Tensor) -> Tensor:
     """Mean over the values of `asked` [N] that occur of the share of `right` [N] among samples asked for that value."""
     return torch.stack([right[asked == value].mean() for value in asked.unique()]).mean()

@@ -25,7 +25,7 @@ def nearest_mode(points: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     return mode, distance
 
 
-def coverage(samples: Tensor, means: Tensor, std: float) -> dict[str, float]:
+def mode_coverage(samples: Tensor, means: Tensor, std: float) -> dict[str, float]:
     """Mode coverage of decoder samples [N, D] over K modes.
 
     Returns:
@@ -47,16 +47,16 @@ def coverage(samples: Tensor, means: Tensor, std: float) -> dict[str, float]:
 
 def kl_to_uniform(counts: Tensor) -> float:
     """KL divergence (nats) of a histogram [K] with at least one count from the uniform distribution over its bins."""
-    return max(0.0, math.log(len(counts)) - entropy(counts))
+    return max(0.0, math.log(len(counts)) - histogram_entropy(counts))
 
 
-def entropy(counts: Tensor) -> float:
+def histogram_entropy(counts: Tensor) -> float:
     """Entropy (nats) of a histogram [K] with at least one count."""
     share = counts.double() / counts.sum()
     return float(-torch.xlogy(share, share).sum())
 
 
-def right_mode(x: Tensor, x_rec: Tensor, means: Tensor) -> float:
+def right_mode_share(x: Tensor, x_rec: Tensor, means: Tensor) -> float:
     """Share (0 to 1) of points [N, D] whose reconstruction is nearest to the same mode as the point itself."""
     same = nearest_mode(x, means)[0] == nearest_mode(x_rec, means)[0]
     return float(same.double().mean())

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.classifier import fill
-from ali_dist.evaluation.inference import generator, in_batches
+from ali_dist.evaluation.batched import in_batches, make_generator
+from ali_dist.evaluation.classifiers import fill_weights
+from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.probe import balanced_draw
-from ali_dist.evaluation.protocol import Split
 
 PENALTIES = tuple(10.0**power for power in range(-5, 1))
 FOLDS = 5
@@ -59,7 +59,7 @@ def balanced_rows(labels: NDArray[np.int64], count: int, seed: int | Sequence[in
 
 
 def few_label_baselines(
-    train: Split, holdout: Split, rows: NDArray[np.int64], *, seed: int, device: torch.device | str
+    train: LabelledArrays, holdout: LabelledArrays, rows: NDArray[np.int64], *, seed: int, device: torch.device | str
 ) -> dict[str, float]:
     """Errors of both competitors on the whole holdout split.
 
@@ -75,14 +75,14 @@ def few_label_baselines(
     """
     assert train.y is not None and holdout.y is not None, "few-label baselines need labels"
     chosen = torch.from_numpy(rows)
-    labelled = Split(train.x[chosen], train.y[chosen])
+    labelled = LabelledArrays(train.x[chosen], train.y[chosen])
     return {
         "few_labels_svm_error": pixel_svm_error(labelled, holdout, seed=seed),
         "few_labels_cnn_error": small_cnn_error(labelled, holdout, seed=seed, device=device),
     }
 
 
-def pixel_svm_error(labelled: Split, holdout: Split, *, seed: int) -> float:
+def pixel_svm_error(labelled: LabelledArrays, holdout: LabelledArrays, *, seed: int) -> float:
     """Share (0 to 1) of wrong holdout labels of a linear SVM on centred pixels in [0, 1].
 
     C is the best of the powers of 10 from 1e-5 to 1 by stratified 5-fold cross-validation on `labelled` (fewer folds
@@ -114,7 +114,7 @@ def pixel_svm_error(labelled: Split, holdout: Split, *, seed: int) -> float:
 
 
 def small_cnn_error(
-    labelled: Split, holdout: Split, *, seed: int, device: torch.device | str, steps: int = STEPS
+    labelled: LabelledArrays, holdout: LabelledArrays, *, seed: int, device: torch.device | str, steps: int = STEPS
 ) -> float:
     """Share (0 to 1) of wrong holdout labels of a small network trained on `labelled` [N, C, H, W] alone.
 
@@ -122,8 +122,8 @@ def small_cnn_error(
     change what a digit says. The same arguments give the same error (bit for bit on a CPU).
     """
     assert labelled.y is not None and holdout.y is not None
-    draws, device = generator(seed, "few-label network"), torch.device(device)
-    trunk, head = _build(labelled.x.shape[1], int(labelled.y.max()) + 1, draws)
+    draws, device = make_generator(seed, "few-label network"), torch.device(device)
+    trunk, head = _build_small_cnn(labelled.x.shape[1], int(labelled.y.max()) + 1, draws)
     network = nn.Sequential(trunk, head).to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     with torch.enable_grad():
@@ -132,7 +132,7 @@ def small_cnn_error(
             rows = torch.randint(len(labelled.x), (BATCH_SIZE,), generator=draws)
             # Masks are drawn here because nn.Dropout would draw from torch's global generator, which is the caller's.
             kept = (torch.rand(BATCH_SIZE, FEATURES, generator=draws) >= DROPOUT).float() / (1 - DROPOUT)
-            features = trunk(shifted(labelled.x[rows], draws).to(device)) * kept.to(device)
+            features = trunk(shift_images(labelled.x[rows], draws).to(device)) * kept.to(device)
             loss = F.cross_entropy(head(features), labelled.y[rows].to(device))
             optimiser.zero_grad()
             loss.backward()
@@ -141,7 +141,7 @@ def small_cnn_error(
     return float((answers != holdout.y).double().mean())
 
 
-def shifted(x: Tensor, draws: torch.Generator) -> Tensor:
+def shift_images(x: Tensor, draws: torch.Generator) -> Tensor:
     """Each of the images [N, C, H, W] moved by up to 1/8 of its sides; what that uncovers repeats the border."""
     count, _, height, width = x.shape
     places = []
@@ -153,7 +153,7 @@ def shifted(x: Tensor, draws: torch.Generator) -> Tensor:
     return x[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _build(channels: int, classes: int, draws: torch.Generator) -> tuple[nn.Module, nn.Module]:
+def _build_small_cnn(channels: int, classes: int, draws: torch.Generator) -> tuple[nn.Module, nn.Module]:
     """Four convolutions with batch norm and a hidden layer, whatever the image's size; about 200,000 weights."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -173,5 +173,5 @@ def _build(channels: int, classes: int, draws: torch.Generator) -> tuple[nn.Modu
             nn.ReLU(),
         )
         head = nn.Linear(FEATURES, classes)
-    fill(nn.Sequential(trunk, head), draws)
+    fill_weights(nn.Sequential(trunk, head), draws)
     return trunk, head

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
 from ali_dist.errors import InputError
+from ali_dist.evaluation.batched import in_batches
 from ali_dist.evaluation.frechet import Gaussian, frechet_distance
-from ali_dist.evaluation.inference import in_batches
 
 SIDE = 299
 CLASSES = 1008
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Inception:
+class InceptionNetwork:
     """The feature extractor of FID and KID; made by `load_inception`."""
 
     network: nn.Module
@@ -61,17 +61,17 @@ class Inception:
 
     def _features(self, x: Tensor) -> Tensor:
         levels = (x.float() * 255).round().clamp(0, 255).expand(-1, 3, -1, -1)
-        return self.network((enlarged(levels, SIDE) - 128) / 128)
+        return self.network((enlarge_images(levels, SIDE) - 128) / 128)
 
 
-def load_inception(file: Path | str, *, device: torch.device | str) -> Inception:
+def load_inception(file: Path | str, *, device: torch.device | str) -> InceptionNetwork:
     """The extractor with weights from a .pth (a state dict of tensors) or .safetensors file.
 
     Raises:
         InputError: torchvision is not installed, there is no such file, it holds more than tensors, or not these.
     """
-    network = _network()
-    weights = _read(Path(file))
+    network = _build_network()
+    weights = _read_weights(Path(file))
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items() if "num_batches" not in name}
     for name, shape in wanted.items():
         found = weights.get(name)
@@ -82,8 +82,8 @@ def load_inception(file: Path | str, *, device: torch.device | str) -> Inception
                 f"give that file, or leave FID and KID out."
             )
     network.load_state_dict({name: weights[name] for name in wanted}, strict=False)
-    _repool(network)
-    return Inception(network.requires_grad_(False).eval().to(device), torch.device(device))
+    _replace_pooling(network)
+    return InceptionNetwork(network.requires_grad_(False).eval().to(device), torch.device(device))
 
 
 def inception_distances(real: Tensor, generated: Tensor, *, seed: int) -> dict[str, float]:
@@ -133,7 +133,7 @@ def _mmd2(a: Array, b: Array) -> float:
     return within(a) + within(b) - 2 * float(kernel(a, b).mean())
 
 
-def enlarged(x: Tensor, side: int) -> Tensor:
+def enlarge_images(x: Tensor, side: int) -> Tensor:
     """Images [N, C, H, W] at side x side by TensorFlow 1's bilinear rule, which FID's figures rest on.
 
     Output pixel i lies at i * H / side of the input (corner to corner on the left, not centre to centre as in
@@ -151,7 +151,7 @@ def enlarged(x: Tensor, side: int) -> Tensor:
     return weights(x.shape[2]) @ x @ weights(x.shape[3]).T
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise InputError(f"There is no file {file}: FID and KID need {WANTED}, which is not downloaded for you.")
     try:
@@ -189,20 +189,20 @@ def inner_mean(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def largest(x: Tensor) -> Tensor:
+def largest_of_neighbours(x: Tensor) -> Tensor:
     """3x3 maxima [N, C, H, W] at stride 1: what the last block of the 2015 network has in place of means."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
-def _repool(network: Any) -> None:
+def _replace_pooling(network: Any) -> None:
     """Give the network the 2015 pooling, in place; last, because it changes the names of the weights."""
     for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
         setattr(network, f"Mixed_{name}", Repooled(getattr(network, f"Mixed_{name}"), inner_mean))
-    network.Mixed_7c = Repooled(network.Mixed_7c, largest)
+    network.Mixed_7c = Repooled(network.Mixed_7c, largest_of_neighbours)
     network.fc = nn.Identity()
 
 
-def _network() -> nn.Module:
+def _build_network() -> nn.Module:
     """torchvision's Inception for 1008 classes, weights not set; its state dict has the names of the published file.
 
     Raises:

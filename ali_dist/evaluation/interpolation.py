@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def straight(first: Tensor, last: Tensor, steps: int) -> Tensor:
+def lerp_path(first: Tensor, last: Tensor, steps: int) -> Tensor:
     """Equal steps along straight lines, ends included: [R, D] twice -> [R, S, D].
 
     Source: arXiv 1606.00704, section 4.4.
@@ -15,7 +15,7 @@ def straight(first: Tensor, last: Tensor, steps: int) -> Tensor:
     return torch.lerp(first[:, None], last[:, None], at)
 
 
-def along_sphere(first: Tensor, last: Tensor, steps: int) -> Tensor:
+def slerp_path(first: Tensor, last: Tensor, steps: int) -> Tensor:
     """Equal angles along great circles, ends included: [R, D] twice -> [R, S, D].
 
     slerp(a, b; t) = (sin((1 - t) w) a + sin(t w) b) / sin w, with w the angle between a and b; a straight line where
@@ -27,5 +27,5 @@ def along_sphere(first: Tensor, last: Tensor, steps: int) -> Tensor:
     angle = torch.acos(cosine.clamp(-1, 1))[:, None, None]
     sine = angle.sin()
     a, b = (torch.sin((1 - at) * angle) / sine).to(first), (torch.sin(at * angle) / sine).to(first)
-    line = straight(first, last, steps)
+    line = lerp_path(first, last, steps)
     return torch.where(sine > 1e-6, a * first[:, None] + b * last[:, None], line)

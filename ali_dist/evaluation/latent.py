@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ali_dist.evaluation.inference import generator
+from ali_dist.evaluation.batched import make_generator
 
 MOST_POINTS = 2000
 """Points per side that the MMD compares: its cost is quadratic, and its error is below 1e-3 well before that."""
@@ -18,18 +18,18 @@ def latent_match(z: Tensor, seed: int) -> dict[str, float]:
         latent_mmd2: unbiased squared MMD to as many prior draws (0 for a perfect match; may fall below 0 by chance).
         latent_std_min, latent_std_max: smallest and largest standard deviation of a latent variable (ideal: 1).
     """
-    draws = generator(seed, "latent")
+    draws = make_generator(seed, "latent")
     chosen = z[torch.randperm(len(z), generator=draws)[:MOST_POINTS]]
     prior = torch.randn(chosen.shape, generator=draws)
     std = z.double().std(dim=0)
     return {
-        "latent_mmd2": mmd2(chosen, prior, squared_bandwidth=prior_median_squared_distance(z.shape[1])),
+        "latent_mmd2": squared_mmd(chosen, prior, squared_bandwidth=prior_median_squared_distance(z.shape[1])),
         "latent_std_min": float(std.min()),
         "latent_std_max": float(std.max()),
     }
 
 
-def mmd2(a: Tensor, b: Tensor, *, squared_bandwidth: float) -> float:
+def squared_mmd(a: Tensor, b: Tensor, *, squared_bandwidth: float) -> float:
     """Unbiased estimate of the squared maximum mean discrepancy of `a` [N, D] and `b` [M, D], N and M >= 2.
 
     The kernel is exp(-|u - v|^2 / (2 s^2)) with s^2 the squared bandwidth.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.protocol import Split
+from ali_dist.evaluation.interfaces import LabelledArrays
 
 LABELS = 1000
 DRAWS = 3
@@ -24,7 +24,7 @@ PENALTY = 0.1
 class LinearProbe:
     """Judges representations of one labelled pair of splits; the draws are fixed by the seed, so scores compare."""
 
-    def __init__(self, train: Split, holdout: Split, *, seed: int) -> None:
+    def __init__(self, train: LabelledArrays, holdout: LabelledArrays, *, seed: int) -> None:
         """Draw the training rows.
 
         Raises:

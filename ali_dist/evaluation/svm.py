@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedSplit:
     """One split as a classifier sees it: features float32 [N, F] and class labels int64 [N]."""
 
     features: NDArray[np.float32]
@@ -40,8 +40,8 @@ class Embedded:
         assert self.features.ndim == 2 and self.features.dtype == np.float32, "features must be float32 [N, F]"
         assert self.labels.shape == self.features.shape[:1], f"{self.labels.shape} labels for {self.features.shape}"
 
-    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Embedded:
-        return Embedded(self.features[rows], self.labels[rows])
+    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> EmbeddedSplit:
+        return EmbeddedSplit(self.features[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SvmResult:
 
 
 @dataclass(frozen=True)
-class Machine:
+class LinearMachine:
     """A linear classifier: the class of the largest x W + b. weights [F, K], bias [K], classes int64 [K]."""
 
     weights: NDArray[np.float64]
@@ -78,7 +78,7 @@ class Machine:
     classes: NDArray[np.int64]
     converged: bool
 
-    def error(self, split: Embedded) -> float:
+    def error(self, split: EmbeddedSplit) -> float:
         """Share (0 to 1) of wrong labels; the features are widened to float64 a few rows at a time."""
         wrong = 0
         for start in range(0, len(split.labels), ROWS_AT_ONCE):
@@ -88,7 +88,7 @@ class Machine:
         return wrong / len(split.labels)
 
 
-def hold_out(count: int) -> tuple[slice, slice]:
+def hold_out_rows(count: int) -> tuple[slice, slice]:
     """Rows of the label pool and of the validation part among `count` training samples.
 
     The last 10,000 of 73,257, as the authors' code has it, and the same share of any other number.
@@ -106,9 +106,9 @@ def hold_out(count: int) -> tuple[slice, slice]:
 
 
 def svm_protocol(
-    pool: Embedded,
-    validation: Embedded,
-    test: Embedded,
+    pool: EmbeddedSplit,
+    validation: EmbeddedSplit,
+    test: EmbeddedSplit,
     *,
     labels: int = LABELS,
     draws: int = DRAWS,
@@ -142,7 +142,7 @@ def svm_protocol(
     _require_known_classes(pool, test, "test")
     total, done = len(penalties) + draws, 0
 
-    def fitted(rows: Iterator[NDArray[np.int64]], candidates: Sequence[float]) -> Iterator[Machine]:
+    def fitted(rows: Iterator[NDArray[np.int64]], candidates: Sequence[float]) -> Iterator[LinearMachine]:
         nonlocal done
         tasks = ((pool[chosen], float(C)) for chosen, C in zip(rows, candidates, strict=True))
         for machine in _fit_all(tasks, seed, standardise, jobs):
@@ -169,7 +169,7 @@ def svm_protocol(
     )
 
 
-def fit_svm(train: Embedded, penalty: float, *, seed: int, standardise: bool = False) -> Machine:
+def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardise: bool = False) -> LinearMachine:
     """scikit-learn's LinearSVC with its defaults (squared hinge, L2, one against the rest) on `train`.
 
     With more features than samples the problem is first turned into the N-dimensional space that the samples span.
@@ -196,7 +196,7 @@ def fit_svm(train: Embedded, penalty: float, *, seed: int, standardise: bool = F
     if weights.shape[1] == 1:  # two classes: one machine, for the second of them
         weights, bias = np.hstack([-weights, weights]), np.hstack([-bias, bias])
     weights = weights / scale[:, None]
-    return Machine(weights, bias - mean @ weights, solver.classes_, int(solver.n_iter_) < solver.max_iter)
+    return LinearMachine(weights, bias - mean @ weights, solver.classes_, int(solver.n_iter_) < solver.max_iter)
 
 
 def _fit_quietly(solver: object, x: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
@@ -210,7 +210,9 @@ def _fit_quietly(solver: object, x: NDArray[np.float64], labels: NDArray[np.int6
         solver.fit(x, labels)  # type: ignore[attr-defined]  # scikit-learn has no types
 
 
-def _fit_all(tasks: Iterator[tuple[Embedded, float]], seed: int, standardise: bool, jobs: int) -> Iterator[Machine]:
+def _fit_all(
+    tasks: Iterator[tuple[EmbeddedSplit, float]], seed: int, standardise: bool, jobs: int
+) -> Iterator[LinearMachine]:
     """Machines in the order of the tasks, which are made as they are needed: each holds a copy of its samples."""
     if jobs == 1:
         yield from (fit_svm(train, penalty, seed=seed, standardise=standardise) for train, penalty in tasks)
@@ -221,7 +223,7 @@ def _fit_all(tasks: Iterator[tuple[Embedded, float]], seed: int, standardise: bo
     yield from Parallel(n_jobs=jobs, return_as="generator", pre_dispatch=2 * jobs)(calls)
 
 
-def _require_known_classes(pool: Embedded, split: Embedded, name: str) -> None:
+def _require_known_classes(pool: EmbeddedSplit, split: EmbeddedSplit, name: str) -> None:
     unknown = np.setdiff1d(split.labels, pool.labels)
     if len(unknown):
         raise InputError(

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ali_dist.model.boundary import Boundary, Seen
-from ali_dist.model.networks import Decoder, Discriminator, Encoder, Judgement, Sizes, initialise, with_dropout
-from ali_dist.model.tables import Architecture
+from ali_dist.model.gradient_gates import DiscriminatorInputs, GradientGate
+from ali_dist.model.networks import DiscriminatorOutput
 
 
-class Labelled(NamedTuple):
+class LabelledBatch(NamedTuple):
     """Data whose class D may see."""
 
     x: Tensor  # [b, ...] in the model's range
@@ -29,12 +28,12 @@ class Labelled(NamedTuple):
     epsilon: Tensor  # [b, n_z]
 
 
-class Pairs(NamedTuple):
+class ALIOutput(NamedTuple):
     """What one pass through the three networks gives."""
 
     z_hat: Tensor | None  # None in games without encoder pairs
     x_tilde: Tensor
-    seen: Seen | None  # None in a game without D
+    seen: DiscriminatorInputs | None  # None in a game without D
     d_q: Tensor
     d_p: Tensor
     unary_q: Tensor | None = None  # [R, 2] logits of x alone and of z_hat alone
@@ -48,7 +47,7 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Game:
+class GameKind:
     """Who plays, and what is computed beside the game.
 
     Attributes:
@@ -65,7 +64,7 @@ class Game:
     cycle_samples: bool = False
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def _keep_size(x: Tensor) -> Tensor:
     return x
 
 
@@ -88,13 +87,13 @@ class ALI(nn.Module):
         discriminator: nn.Module,
         embedding: nn.Module | None = None,
         *,
-        game: Game | None = None,
+        game: GameKind | None = None,
         native: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.discriminator, self.embedding = encoder, decoder, discriminator, embedding
-        self.game = game or Game()
-        self.native = native or _unchanged
+        self.game = game or GameKind()
+        self.native = native or _keep_size
         self.fp32_discriminator = False  # penalties in half precision underflow
 
     def forward(
@@ -102,10 +101,10 @@ class ALI(nn.Module):
         x: Tensor,
         z: Tensor,
         epsilon: Tensor,
-        boundary: Boundary,
+        boundary: GradientGate,
         c: Tensor | None = None,
-        labelled: Labelled | None = None,
-    ) -> Pairs:
+        labelled: LabelledBatch | None = None,
+    ) -> ALIOutput:
         """One pass of Algorithm 1: z_hat, x_tilde, and D once on both pairs (and on labelled ones, if there are any).
 
         D sees the pairs as one batch of 2B rows, as the authors' code does, which matters for its batch norm.
@@ -140,13 +139,13 @@ class ALI(nn.Module):
             if labelled is not None:
                 supervised = F.cross_entropy(judged.classes[2 * len(x) :], labelled.y, reduction="none")
                 unary = None if judged.unary is None else judged.unary[: 2 * len(x)]
-                judged = Judgement(judged.d[: 2 * len(x)], None, unary)
-        return Pairs(
-            z_hat, x_tilde, seen, *_halves(judged), supervised, log_shares, cycle_x, cycle_z, cycle_samples
-        )  # fmt: skip
+                judged = DiscriminatorOutput(judged.d[: 2 * len(x)], None, unary)
+        return ALIOutput(
+            z_hat, x_tilde, seen, *_split_pairs(judged), supervised, log_shares, cycle_x, cycle_z, cycle_samples
+        )
 
     def _encode(
-        self, x: Tensor, epsilon: Tensor, e: Tensor | None, labelled: Labelled | None
+        self, x: Tensor, epsilon: Tensor, e: Tensor | None, labelled: LabelledBatch | None
     ) -> tuple[Tensor, Tensor | None]:
         """z_hat of x and of labelled data, in one pass."""
         if labelled is None:
@@ -154,25 +153,25 @@ class ALI(nn.Module):
         z_hat = self.encoder(torch.cat([x, labelled.x]), torch.cat([epsilon, labelled.epsilon]), e)[0]
         return z_hat[: len(x)], z_hat[len(x) :]
 
-    def _judge(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None) -> Judgement:
+    def _judge(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None) -> DiscriminatorOutput:
         """D on both halves; it takes the embedding as given, which E and G alone train."""
         halves = None if e is None else torch.cat([e, e]).detach()
         full_precision = torch.autocast(x[0].device.type, enabled=False) if self.fp32_discriminator else nullcontext()
         with full_precision:
-            judged: Judgement = self.discriminator(x, z, halves)
+            judged: DiscriminatorOutput = self.discriminator(x, z, halves)
         return judged
 
     def _without_encoder_pairs(
-        self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: Boundary, e: Tensor | None
-    ) -> Pairs:
+        self, x: Tensor, z: Tensor, epsilon: Tensor, boundary: GradientGate, e: Tensor | None
+    ) -> ALIOutput:
         x_tilde = self.decoder(z, e)
         inverse = _latent_error(self.encoder(x_tilde.detach(), epsilon, None if e is None else e.detach())[1], z)
         if self.game.kind == "inverse":
             none = x.new_zeros(len(x))
-            return Pairs(None, x_tilde, None, none, none, inverse=inverse)
+            return ALIOutput(None, x_tilde, None, none, none, inverse=inverse)
         seen = boundary.pairs(x, None, x_tilde, z)
         judged = self._judge((seen.x_q, seen.x_p), None, e)
-        return Pairs(None, x_tilde, seen, *_halves(judged), inverse=inverse)
+        return ALIOutput(None, x_tilde, seen, *_split_pairs(judged), inverse=inverse)
 
     def _error(self, x_rec: Tensor, x: Tensor) -> Tensor:
         """Mean squared error [B], at the size the data are stored at."""
@@ -200,56 +199,8 @@ def _latent_error(z_rec: Tensor, z: Tensor) -> Tensor:
     return F.mse_loss(z_rec, z, reduction="none").mean(1)
 
 
-def _halves(judged: Judgement) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _split_pairs(judged: DiscriminatorOutput) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """d_q, d_p, and the unary logits likewise."""
     d_q, d_p = judged.d.chunk(2)
     unary_q, unary_p = (None, None) if judged.unary is None else judged.unary.chunk(2)
     return d_q, d_p, unary_q, unary_p
-
-
-def build_ali(
-    tables: Architecture,
-    x_shape: tuple[int, ...],
-    sizes: Sizes,
-    *,
-    encoder: str = "gaussian",
-    discriminator_dropout: float | None = None,
-    game: Game | None = None,
-    native: Callable[[Tensor], Tensor] | None = None,
-    seed: int = 0,
-) -> ALI:
-    """A freshly initialised ALI on the CPU; torch's global generator is left as it was.
-
-    Args:
-        tables: Layer tables, see `ali_dist.model.tables`.
-        x_shape: Shape of one sample at the model's size.
-        sizes: n_z and whatever else the tables leave open.
-        encoder: gaussian, deterministic or implicit.
-        discriminator_dropout: Dropout on every D layer's input; None: as in the tables.
-        game: Who plays.
-        native: See `ALI`.
-        seed: Seed of the weights.
-
-    Raises:
-        ValueError: The tables do not fit `x_shape`.
-    """
-    game = game or Game()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tables_d = with_dropout(tables, discriminator_dropout)
-        ali = ALI(
-            Encoder(tables, x_shape, sizes, encoder),
-            Decoder(tables, x_shape, sizes),
-            Discriminator(tables_d, x_shape, sizes),
-            nn.Linear(sizes.condition, sizes.embedding) if sizes.condition else None,
-            game=game,
-            native=native,
-        )
-        initialise(ali, tables)
-    if encoder == "gaussian":
-        last = [m for m in ali.encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
-        assert last.bias is not None
-        nn.init.constant_(last.bias[sizes.latent :], tables.log_sigma_bias)
-    if game.kind == "inverse":
-        ali.discriminator.requires_grad_(False)
-    return ali

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ali_dist.model.tables import Architecture, Layer
+from ali_dist.model.architectures.schema import Architecture, LayerRow
 
 Shape = tuple[int, ...]
 
@@ -89,7 +89,7 @@ class FullConvTranspose(nn.ConvTranspose2d):
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "linear": nn.Identity}
 
 
-def _linear_map(layer: Layer, channels: int, shape: Shape, bias: bool) -> tuple[nn.Module, Shape]:
+def _linear_map(layer: LayerRow, channels: int, shape: Shape, bias: bool) -> tuple[nn.Module, Shape]:
     """The layer's linear map for an input of `shape`, and the shape of its output."""
     if layer.op == "linear":
         return nn.Linear(shape[0], channels, bias), (channels,)
@@ -106,7 +106,7 @@ def _linear_map(layer: Layer, channels: int, shape: Shape, bias: bool) -> tuple[
     return transposed(c, channels, k, s, p, bias=bias), (channels, *out)
 
 
-def build_layer(layer: Layer, shape: Shape, channels: int, tables: Architecture) -> tuple[nn.Sequential, Shape]:
+def build_layer(layer: LayerRow, shape: Shape, channels: int, tables: Architecture) -> tuple[nn.Sequential, Shape]:
     """`layer` for an input of `shape`, producing `channels` channels before any maxout.
 
     Returns:

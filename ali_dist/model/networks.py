@@ -15,12 +15,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable
 from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, Shape, build_layer
-from ali_dist.model.tables import OUTPUT, Architecture, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class NetworkSizes:
     """What the tables leave open."""
 
     latent: int  # n_z
@@ -43,7 +43,7 @@ def _latent_shape(tables: Architecture, latent_size: int) -> Shape:
     return (latent_size,) if tables.image_size is None else (latent_size, 1, 1)
 
 
-class Stack(nn.Module):
+class LayerStack(nn.Module):
     """The layers of one table in order.
 
     Args:
@@ -56,7 +56,7 @@ class Stack(nn.Module):
     """
 
     def __init__(
-        self, table: Table, shape: Shape, tables: Architecture, *, out: int, width: float, joined: int = 0
+        self, table: LayerTable, shape: Shape, tables: Architecture, *, out: int, width: float, joined: int = 0
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
     the implicit one takes epsilon beside x at its input, as the authors' code does for 2-D mixtures.
     """
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes, kind: str) -> None:
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes, kind: str) -> None:
         super().__init__()
         self.kind, self.latent_size = kind, sizes.latent
         if kind == "implicit":
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
                 raise ValueError("an implicit encoder takes points, not images")
             x_shape = (x_shape[0] + sizes.latent,)
         out = 2 * sizes.latent if kind == "gaussian" else sizes.latent
-        self.stack = Stack(tables.encoder, x_shape, tables, out=out, width=sizes.width, joined=sizes.embedding)
+        self.stack = LayerStack(tables.encoder, x_shape, tables, out=out, width=sizes.width, joined=sizes.embedding)
 
     def forward(self, x: Tensor, epsilon: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [B, ...], epsilon [B, n_z], e [B, n_emb] -> z_hat, mu, log sigma (None unless Gaussian), each [B, n_z]."""
@@ -144,10 +144,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(x|z), deterministic: z [B, n_z] -> x_tilde [B, ...] in the model's pixel range; e [B, n_emb] joins z."""
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes) -> None:
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
         super().__init__()
         self.z_shape = _latent_shape(tables, sizes.latent + sizes.embedding)
-        self.stack = Stack(tables.decoder, self.z_shape, tables, out=x_shape[0], width=sizes.width)
+        self.stack = LayerStack(tables.decoder, self.z_shape, tables, out=x_shape[0], width=sizes.width)
         if self.stack.out_shape != x_shape:
             raise ValueError(f"the decoder's table makes {self.stack.out_shape}, but the data are {x_shape}")
 
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
         return self.stack(z.view(-1, *self.z_shape)).float()
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What D says of R pairs (or packs of pairs)."""
 
     d: Tensor  # [R] logit of being an encoder pair
@@ -176,7 +176,7 @@ class Discriminator(nn.Module):
             `unary` adds linear heads on D_x(x) and D_z(z) (BigBiGAN, arXiv 1907.02544).
     """
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: Sizes) -> None:
+    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
         super().__init__()
         self.packing, self.num_classes = sizes.packing, sizes.classes
         self.fourier = FourierFeatures(*tables.fourier) if tables.fourier else nn.Identity()
@@ -184,19 +184,19 @@ class Discriminator(nn.Module):
             x_shape = (x_shape[0] * (1 + 2 * tables.fourier[1]),)
         x_shape = (x_shape[0] * sizes.packing, *x_shape[1:])
         self.z_shape = _latent_shape(tables, sizes.latent * sizes.packing)
-        self.d_x = Stack(tables.d_x, x_shape, tables, out=1, width=sizes.width)
-        self.d_z = Stack(tables.d_z, self.z_shape, tables, out=1, width=sizes.width) if sizes.sees_z else None
+        self.d_x = LayerStack(tables.d_x, x_shape, tables, out=1, width=sizes.width)
+        self.d_z = LayerStack(tables.d_z, self.z_shape, tables, out=1, width=sizes.width) if sizes.sees_z else None
         joint = self.d_x.out_shape[0] + sizes.embedding * sizes.packing
         if self.d_z is not None:
             if self.d_x.out_shape[1:] != self.d_z.out_shape[1:]:
                 raise ValueError(f"D_x ends at {self.d_x.out_shape} and D_z at {self.d_z.out_shape}: sides must agree")
             joint += self.d_z.out_shape[0]
         out = sizes.classes or 1
-        self.d_xz = Stack(tables.d_xz, (joint, *self.d_x.out_shape[1:]), tables, out=out, width=sizes.width)
+        self.d_xz = LayerStack(tables.d_xz, (joint, *self.d_x.out_shape[1:]), tables, out=out, width=sizes.width)
         self.unary_x = nn.Linear(math.prod(self.d_x.out_shape), 1) if sizes.unary else None
         self.unary_z = nn.Linear(math.prod(self.d_z.out_shape), 1) if sizes.unary and self.d_z is not None else None
 
-    def forward(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None = None) -> Judgement:
+    def forward(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None = None) -> DiscriminatorOutput:
         """Judge pairs.
 
         Args:
@@ -210,8 +210,8 @@ class Discriminator(nn.Module):
         if self.unary_x is not None and self.unary_z is not None and h_z is not None:
             unary = torch.cat([self.unary_x(h_x.flatten(1)), self.unary_z(h_z.flatten(1))], dim=1).float()
         if self.num_classes:
-            return Judgement(out.logsumexp(1), out, unary)
-        return Judgement(out[:, 0], None, unary)
+            return DiscriminatorOutput(out.logsumexp(1), out, unary)
+        return DiscriminatorOutput(out[:, 0], None, unary)
 
     def features(self, x: Tensor, z: Tensor | None, e: Tensor | None = None) -> Tensor:
         """[N, F]: output of the last hidden layer of D_xz."""
@@ -238,7 +238,7 @@ def with_dropout(tables: Architecture, dropout: float | None) -> Architecture:
     if dropout is None:
         return tables
 
-    def set_all(table: Table) -> Table:
+    def set_all(table: LayerTable) -> LayerTable:
         return tuple(dataclasses.replace(row, dropout=dropout) for row in table)
 
     return dataclasses.replace(tables, d_x=set_all(tables.d_x), d_z=set_all(tables.d_z), d_xz=set_all(tables.d_xz))
@@ -253,7 +253,7 @@ def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
     return layer.weight[0].numel()
 
 
-def initialise(module: nn.Module, tables: Architecture) -> None:
+def initialize_weights(module: nn.Module, tables: Architecture) -> None:
     """Weights as the tables say, biases 0, batch norm at identity. Uses torch's global generator."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

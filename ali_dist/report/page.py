@@ -11,11 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ali_dist.report.curves import Curve, line_chart
-from ali_dist.report.metric_notes import NOTES, metric_rows
-from ali_dist.report.run_folder import Record, RunFolder
-from ali_dist.report.template import document, note, section
-from ali_dist.settings import fields, flatten
+from ali_dist.config.loading import flatten_mapping, setting_infos
+from ali_dist.evaluation.catalog import METRICS, metric_rows
+from ali_dist.report.charts import ChartCurve, line_chart
+from ali_dist.report.template import note_html, page_html, section_html
+from ali_dist.runs.run_reader import Record, RunReader
 
 CAPTIONS = {
     "samples": "Decoder samples G(z), z from the prior",
@@ -52,36 +52,36 @@ def write_page(run_folder: Path) -> Path:
 
     Reads config.json, summary.json, metrics.jsonl and images/*.png; says on the page what is missing.
     """
-    run = RunFolder.read(run_folder)
-    name = str(run.summary.get("run") or _setting(run.config, "run", "name") or run_folder.name)
-    metrics, source = _metrics(run)
+    run = RunReader.read(run_folder)
+    name = str(run.summary.get("run") or _find_setting(run.config, "run", "name") or run_folder.name)
+    metrics, source = _metrics_html(run)
     parts = [
-        _headline(name, run),
-        "".join(note(problem) for problem in run.problems),
-        _gallery(run),
-        section("Metrics", _metric_table(metrics, source)),
-        section("Curves", _charts(run)),
-        section("Configuration", _config_table(run.config)),
+        _headline_html(name, run),
+        "".join(note_html(problem) for problem in run.problems),
+        _gallery_html(run),
+        section_html("Metrics", _metric_table(metrics, source)),
+        section_html("Curves", _charts_html(run)),
+        section_html("Configuration", _config_table(run.config)),
     ]
     path = run_folder / "report.html"
-    path.write_text(document(f"{name} · ALI", "\n".join(part for part in parts if part)), encoding="utf-8")
+    path.write_text(page_html(f"{name} · ALI", "\n".join(part for part in parts if part)), encoding="utf-8")
     return path
 
 
-def _headline(name: str, run: RunFolder) -> str:
+def _headline_html(name: str, run: RunReader) -> str:
     status = str(run.summary.get("status", "running or broken off"))
-    settings = [("preset", run.summary.get("preset")), ("data", _setting(run.config, "data", "url"))]
-    settings += [("networks", _setting(run.config, "model", "architecture"))]
+    settings = [("preset", run.summary.get("preset")), ("data", _find_setting(run.config, "data", "url"))]
+    settings += [("networks", _find_setting(run.config, "model", "architecture"))]
     settings += [("weights", run.summary.get("weights")), ("update", run.summary.get("update"))]
     line = " · ".join(f"{label} {value}" for label, value in settings if value)
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(run))
+    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts_html(run))
     return (
         f'<header><h1>{escape(name)}<span class="status">{escape(status)}</span></h1>'
         f'<p class="soft">{escape(line)}</p><dl class="facts">{facts}</dl></header>'
     )
 
 
-def _facts(run: RunFolder) -> list[tuple[str, str]]:
+def _facts_html(run: RunReader) -> list[tuple[str, str]]:
     """Label and value of the headline's boxes; without a summary, from the last training record."""
     last = run.train[-1] if run.train else {}
     known: Record = {**{k: last[k] for k in ("images", "seconds", "images_per_second", "data_wait") if k in last}}
@@ -89,7 +89,7 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     shows: dict[str, tuple[str, Callable[[Any], str]]] = {
         "images": ("images seen", lambda v: f"{v:,.0f}"),
         "step": ("updates", lambda v: f"{v:,.0f}"),
-        "seconds": ("wall time", duration),
+        "seconds": ("wall time", format_duration),
         "images_per_second": ("images per second", lambda v: f"{v:,.0f}"),
         "data_wait": ("waiting for data", lambda v: f"{v:.1%}".replace("%", " %")),
         "world_size": ("processes", str),
@@ -100,7 +100,7 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
     return [(label, show(known[key])) for key, (label, show) in shows.items() if known.get(key) is not None]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as `42 s`, `3 min 05 s` or `2 h 07 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -110,7 +110,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _gallery(run: RunFolder) -> str:
+def _gallery_html(run: RunReader) -> str:
     figures = []
     for kind, path in run.images.items():
         data = base64.b64encode(path.read_bytes()).decode()
@@ -120,50 +120,50 @@ def _gallery(run: RunFolder) -> str:
             f'<figure{wide}><img alt="{caption}" src="data:image/png;base64,{data}">'
             f"<figcaption>{caption} ({escape(path.name)})</figcaption></figure>"
         )
-    return section("Images", f'<div class="images">{"".join(figures)}</div>') if figures else ""
+    return section_html("Images", f'<div class="images">{"".join(figures)}</div>') if figures else ""
 
 
-def _metrics(run: RunFolder) -> tuple[Mapping[str, float], str]:
+def _metrics_html(run: RunReader) -> tuple[Mapping[str, float], str]:
     """The final metrics, else the last evaluation's, and a sentence on where they come from."""
     final = run.summary.get("metrics")
     if isinstance(final, dict) and final:
-        return _floats(final), "At the end of the run."
+        return _only_numbers(final), "At the end of the run."
     if run.evaluations:
         last = run.evaluations[-1]
         rest = {k: v for k, v in last.items() if k not in ("images", "step", "seconds")}
-        return _floats(rest), f"Of the last evaluation, after {last['images']:,} images."
+        return _only_numbers(rest), f"Of the last evaluation, after {last['images']:,} images."
     return {}, "There has been no evaluation yet."
 
 
-def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+def _only_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def _metric_table(metrics: Mapping[str, float], source: str) -> str:
     if not metrics:
-        return note(source)
+        return note_html(source)
     rows = "".join(
         f'<tr><th>{escape(title)}</th><td class="number">{escape(value)}</td>'
         f'<td>{escape(reference)}</td><td class="soft">{escape(text)}</td></tr>'
         for title, value, reference, text in metric_rows(metrics)
     )
     head = "<thead><tr><th>metric</th><th>value</th><th>reference</th><th>meaning</th></tr></thead>"
-    return f'{note(source)}<div class="scroll"><table class="metrics">{head}<tbody>{rows}</tbody></table></div>'
+    return f'{note_html(source)}<div class="scroll"><table class="metrics">{head}<tbody>{rows}</tbody></table></div>'
 
 
-def _charts(run: RunFolder) -> str:
-    charts = [_chart(plan, run.train) for plan in CHARTS]
+def _charts_html(run: RunReader) -> str:
+    charts = [_chart_html(plan, run.train) for plan in CHARTS]
     if len(run.evaluations) > 1:
         for key in EVALUATION_CHARTS:
-            plan = ChartPlan(NOTES[key].title, "share" if NOTES[key].share else "", {key: NOTES[key].title})
-            charts.append(_chart(plan, run.evaluations))
+            plan = ChartPlan(METRICS[key].title, "share" if METRICS[key].share else "", {key: METRICS[key].title})
+            charts.append(_chart_html(plan, run.evaluations))
     drawn = "".join(charts)
-    return f'<div class="charts">{drawn}</div>' if drawn else note("There is nothing to draw yet.")
+    return f'<div class="charts">{drawn}</div>' if drawn else note_html("There is nothing to draw yet.")
 
 
-def _chart(plan: ChartPlan, records: list[Record]) -> str:
+def _chart_html(plan: ChartPlan, records: list[Record]) -> str:
     """A chart of the plan's curves that have a finite point; empty where none has."""
-    curves = [Curve(legend, _points(records, key)) for key, legend in plan.keys.items()]
+    curves = [ChartCurve(legend, _curve_points(records, key)) for key, legend in plan.keys.items()]
     curves = [curve for curve in curves if any(math.isfinite(y) for _, y in curve.points)]
     if not curves:
         return ""
@@ -171,16 +171,16 @@ def _chart(plan: ChartPlan, records: list[Record]) -> str:
     return f'<figure class="chart"><figcaption>{escape(plan.title)}</figcaption>{svg}</figure>'
 
 
-def _points(records: Iterable[Record], key: str) -> list[tuple[float, float]]:
+def _curve_points(records: Iterable[Record], key: str) -> list[tuple[float, float]]:
     return [(r["images"], float(r[key])) for r in records if isinstance(r.get(key), int | float)]
 
 
 def _config_table(config: Mapping[str, Any]) -> str:
     if not config:
-        return note("There is no config.json.")
-    known = fields()
+        return note_html("There is no config.json.")
+    known = setting_infos()
     rows = []
-    for key, value in flatten(config):
+    for key, value in flatten_mapping(config):
         changed = key in known and known[key].default != value
         text = value if isinstance(value, str) else json.dumps(value)
         help_text = known[key].help if key in known else ""
@@ -189,10 +189,10 @@ def _config_table(config: Mapping[str, Any]) -> str:
             f'<tr{mark}><th>{escape(key)}</th><td>{escape(text)}</td><td class="soft">{escape(help_text)}</td></tr>'
         )
     table = f'<div class="scroll"><table class="config">{"".join(rows)}</table></div>'
-    return note("Highlighted: different from the default.") + table
+    return note_html("Highlighted: different from the default.") + table
 
 
-def _setting(config: Mapping[str, Any], part: str, name: str) -> Any:
+def _find_setting(config: Mapping[str, Any], part: str, name: str) -> Any:
     """`config[part][name]`, or None where there is none."""
     values = config.get(part)
     return values.get(name) if isinstance(values, dict) else None

@@ -60,7 +60,7 @@ svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg circle.
 )
 
 
-def document(title: str, body: str) -> str:
+def page_html(title: str, body: str) -> str:
     """A whole HTML page around `body` (HTML); `title` is text. It asks the network for nothing."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -71,11 +71,11 @@ def document(title: str, body: str) -> str:
     )
 
 
-def section(heading: str, body: str) -> str:
+def section_html(heading: str, body: str) -> str:
     """A headed part of the page; `body` is HTML."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
 
 
-def note(text: str) -> str:
+def note_html(text: str) -> str:
     """A soft line of text, e.g. to say what is missing."""
     return f'<p class="soft">{escape(text)}</p>'

@@ -10,7 +10,7 @@ from torch import nn
 from ali_dist.model.ali import ALI
 
 
-class Average(nn.Module):
+class WeightAverage(nn.Module):
     """Averaged copies of the generators: weights and batch-norm statistics.
 
     Args:
@@ -25,8 +25,8 @@ class Average(nn.Module):
         for name in self.names:
             self.add_module(name, copy.deepcopy(ali.get_submodule(name)).requires_grad_(False).eval())
         # Listed once: walking the modules at every update costs small networks as much as the averaging itself.
-        self._averages = [t for name in self.names for t in _floats(self.get_submodule(name))]
-        self._current = [t for name in self.names for t in _floats(ali.get_submodule(name))]
+        self._averages = [t for name in self.names for t in _float_tensors(self.get_submodule(name))]
+        self._current = [t for name in self.names for t in _float_tensors(ali.get_submodule(name))]
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
@@ -34,6 +34,6 @@ class Average(nn.Module):
         torch._foreach_lerp_(self._averages, self._current, 1.0 - decay)
 
 
-def _floats(module: nn.Module) -> list[torch.Tensor]:
+def _float_tensors(module: nn.Module) -> list[torch.Tensor]:
     tensors = [p.detach() for p in module.parameters()]
     return tensors + [b for b in module.buffers() if b.is_floating_point()]

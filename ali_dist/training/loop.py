@@ -13,26 +13,25 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.data.batch import BatchSource
-from ali_dist.data.batches import open_batches
+from ali_dist.data.loader import open_batches
 from ali_dist.data.order import lanes_of_rank
+from ali_dist.distributed import any_rank, average_buffers, check_replicas, gather_texts
 from ali_dist.errors import InputError, Stopped, TrainingError
-from ali_dist.model.ali import Labelled
-from ali_dist.model.condition import condition_vectors
+from ali_dist.model.ali import LabelledBatch
+from ali_dist.model.data_space import condition_vectors
 from ali_dist.model.layers import BatchNorm
-from ali_dist.training import schedule
-from ali_dist.training.checkpoint import CheckpointStore, State
+from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
+from ali_dist.runs.datasets import open_run_data, open_run_store
+from ali_dist.runs.run_writer import Record
+from ali_dist.training import schedules as schedule
 from ali_dist.training.context import Context
-from ali_dist.training.data_facts import DataFacts
-from ali_dist.training.distributed import any_rank, average_buffers, check_replicas, gather_texts
-from ali_dist.training.inputs import open_inputs, run_store
-from ali_dist.training.labelled import LabelledBatches
-from ali_dist.training.meter import Meter
-from ali_dist.training.noise import Noise, seed_dropout
-from ali_dist.training.players import Players, weights_at
-from ali_dist.training.reporter import Reporter
-from ali_dist.training.resume import resume
-from ali_dist.training.run_folder import Record
-from ali_dist.training.step import Batch
+from ali_dist.training.labelled_batches import LabelledBatches
+from ali_dist.training.loss_meter import LossMeter
+from ali_dist.training.randomness import NoiseSource, seed_dropout
+from ali_dist.training.reporting import RunReporter
+from ali_dist.training.resume import resume_run
+from ali_dist.training.state import TrainState, loss_weights_at
+from ali_dist.training.step import TrainBatch
 
 _STOP_POLL = 10  # updates between two votes of several ranks on stopping
 
@@ -64,30 +63,30 @@ class Training:
 
     def __init__(self, config: Config, context: Context, stack: ExitStack) -> None:
         self.config, self.context, self.world, self.device = config, context, context.world, context.device
-        self.inputs = open_inputs(config)
+        self.inputs = open_run_data(config)
         self.rows = self._rows()
-        self.players = Players.build(config, self.inputs.train.index, self.device, self.world)
+        self.players = TrainState.build(config, self.inputs.train.index, self.device, self.world)
         self._check_batch()
         self.labelled = None
         if config.objective.supervised:
             self.labelled = LabelledBatches(self.inputs.train, config, self.rows, self.device)
-        store = run_store(config)
+        store = open_run_store(config)
         self.reporter = None
         if self.world.is_main:
-            self.reporter = Reporter(config, self.inputs, self.players, store, self.device)
+            self.reporter = RunReporter(config, self.inputs, self.players, store, self.device)
             stack.callback(self.reporter.close)
         self.checkpoints = CheckpointStore(store, config.report.keep_checkpoints, self._say)
         stack.callback(self.checkpoints.close)
         fingerprint = self.inputs.train.index.fingerprint
-        self.at = resume(config, self.checkpoints, self.players, fingerprint, self.world, self._say)
-        self.meter = Meter(config.objective.loss, self.device, self.world)
+        self.at = resume_run(config, self.checkpoints, self.players, fingerprint, self.world, self._say)
+        self.meter = LossMeter(config.objective.loss, self.device, self.world)
         self.began = time.monotonic()
 
     def run(self) -> Record | None:
         """The loop; see `fit`."""
         total, size = self.config.total_steps(), self.config.data.global_batch_size
         latent_size, labelled = self.config.model.latent_size, self.labelled is not None
-        noise = Noise(self.config.run.seed, size, latent_size, self.rows, self.device, labelled=labelled)
+        noise = NoiseSource(self.config.run.seed, size, latent_size, self.rows, self.device, labelled=labelled)
         if self.at.step >= total:
             return self._done_before()
         if self.reporter:
@@ -105,7 +104,7 @@ class Training:
                 self._do_what_is_due(batches, last=self.at.step == total)
             return self._finish("finished", batches)
 
-    def _update(self, batches: BatchSource, noise: Noise) -> None:
+    def _update(self, batches: BatchSource, noise: NoiseSource) -> None:
         """One update of Algorithm 1 on the next global batch."""
         config, players, images, total = self.config, self.players, self.at.images, self.config.run.images
         batch = self._batch(batches, noise)
@@ -113,12 +112,12 @@ class Training:
         rate = schedule.learning_rate_factor(config.optim.schedule, images, total)
         players.set_learning_rates(config.optim.lr_g * rate, config.optim.lr_d * rate)
         penalty = schedule.penalty_factor(config.objective.penalty_final, images, total)
-        self.meter.add(players.step(batch, weights_at(config, self.at.step, penalty)))
+        self.meter.add(players.step(batch, loss_weights_at(config, self.at.step, penalty)))
         if players.average is not None:
             size = config.data.global_batch_size
             players.average.update(schedule.ema_decay(config.optim.ema_half_life, size, images + size))
 
-    def _batch(self, batches: BatchSource, noise: Noise) -> Batch:
+    def _batch(self, batches: BatchSource, noise: NoiseSource) -> TrainBatch:
         """The next global batch, this rank's part: data, noise, conditions, and labelled data where D classifies."""
         space, ali = self.players.space, self.players.ali
         data = next(batches)
@@ -133,8 +132,8 @@ class Training:
             c = condition_vectors(data.y, ali.embedding.in_features)
         if self.labelled is not None:
             x, y = self.labelled.at(self.at.step)
-            labelled = Labelled(space.model_from_unit(space.unit_from_stored(x)), y, more[0])
-        return Batch(space.model_from_unit(space.unit_from_stored(data.x)), z, epsilon, c, labelled)
+            labelled = LabelledBatch(space.model_from_unit(space.unit_from_stored(x)), y, more[0])
+        return TrainBatch(space.model_from_unit(space.unit_from_stored(data.x)), z, epsilon, c, labelled)
 
     def _do_what_is_due(self, batches: BatchSource, *, last: bool) -> None:
         """Record, show, judge and save, as images seen and the config say; the clock of training stands meanwhile."""
@@ -184,7 +183,7 @@ class Training:
         self._average_statistics()
         if self.reporter is None:
             return
-        state = State(
+        state = CheckpointMetadata(
             step=self.at.step,
             images_seen=self.at.images,
             epoch=self.at.images // self.inputs.train.index.num_samples,
@@ -195,7 +194,7 @@ class Training:
             config=self.config.to_mapping(),
             precision=self.players.precision.state_dict(),
             metrics=self.at.metrics,
-            data=DataFacts.of(self.inputs.train.index).to_mapping(),
+            data=self.inputs.train.index.spec.to_mapping(),
         )
         self.checkpoints.save(state, self.players.tensors())
         self.reporter.publish()

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ali_dist.config import Config, DataConfig
+from ali_dist.config.loading import flatten_mapping
+from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.errors import InputError
-from ali_dist.settings import flatten
-from ali_dist.training.checkpoint import CheckpointStore, State
-from ali_dist.training.distributed import World, sum_over_ranks
-from ali_dist.training.players import Players
+from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
+from ali_dist.training.state import TrainState
 
 # What decides which numbers the run computes; a checkpoint goes on only with the same.
 _FIXED = (
@@ -34,7 +34,7 @@ _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
 
 
 @dataclass(slots=True)
-class Position:
+class TrainingProgress:
     """How far a run is."""
 
     step: int = 0  # updates done
@@ -44,14 +44,14 @@ class Position:
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
 
-def resume(
+def resume_run(
     config: Config,
     checkpoints: CheckpointStore,
-    players: Players,
+    players: TrainState,
     fingerprint: str,
     world: World,
     say: Callable[[str], None],
-) -> Position:
+) -> TrainingProgress:
     """Load the newest complete checkpoint into `players`. Collective.
 
     Args:
@@ -70,19 +70,19 @@ def resume(
     """
     newest = checkpoints.newest()
     step = newest.state.step if newest else 0
-    _agree(step, world, players.step.theta_g[0].device)
+    _check_ranks_agree(step, world, players.step.theta_g[0].device)
     if newest is None:
-        return Position()
+        return TrainingProgress()
     state = newest.state
-    changes = _check(config, state, fingerprint)
+    changes = _check_same_run(config, state, fingerprint)
     players.restore(newest.tensors, state.precision)
     say(f"Continuing from the checkpoint at image {state.images_seen:,} (update {state.step:,}).")
     for change in changes:
         say(f"Changed since the checkpoint: {change}.")
-    return Position(state.step, state.images_seen, state.seconds, state.restarts + 1, dict(state.metrics))
+    return TrainingProgress(state.step, state.images_seen, state.seconds, state.restarts + 1, dict(state.metrics))
 
 
-def _agree(step: int, world: World, device: torch.device) -> None:
+def _check_ranks_agree(step: int, world: World, device: torch.device) -> None:
     total = sum_over_ranks(torch.tensor([step, step * step], dtype=torch.float64, device=device), world)
     if float(total[0]) ** 2 != world.size * float(total[1]):  # equality in Cauchy-Schwarz: all the same
         raise InputError(
@@ -91,7 +91,7 @@ def _agree(step: int, world: World, device: torch.device) -> None:
         )
 
 
-def _check(config: Config, state: State, fingerprint: str) -> list[str]:
+def _check_same_run(config: Config, state: CheckpointMetadata, fingerprint: str) -> list[str]:
     """Refuse what cannot be continued; what differs otherwise, in words."""
     run = config.run.name
     if state.fingerprint != fingerprint:
@@ -99,8 +99,8 @@ def _check(config: Config, state: State, fingerprint: str) -> list[str]:
             f"Run {run!r} was trained on other data (index {state.fingerprint}), but {config.data.url} has index "
             f"{fingerprint}: give the old data.url, or choose another --run.name."
         )
-    old, new = dict(flatten(state.config)), dict(flatten(config.to_mapping()))
-    old["data.lanes"], new["data.lanes"] = _lanes(old), _lanes(new)
+    old, new = dict(flatten_mapping(state.config)), dict(flatten_mapping(config.to_mapping()))
+    old["data.lanes"], new["data.lanes"] = _lanes_in_force(old), _lanes_in_force(new)
     changes = []
     for key, value in new.items():
         before = old.get(key, value)
@@ -117,5 +117,5 @@ def _check(config: Config, state: State, fingerprint: str) -> list[str]:
     return changes
 
 
-def _lanes(flat: Mapping[str, Any]) -> int:
+def _lanes_in_force(flat: Mapping[str, Any]) -> int:
     return DataConfig(global_batch_size=flat["data.global_batch_size"], lanes=flat["data.lanes"]).num_lanes()

@@ -29,23 +29,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ali_dist.model.ali import ALI, Labelled, Pairs
-from ali_dist.model.boundary import Boundary, ClosedBoundary, OpenBoundary, ScaledBoundary
-from ali_dist.model.objectives import OBJECTIVES, PerPair, class_entropy, class_imbalance
+from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
+from ali_dist.model.gradient_gates import GradientGate, PassThrough, ScaleGradient, StopGradient
+from ali_dist.model.losses import OBJECTIVES, PerPair, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
 
 
-class Batch(NamedTuple):
+class TrainBatch(NamedTuple):
     """What an update is given, this rank's part."""
 
     x: Tensor  # [b, ...] in the model's range
     z: Tensor  # [b, n_z]
     epsilon: Tensor  # [b, n_z]
     c: Tensor | None = None  # [b, A] conditions
-    labelled: Labelled | None = None
+    labelled: LabelledBatch | None = None
 
 
-class Losses(NamedTuple):
+class StepLosses(NamedTuple):
     """Sums over this rank's samples, on the device, without gradient; divide by the count to get means."""
 
     d_loss: Tensor
@@ -58,7 +58,7 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class LossWeights:
     """Factors of the update's terms at one moment."""
 
     r1: float = 0.0
@@ -106,7 +106,7 @@ class Step:
         self.world_size, self.global_batch_size = world_size, global_batch_size
         self.share = world_size / global_batch_size
 
-    def __call__(self, batch: Batch, weights: Weights) -> Losses:
+    def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepLosses:
         """One update from this rank's part of a global batch."""
         penalised = weights.r1 > 0 or weights.r2 > 0
         if self.way == "alternating":
@@ -122,67 +122,67 @@ class Step:
         self._update()
         return losses
 
-    def _can_scale(self, weights: Weights) -> bool:
+    def _can_scale(self, weights: LossWeights) -> bool:
         beside = weights.entropy or weights.balance
         return self.objective.factors is not None and self.precision.name != "fp16" and not beside
 
-    def _scaled(self, batch: Batch, weights: Weights) -> Losses:
-        boundary = ScaledBoundary()
+    def _scaled(self, batch: TrainBatch, weights: LossWeights) -> StepLosses:
+        boundary = ScaleGradient()
         pairs = self._forward(batch, boundary)
         assert self.objective.factors is not None
         factors = self.objective.factors(pairs.d_q.detach(), pairs.d_p.detach())
         boundary.factor_q, boundary.factor_p = map(self._each, factors)
-        cycle = _cycle(pairs, weights)
+        cycle = _cycle_loss(pairs, weights)
         self.precision.backward((self._d_loss(pairs, weights) + cycle) * self.share)
         return self._losses(pairs, cycle=cycle)
 
-    def _penalised(self, batch: Batch, weights: Weights) -> Losses:
-        pairs = self._forward(batch, ClosedBoundary(differentiable=True))
+    def _penalised(self, batch: TrainBatch, weights: LossWeights) -> StepLosses:
+        pairs = self._forward(batch, StopGradient(differentiable=True))
         gradients = _input_gradients(pairs)
         penalty = self._penalty(gradients, weights)
         slope_q, slope_p = map(self._each, self.objective.g_slopes(pairs.d_q.detach(), pairs.d_p.detach()))
         # <generator output, constant> has exactly the generators' gradient; its value means nothing.
-        surrogate = (pairs.x_tilde * gradients.x_p.detach() * _rows(slope_p, pairs.x_tilde)).sum()
+        surrogate = (pairs.x_tilde * gradients.x_p.detach() * _per_row(slope_p, pairs.x_tilde)).sum()
         if pairs.z_hat is not None and gradients.z is not None:
-            on_z_hat = gradients.z.detach()[: len(pairs.z_hat)] * _rows(slope_q, pairs.z_hat)
+            on_z_hat = gradients.z.detach()[: len(pairs.z_hat)] * _per_row(slope_q, pairs.z_hat)
             surrogate = surrogate + (pairs.z_hat * on_z_hat).sum()
         # Per pack, like the loss: each of its pairs gets the whole pack's gradient.
         surrogate = surrogate * self.packing
-        cycle = _cycle(pairs, weights)
+        cycle = _cycle_loss(pairs, weights)
         self.precision.backward((self._d_loss(pairs, weights) + penalty + surrogate + cycle) * self.share)
         return self._losses(pairs, penalty=penalty, cycle=cycle)
 
-    def _coupled(self, batch: Batch, weights: Weights) -> Losses:
-        pairs = self._forward(batch, OpenBoundary())
-        cycle = _cycle(pairs, weights)
+    def _coupled(self, batch: TrainBatch, weights: LossWeights) -> StepLosses:
+        pairs = self._forward(batch, PassThrough())
+        cycle = _cycle_loss(pairs, weights)
         # .backward(inputs=...), never autograd.grad: DistributedDataParallel does not reduce what grad returns.
         self.precision.backward(self._d_loss(pairs, weights) * self.share, inputs=self.theta_d, retain=True)
         self.precision.backward((self._g_loss(pairs) + cycle) * self.share, inputs=self.theta_g)
         return self._losses(pairs, cycle=cycle)
 
-    def _alternating(self, batch: Batch, weights: Weights, penalised: bool) -> Losses:
-        pairs = self._forward(batch, ClosedBoundary(differentiable=penalised))
+    def _alternating(self, batch: TrainBatch, weights: LossWeights, penalised: bool) -> StepLosses:
+        pairs = self._forward(batch, StopGradient(differentiable=penalised))
         penalty = self._penalty(_input_gradients(pairs), weights) if penalised else pairs.d_q.new_zeros(())
         self.precision.backward((self._d_loss(pairs, weights) + penalty) * self.share, inputs=self.theta_d)
         self._update()
-        again = self._forward(batch, OpenBoundary())
-        cycle = _cycle(again, weights)
+        again = self._forward(batch, PassThrough())
+        cycle = _cycle_loss(again, weights)
         self.precision.backward((self._g_loss(again) + cycle) * self.share, inputs=self.theta_g)
         self._update()
         return self._losses(pairs, penalty=penalty, cycle=cycle)
 
-    def _inverse(self, batch: Batch, weights: Weights) -> Losses:
-        pairs = self._forward(batch, ClosedBoundary(differentiable=False))
-        cycle = _cycle(pairs, weights)
+    def _inverse(self, batch: TrainBatch, weights: LossWeights) -> StepLosses:
+        pairs = self._forward(batch, StopGradient(differentiable=False))
+        cycle = _cycle_loss(pairs, weights)
         self.precision.backward(cycle * self.share)
         return self._losses(pairs, cycle=cycle)
 
-    def _forward(self, batch: Batch, boundary: Boundary) -> Pairs:
+    def _forward(self, batch: TrainBatch, boundary: GradientGate) -> ALIOutput:
         with self.precision.autocast():
-            pairs: Pairs = self.players(batch.x, batch.z, batch.epsilon, boundary, batch.c, batch.labelled)
+            pairs: ALIOutput = self.players(batch.x, batch.z, batch.epsilon, boundary, batch.c, batch.labelled)
         return pairs
 
-    def _d_loss(self, pairs: Pairs, weights: Weights) -> Tensor:
+    def _d_loss(self, pairs: ALIOutput, weights: LossWeights) -> Tensor:
         """Loss of the discriminator, summed over samples; a pack's counts for each of its samples."""
         total = self._over_scores(self.objective.d_loss, pairs)
         if pairs.supervised is not None:
@@ -203,11 +203,11 @@ class Step:
             dist.all_reduce(total)
         return total / self.global_batch_size
 
-    def _g_loss(self, pairs: Pairs) -> Tensor:
+    def _g_loss(self, pairs: ALIOutput) -> Tensor:
         """Loss of the generators, summed over samples."""
         return self._over_scores(self.objective.g_loss, pairs)
 
-    def _over_scores(self, loss: PerPair, pairs: Pairs) -> Tensor:
+    def _over_scores(self, loss: PerPair, pairs: ALIOutput) -> Tensor:
         """`loss` of the joint logit and, where D has them, of each unary logit (BigBiGAN, arXiv 1907.02544, eq. 2)."""
         total = loss(pairs.d_q, pairs.d_p).sum()
         if pairs.unary_q is not None and pairs.unary_p is not None:
@@ -218,7 +218,7 @@ class Step:
         """[R] for packs as [b] for their samples."""
         return per_pack if self.packing == 1 else per_pack.repeat_interleave(self.packing)
 
-    def _penalty(self, gradients: _Gradients, weights: Weights) -> Tensor:
+    def _penalty(self, gradients: _InputGradients, weights: LossWeights) -> Tensor:
         """r1/2 |grad D|^2 over encoder pairs + r2/2 |grad D|^2 over decoder pairs, with respect to D's inputs, summed.
 
         Source: Mescheder et al., arXiv 1801.04406; both sides as in Huang et al., arXiv 2501.05441.
@@ -233,10 +233,10 @@ class Step:
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _losses(self, pairs: Pairs, *, penalty: Tensor | None = None, cycle: Tensor) -> Losses:
+    def _losses(self, pairs: ALIOutput, *, penalty: Tensor | None = None, cycle: Tensor) -> StepLosses:
         with torch.no_grad():
             zero = pairs.d_q.new_zeros(())
-            return Losses(
+            return StepLosses(
                 d_loss=self._over_scores(self.objective.d_loss, pairs),
                 g_loss=self._over_scores(self.objective.g_loss, pairs),
                 d_q=pairs.d_q.sigmoid().sum() * self.packing,
@@ -247,7 +247,7 @@ class Step:
             )
 
 
-class _Gradients(NamedTuple):
+class _InputGradients(NamedTuple):
     """Gradient of every logit with respect to its own inputs; see `Seen`."""
 
     x_q: Tensor
@@ -255,12 +255,12 @@ class _Gradients(NamedTuple):
     z: Tensor | None
 
 
-def _rows(per_sample: Tensor, like: Tensor) -> Tensor:
+def _per_row(per_sample: Tensor, like: Tensor) -> Tensor:
     """[b] shaped so that it multiplies the rows of `like`."""
     return per_sample.view(-1, *[1] * (like.dim() - 1))
 
 
-def _cycle(pairs: Pairs, weights: Weights) -> Tensor:
+def _cycle_loss(pairs: ALIOutput, weights: LossWeights) -> Tensor:
     """Weighted sum of the cycle terms (ALICE, arXiv 1709.01215), and of the inverse mapping's error with weight 1."""
     total = pairs.d_q.new_zeros(())
     for weight, error in (
@@ -274,10 +274,10 @@ def _cycle(pairs: Pairs, weights: Weights) -> Tensor:
     return total
 
 
-def _input_gradients(pairs: Pairs) -> _Gradients:
+def _input_gradients(pairs: ALIOutput) -> _InputGradients:
     """Gradient of every logit with respect to its own inputs, with graph."""
     seen = pairs.seen
     assert seen is not None, "a game without D has no penalty"
     inputs = [part for part in seen if part is not None]
     x_q, x_p, *z = torch.autograd.grad(pairs.d_q.sum() + pairs.d_p.sum(), inputs, create_graph=True)
-    return _Gradients(x_q, x_p, z[0] if z else None)
+    return _InputGradients(x_q, x_p, z[0] if z else None)

@@ -140,7 +140,9 @@ def resume(folder: Path) -> None:
 def main() -> int:
     """The command; exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.identical", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.bench.identical",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=("record", "compare", "resume"))
     parser.add_argument("folders", nargs="+", type=Path)

@@ -28,8 +28,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ali_dist.data.sources import ensure_prepared
-from ali_dist.settings import from_mapping, load_preset
+from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.data.preparation.builtin import ensure_prepared
 from tests.helpers.processes import ROOT, below
 
 WORKER = {"torchrun": "-m ali_dist.train", "ray": "ray::RayTrainWorker"}  # in a worker's command line
@@ -99,9 +99,14 @@ def train(kind: str, preset: str, workers: int, records: int, folder: Path, data
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command, *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, *command, *words],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         moments = list(_watch(kind, process, metrics, log, began))
     finally:

@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.config import Config
-from ali_dist.data.index import load_index
-from ali_dist.data.reader import load_arrays
-from ali_dist.data.sources import ensure_prepared
-from ali_dist.data.sources.builtin import digits_splits
-from ali_dist.data.sources.split import only
-from ali_dist.data.sources.writing import Writing, write_splits
-from ali_dist.data.storage import open_store
+from ali_dist.config.loading import did_you_mean, from_mapping, load_preset
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
+from ali_dist.data.shards.index import load_index
+from ali_dist.data.shards.reader import load_arrays
+from ali_dist.data.sources.base import keep_classes
+from ali_dist.data.sources.digits import digits_splits
 from ali_dist.errors import InputError, exit_code
 from ali_dist.evaluation.few_labels import few_label_baselines
-from ali_dist.evaluation.protocol import Split
-from ali_dist.model.space import DataSpace
-from ali_dist.model.tables import ARCHITECTURES
-from ali_dist.settings import from_mapping, load_preset, suggest
-from ali_dist.training.inputs import open_inputs
-from ali_dist.training.labelled import labelled_ids
-from ali_dist.training.launch import run_local
+from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.launchers.local import run_local
+from ali_dist.model.architectures import ARCHITECTURES
+from ali_dist.model.data_space import DataSpace
+from ali_dist.runs.datasets import open_run_data
+from ali_dist.storage import open_store
+from ali_dist.training.labelled_batches import labelled_ids
 
 Metrics = dict[str, float]
 Layer = dict[str, Any]
@@ -110,10 +110,13 @@ def semi_supervised(labels: int) -> Callable[[Place, int], Metrics]:
 
     def run(place: Place, seed: int) -> Metrics:
         config, metrics = place.train(
-            "digits-semi", f"digits-semi-{labels}-{seed}", run__seed=seed, data__labelled=labels,
+            "digits-semi",
+            f"digits-semi-{labels}-{seed}",
+            run__seed=seed,
+            data__labelled=labels,
             data__labelled_seed=seed,
-        )  # fmt: skip
-        inputs = open_inputs(config)
+        )
+        inputs = open_run_data(config)
         assert inputs.holdout is not None
         rows, _ = labelled_ids(inputs.train, config)
         train, holdout = (_images(part.store, part.index) for part in (inputs.train, inputs.holdout))
@@ -125,27 +128,29 @@ def semi_supervised(labels: int) -> Callable[[Place, int], Metrics]:
 def anomalies(place: Place, seed: int) -> Metrics:
     """EGBAD on digits: the class `seed` is normal, trained on it alone; all others are anomalies."""
     from ali_dist.evaluation.anomaly import one_vs_rest
-    from ali_dist.training.saved import open_saved
+    from ali_dist.inference.load import load_run
 
     whole = place.folder / "data" / "digits"
     ensure_prepared("digits", str(whole))
     normal = place.folder / "data" / f"digits-only-{seed}"
-    write_splits(open_store(str(normal)), (only(split, [str(seed)]) for split in digits_splits()), Writing())
+    write_splits(
+        open_store(str(normal)), (keep_classes(split, [str(seed)]) for split in digits_splits()), WriteOptions()
+    )
     config, metrics = place.train(
         "digits", f"digits-only-{seed}", data__url=str(normal), data__source=None, run__images=32_000
     )
-    saved = open_saved(f"{config.run.dir}/{config.run.name}")
+    saved = load_run(f"{config.run.dir}/{config.run.name}")
     test, train = open_store(str(whole / "test")), open_store(str(normal / "train"))
     holdout, known = _images(test, load_index(test)), _images(train, load_index(train))
     found = one_vs_rest(saved.model, holdout, [seed], seed=0, normal=known.x)
     return {"training_seconds": metrics["training_seconds"], **{f"auroc_{k}": a.value for k, a in found.items()}}
 
 
-def _images(store: Any, index: Any) -> Split:
+def _images(store: Any, index: Any) -> LabelledArrays:
     """A labelled split at the size the digit networks work at."""
     x, y = load_arrays(store, index)
     space = DataSpace.of(ARCHITECTURES["digits"], tuple(index.shape))
-    return Split(space.unit_from_stored(x), y)
+    return LabelledArrays(space.unit_from_stored(x), y)
 
 
 DIGITS = {
@@ -244,7 +249,7 @@ def _names(only: str | None) -> list[str]:
     names = list(EXPERIMENTS) if only is None else only.split(",")
     for name in names:
         if name not in EXPERIMENTS:
-            raise InputError(f"There is no experiment {name!r}{suggest(name, EXPERIMENTS)}; --list shows all.")
+            raise InputError(f"There is no experiment {name!r}{did_you_mean(name, EXPERIMENTS)}; --list shows all.")
     return names
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ali_dist.config import OptimConfig
 from ali_dist.model.ali import ALI
 from ali_dist.model.layers import Dropout, Maxout
-from ali_dist.model.objectives import OBJECTIVES
+from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Batch, Weights
+from ali_dist.training.step import LossWeights, TrainBatch
 
 
 class StockMaxout(nn.Module):
@@ -79,13 +79,13 @@ class UsualStep:
         self.opt_d = torch.optim.Adam(ali.discriminator_parameters(), lr=optim.lr_d, **rest)
         self.opt_g = torch.optim.Adam(ali.generator_parameters(), lr=optim.lr_g, **rest)
 
-    def __call__(self, batch: Batch, weights: Weights) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: TrainBatch, weights: LossWeights) -> tuple[Tensor, Tensor]:
         """One update; both players' mean losses."""
         x, z, epsilon = batch[:3]
         d_loss = self._d_step(x, z, epsilon, weights)
         return d_loss, self._g_step(x, z, epsilon, weights)
 
-    def _d_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Tensor:
+    def _d_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
         penalised = weights.r1 > 0 or weights.r2 > 0
         with self.precision.autocast():
             with torch.no_grad():
@@ -100,7 +100,7 @@ class UsualStep:
         self.precision.step(self.opt_d)
         return d_loss.detach()
 
-    def _g_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: Weights) -> Tensor:
+    def _g_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
         with self.precision.autocast():
             z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
             d_q, d_p = self._judge(x, z_hat), self._judge(x_tilde, z)

@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 
-from ali_dist.data.storage import open_store
+from ali_dist.config.loading import from_mapping
+from ali_dist.distributed import World
 from ali_dist.errors import InputError, TrainingError
-from ali_dist.settings import from_mapping
-from ali_dist.training.distributed import World
-from ali_dist.training.launch import prepare_data
+from ali_dist.launchers.local import prepare_builtin_data
+from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tuning.options import make_plan
-from tuning.plan import Plan
-from tuning.records import TrialRecord, load_records, save_record
-from tuning.search import OptunaAdviser
+from tuning.searchers import OptunaSuggester
+from tuning.sweep_plan import SweepPlan
+from tuning.trial_record import TrialRecord, load_records, save_record
 
 SEARCHES = ("random", "optuna")
 Best = list[float]  # the preset's own score; then, after each trial, the best score found so far
@@ -39,7 +39,7 @@ Best = list[float]  # the preset's own score; then, after each trial, the best s
 class Listener:
     """A local context (see `ali_dist.training.context`) that gives each evaluation to a record."""
 
-    def __init__(self, plan: Plan, record: TrialRecord) -> None:
+    def __init__(self, plan: SweepPlan, record: TrialRecord) -> None:
         self.world, self.device = World(), torch.device("cpu")
         self._metric, self._record = plan.judge(), record
 
@@ -51,7 +51,7 @@ class Listener:
         self._record.add(metrics if score is None else {**metrics, "score": score})
 
 
-def plan_of(search: str, seed: int, asked: argparse.Namespace) -> Plan:
+def plan_of(search: str, seed: int, asked: argparse.Namespace) -> SweepPlan:
     """One sweep; evaluations only at the end, because nothing is stopped early here."""
     options = {"preset": asked.preset, "search": search, "sweep-seed": str(seed), "trials": str(asked.trials + 1)}
     options["metric"] = asked.metric
@@ -69,7 +69,7 @@ def run_sweep(search: str, seed: int, asked: argparse.Namespace) -> tuple[str, i
     known = {record.number: record for record in load_records(store)}
     adviser = None
     if search == "optuna":
-        adviser = OptunaAdviser(plan.dimensions(), higher=True, seed=seed, records=[])
+        adviser = OptunaSuggester(plan.dimensions(), higher=True, seed=seed, records=[])
     best: Best = []
     for number in range(plan.trials):
         settings = plan.settings(number)
@@ -92,7 +92,7 @@ def silence() -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for as long as the process lives)
 
 
-def train(plan: Plan, number: int, settings: dict[str, Any]) -> TrialRecord:
+def train(plan: SweepPlan, number: int, settings: dict[str, Any]) -> TrialRecord:
     """One trial."""
     record = TrialRecord(number=number, settings=settings)
     began = time.monotonic()
@@ -140,7 +140,7 @@ def main() -> int:
     """The bench; returns its exit code."""
     asked, began = arguments(), time.monotonic()
     try:
-        prepare_data(from_mapping(plan_of("random", 0, asked).base))
+        prepare_builtin_data(from_mapping(plan_of("random", 0, asked).base))
         plan_of("optuna", 0, asked)
     except InputError as error:
         print(f"tests.bench.search: {error}", file=sys.stderr)

@@ -25,14 +25,15 @@ from typing import Any
 import torch
 
 from ali_dist.config import Config
-from ali_dist.data.index import Index
+from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.data.shards.index import Index
+from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
-from ali_dist.model.space import DataSpace
-from ali_dist.settings import from_mapping, load_preset
-from ali_dist.training.distributed import World, choose_device
-from ali_dist.training.players import Players, build_networks, weights_at
+from ali_dist.model.build import build_networks
+from ali_dist.model.data_space import DataSpace
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Batch
+from ali_dist.training.state import TrainState, loss_weights_at
+from ali_dist.training.step import TrainBatch
 from tests.bench.contest import Contestant, summarise, take_turns
 from tests.bench.reference_step import UsualStep, with_stock_layers
 
@@ -86,13 +87,13 @@ def _stand_in_index(shape: tuple[int, ...]) -> Index:
     )
 
 
-def _inputs(config: Config, space: DataSpace, device: torch.device) -> Batch:
+def _inputs(config: Config, space: DataSpace, device: torch.device) -> TrainBatch:
     """x [B, ...] in the model's range, z and epsilon [B, n_z]; always the same."""
     generator = torch.Generator().manual_seed(0)
     size, latent = config.data.global_batch_size, config.model.latent_size
     x = space.model_from_unit(torch.rand(size, *space.model_shape, generator=generator))
     z, epsilon = torch.randn(2, size, latent, generator=generator)
-    return Batch(x.to(device), z.to(device), epsilon.to(device))
+    return TrainBatch(x.to(device), z.to(device), epsilon.to(device))
 
 
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
@@ -103,10 +104,10 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     precision = Precision(settings.precision, device)
     layer = {"scale.precision": precision.name, **layer}
     config, index = _config(settings, layer), _stand_in_index(SAMPLE_SHAPES[settings.preset])
-    weights = weights_at(config, 0, 1.0)
+    weights = loss_weights_at(config, 0, 1.0)
     found = []
     for name in (USUAL, USUAL_OUR_LAYERS):
-        ali, space = build_networks(config, index, config.run.seed)
+        ali, space = build_networks(config, index.spec, config.run.seed)
         inputs = _inputs(config, space, device)
         if name == USUAL:
             with_stock_layers(ali)
@@ -121,7 +122,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
         )
         found.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
     for way in ways_for(config):
-        ours = Players.build(_config(settings, layer, {"objective.update": way}), index, device, World())
+        ours = TrainState.build(_config(settings, layer, {"objective.update": way}), index, device, World())
         assert ours.step.way == way
         found.append(Contestant(way, partial(ours.step, inputs, weights), ours.ali, (ours.optimizer,)))
     return found

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ali_dist.data.storage import open_store
+from ali_dist.storage import open_store
 from tests.helpers.processes import ROOT, below
-from tuning.metric import Metric
-from tuning.plan import Plan
-from tuning.records import ENDED, TrialRecord, load_records
+from tuning.score import ScoreMetric
+from tuning.sweep_plan import SweepPlan
+from tuning.trial_record import ENDED, TrialRecord, load_records
 
 ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 ENV |= {"RAY_worker_niceness": "0"}  # Ray's is 15: whatever else the machine does would stretch what is measured here
@@ -78,7 +78,9 @@ def sweep(asked: argparse.Namespace, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def repeats(asked: argparse.Namespace, folder: Path, metric: Metric) -> list[tuple[int, float | None, float | None]]:
+def repeats(
+    asked: argparse.Namespace, folder: Path, metric: ScoreMetric
+) -> list[tuple[int, float | None, float | None]]:
     """For each seed: the scores of the preset and of best.yaml, trained side by side on a core each."""
     rows = []
     for seed in asked.seeds:
@@ -107,7 +109,7 @@ def shown(score: float | None) -> str:
     return "none" if score is None else f"{score:.4f}"
 
 
-def described(plan: Plan, records: Sequence[TrialRecord]) -> str:
+def described(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     """A line for each trial."""
     lines = ["", f"| trial | state | images | {plan.judge().title} | seconds | settings |", "|---|---|---|---|---|---|"]
     for record in records:
@@ -145,7 +147,7 @@ def main() -> int:
     asked, began = arguments(), time.monotonic()
     folder = asked.dir / "sweep"
     seconds = sweep(asked, folder)
-    plan = Plan.from_json(json.loads((folder / "sweep.json").read_text()), "sweep.json")
+    plan = SweepPlan.from_json(json.loads((folder / "sweep.json").read_text()), "sweep.json")
     print(described(plan, load_records(open_store(str(folder)))), flush=True)
     print(f"\nThe sweep took {seconds:.0f} s. " + (asked.dir / "sweep.log").read_text().splitlines()[-3])
     rows = repeats(asked, folder, plan.judge())

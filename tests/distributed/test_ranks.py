@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ali_dist.data.batches import open_batches
-from ali_dist.data.sources import ensure_prepared
+from ali_dist.config.loading import from_mapping
+from ali_dist.data.loader import open_batches
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.distributed import World, average_buffers, check_replicas
 from ali_dist.errors import InputError, Stopped
-from ali_dist.model.tables import ARCHITECTURES
-from ali_dist.settings import from_mapping
+from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.training import loop
-from ali_dist.training.distributed import World, average_buffers, check_replicas
 from tests.helpers.distributed import DistributedError, run_distributed
 from tests.helpers.runs import StoppingContext, assert_same, relative_difference, tiny, weights
 
@@ -212,16 +212,16 @@ def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
 
 def gradients_by_hand(rank: int) -> float:
     """What a step would learn from autograd.grad instead of backward: the guard's counterexample."""
-    from ali_dist.model.ali import build_ali
-    from ali_dist.model.boundary import OpenBoundary
-    from ali_dist.model.networks import Sizes
-    from ali_dist.model.objectives import OBJECTIVES
-    from ali_dist.training.distributed import wrap
+    from ali_dist.model.build import build_ali
+    from ali_dist.model.gradient_gates import PassThrough
+    from ali_dist.model.losses import OBJECTIVES
+    from ali_dist.model.networks import NetworkSizes
+    from ali_dist.training.ddp import wrap_for_ddp
 
-    ali = build_ali(ARCHITECTURES["mixture"], (2,), Sizes(latent=2, width=0.1))
-    players = wrap(ali, "coupled", torch.device("cpu"), World(rank, rank, 2))
+    ali = build_ali(ARCHITECTURES["mixture"], (2,), NetworkSizes(latent=2, width=0.1))
+    players = wrap_for_ddp(ali, "coupled", torch.device("cpu"), World(rank, rank, 2))
     g = torch.Generator().manual_seed(rank)
-    pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), OpenBoundary())
+    pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), PassThrough())
     loss = OBJECTIVES["nonsaturating"].d_loss(pairs.d_q, pairs.d_p).mean()
     (by_grad,) = torch.autograd.grad(loss, ali.discriminator_parameters()[:1], retain_graph=True)
     loss.backward(inputs=ali.discriminator_parameters())

@@ -106,8 +106,11 @@ def test_up_train_on_two_machines_lose_one_and_go_on_then_down(site):
     elastic = [*TRAIN, "--scale.workers=1:2", "--run.name=lost", f"--run.images={images}"]
     following = subprocess.Popen(
         laptop.words("submit", "mine.yaml", "--follow", "--", *elastic),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     wait_for(lambda: checkpoints(hosts, "lost"), following)
     hosts.machines[2].kill()
     said, _ = following.communicate(timeout=240)

@@ -36,9 +36,17 @@ def test_a_job_gets_code_and_storage_access_but_no_history_data_or_results(head)
     """And the command's own exit code comes back, which Ray's own command turns into 1."""
     show = 'ls -A; echo "key=$AWS_SECRET_ACCESS_KEY debug=$NCCL_DEBUG other=$UNRELATED"; sleep 2; exit 3'
     running = head.launch(
-        "submit", head.address, "--follow", "--env", "NCCL_DEBUG=INFO", "--", "bash", "-c", show,
+        "submit",
+        head.address,
+        "--follow",
+        "--env",
+        "NCCL_DEBUG=INFO",
+        "--",
+        "bash",
+        "-c",
+        show,
         env={"AWS_SECRET_ACCESS_KEY": SECRET, "UNRELATED": SECRET},
-    )  # fmt: skip
+    )
     seen = ""
     while running.poll() is None:
         seen += command_lines()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ali_dist.settings import from_mapping, load_preset
-from ali_dist.training.launch import run_local
+from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.launchers.local import run_local
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.data.sources import ensure_prepared, prepare_digits
-from ali_dist.data.storage import open_store
-from ali_dist.training.checkpoint import CheckpointStore
+from ali_dist.data.preparation.builtin import ensure_prepared, prepare_digits
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tests.distributed.test_ranks import train
 from tests.helpers.distributed import run_distributed

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.data.sources import ensure_prepared
-from ali_dist.data.storage import open_store
-from ali_dist.settings import flatten, from_mapping, load_preset
-from ali_dist.train import parse
-from ali_dist.training.checkpoint import CheckpointStore
+from ali_dist.config.loading import flatten_mapping, from_mapping, load_preset
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.storage import open_store
+from ali_dist.train import parse_arguments
 from tests.helpers.processes import ROOT, below
 from tests.helpers.sweeps import write_space
 
@@ -105,7 +105,7 @@ def test_a_sweep_killed_in_the_middle_is_resumed_with_nothing_repeated_and_ends_
     for number, was in enumerate(before):
         run = folder / "sweep" / "trials" / f"{number:03d}"
         summary, config = (json.loads((run / name).read_text()) for name in ("summary.json", "config.json"))
-        assert trial(folder, number)["settings"].items() <= dict(flatten(config)).items()
+        assert trial(folder, number)["settings"].items() <= dict(flatten_mapping(config)).items()
         assert not was["evaluations"] or was["state"] == "finished" or summary["restarts"] == 1
         assert len({e["images"] for e in trial(folder, number)["evaluations"]}) == 8
     assert rows[0]["optim.lr_d"] != rows[1]["optim.lr_d"]
@@ -182,5 +182,5 @@ def test_a_sweep_in_s3_that_is_asked_to_stop_saves_its_trials_and_goes_on_from_t
     assert [row["state"] for row in rows] == ["finished", "finished"]
     assert rows[0]["optim.lr_d"] != rows[1]["optim.lr_d"]
     assert b"data:image/png;base64" in store.get("sweep.html")
-    config, _ = parse(["--preset", f"{runs}/sweep/best.yaml"])
+    config, _ = parse_arguments(["--preset", f"{runs}/sweep/best.yaml"])
     assert config.optim.lr_d in {float(row["optim.lr_d"]) for row in rows}

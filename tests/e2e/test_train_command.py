@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.data.sources import ensure_prepared
+from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.train import main
 from tests.helpers.processes import ROOT, checkpoints, command
 from tests.helpers.runs import arguments, assert_same, tiny, weights
@@ -48,11 +48,23 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
     """A rank that left the group while rank 0 was at work aborted now and then, and torchrun then ended rank 0, too."""
     config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto")
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ali_dist.train",
-         *arguments(config)],
-        capture_output=True, text=True, cwd=tmp_path, check=False, timeout=200,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+            "ali_dist.train",
+            *arguments(config),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=200,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((Path(config.run.dir) / config.run.name / "summary.json").read_text())
     assert (summary["status"], summary["world_size"]) == ("finished", 2)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from ali_dist import encode, evaluate, generate
-from ali_dist.data.sources import ensure_prepared
-from ali_dist.data.storage import open_store
+from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.prepare import main as prepare
+from ali_dist.storage import open_store
 from ali_dist.train import main as train
 from tests.helpers.arrays import write
 from tests.helpers.processes import ROOT

@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ali_dist.model.objectives import OBJECTIVES
-from ali_dist.training.distributed import World, wrap
+from ali_dist.distributed import World
+from ali_dist.model.losses import OBJECTIVES
+from ali_dist.training.ddp import wrap_for_ddp
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Batch, Step, Weights
+from ali_dist.training.step import LossWeights, Step, TrainBatch
 from tests.helpers.networks import (
     BATCH,
     EXACT,
@@ -44,8 +45,8 @@ def _real_fp32() -> Iterator[None]:
         yield
 
 
-def weights_for(way: str) -> Weights:
-    return Weights(cycle_x=2.0, cycle_z=0.5, **({"r1": 0.7, "r2": 0.3} if way == "penalised" else {}))
+def weights_for(way: str) -> LossWeights:
+    return LossWeights(cycle_x=2.0, cycle_z=0.5, **({"r1": 0.7, "r2": 0.3} if way == "penalised" else {}))
 
 
 def floor(tensors: list[torch.Tensor]) -> float:
@@ -66,7 +67,7 @@ def test_in_fp32_every_exact_way_has_the_gradients_of_two_backward_passes(loss: 
 def test_the_papers_layers_have_the_gradients_of_two_backward_passes(way: str) -> None:
     """Maxout, per-pixel bias and the tables' own dropout, which digits lack."""
     ali, batch = networks(None, cycle=False, name="cifar10", device=CUDA), inputs("cifar10", CUDA)
-    weights = Weights(r1=0.7, r2=0.3) if way == "penalised" else Weights()
+    weights = LossWeights(r1=0.7, r2=0.3) if way == "penalised" else LossWeights()
     mine, _ = step_gradients(ali, way, "nonsaturating", weights, 5, batch)
     theirs = two_backward_passes(ali, "nonsaturating", weights, 5, batch)
     assert relative_error(mine, theirs, floor(theirs)) < FP32
@@ -74,16 +75,18 @@ def test_the_papers_layers_have_the_gradients_of_two_backward_passes(way: str) -
 
 def test_the_gpu_has_the_gradients_of_the_cpu() -> None:
     """The reference above runs on the GPU, too; this one does not."""
-    mine, _ = step_gradients(networks(device=CUDA), "scaled", "relativistic", Weights(), 5, inputs(device=CUDA))
-    theirs = two_backward_passes(networks(), "relativistic", Weights(), 5, inputs())
+    mine, _ = step_gradients(networks(device=CUDA), "scaled", "relativistic", LossWeights(), 5, inputs(device=CUDA))
+    theirs = two_backward_passes(networks(), "relativistic", LossWeights(), 5, inputs())
     assert relative_error([t.cpu() for t in mine], theirs, floor(theirs)) < 10 * FP32
 
 
 def half_error(precision: str, way: str, loss: str) -> float:
     """How far one half-precision update is from fp32's two backward passes, over all parameters."""
     batch = inputs(device=CUDA)
-    mine, _ = step_gradients(networks(cycle=False, device=CUDA), way, loss, Weights(), 5, batch, precision=precision)
-    return total_error(mine, two_backward_passes(networks(cycle=False, device=CUDA), loss, Weights(), 5, batch))
+    mine, _ = step_gradients(
+        networks(cycle=False, device=CUDA), way, loss, LossWeights(), 5, batch, precision=precision
+    )
+    return total_error(mine, two_backward_passes(networks(cycle=False, device=CUDA), loss, LossWeights(), 5, batch))
 
 
 @pytest.mark.parametrize("loss", OBJECTIVES)
@@ -111,10 +114,10 @@ def test_fp16_overflow_skips_both_players_or_neither() -> None:
     step = Step("coupled", "nonsaturating", ali, ali, optimizer, precision, global_batch_size=BATCH)
     before = [p.detach().clone() for p in parameters]
     handle = next(ali.discriminator.parameters()).register_hook(lambda grad: grad * float("inf"))
-    step(Batch(*batch), Weights())
+    step(TrainBatch(*batch), LossWeights())
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
     handle.remove()
-    step(Batch(*batch), Weights())
+    step(TrainBatch(*batch), LossWeights())
     unmoved = [a.shape for a, b in zip(before, parameters, strict=True) if torch.equal(a, b)]
     assert not unmoved
 
@@ -130,7 +133,7 @@ def test_weights_after_three_updates_are_those_of_another_run(way: str) -> None:
         step = Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CUDA), global_batch_size=BATCH)
         for number in range(3):
             torch.manual_seed(number)
-            step(Batch(*batch), weights_for(way))
+            step(TrainBatch(*batch), weights_for(way))
         return state_of(ali)
 
     first, second = after_three(), after_three()
@@ -158,7 +161,7 @@ def test_wrapped_for_nccl_an_update_has_the_gradients_of_the_bare_one(way: str) 
     weights, batch = weights_for(way), inputs(device=CUDA)
     bare, _ = step_gradients(networks(0.3, device=CUDA), way, "relativistic", weights, 5, batch)
     ali = networks(0.3, device=CUDA)
-    players = wrap(ali, way, CUDA, World(size=2))  # `World` decides on wrapping, the group on what is averaged
+    players = wrap_for_ddp(ali, way, CUDA, World(size=2))  # `World` decides on wrapping, the group on what is averaged
     wrapped, _ = step_gradients(ali, way, "relativistic", weights, 5, batch, players=players)
     assert players is not ali
     assert relative_error(wrapped, bare, floor(bare)) < FP32

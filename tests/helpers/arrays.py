@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.index import Index, load_sidecar
-from ali_dist.data.shards import write_shards
-from ali_dist.data.storage import Listing, LocalStore, ObjectInfo, Store
+from ali_dist.data.shards.index import Index, load_sidecar
+from ali_dist.data.shards.writer import write_shards
+from ali_dist.storage.base import Listing, ObjectInfo, Store
+from ali_dist.storage.local import LocalStore
 
 Array = NDArray[Any]
 SHAPE = (3, 4, 5)

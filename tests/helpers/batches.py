@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ali_dist.data.batches import BatchSource, open_batches
-from ali_dist.data.index import Index
+from ali_dist.data.batch import BatchSource
+from ali_dist.data.loader import open_batches
+from ali_dist.data.shards.index import Index
 from tests.helpers.arrays import labelled
 
 N, LANES, B = 203, 4, 12
@@ -21,9 +22,16 @@ Taken = tuple[list[int], np.ndarray, list[int]]
 
 def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
     options = {
-        "seed": 5, "lanes": LANES, "global_batch_size": B, "rank": 0, "world_size": 1, "start_step": 0, "device": CPU,
-        "residency": "stream", "window_mb": 0.03,
-    }  # fmt: skip
+        "seed": 5,
+        "lanes": LANES,
+        "global_batch_size": B,
+        "rank": 0,
+        "world_size": 1,
+        "start_step": 0,
+        "device": CPU,
+        "residency": "stream",
+        "window_mb": 0.03,
+    }
     return open_batches(store, index, **{**options, **changes})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cluster.checks import what_is_wrong
+from cluster.checks import find_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 ALI = ROOT / "cluster" / "ali.yaml"
@@ -44,7 +44,7 @@ def put(document: Any, path: tuple[str | int, ...], value: object) -> None:
 def broken(file: Path, path: tuple[str | int, ...], value: object) -> list[str]:
     documents = copy.deepcopy(FILLED[file])
     put(documents[-1], path, value)
-    return what_is_wrong(documents)
+    return find_problems(documents)
 
 
 def told(found: list[str], *fragments: str) -> None:

@@ -36,9 +36,15 @@ class Head:
     def launch(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """`python -m cluster` with these words, running; both outputs together."""
         return subprocess.Popen(
-            [sys.executable, "-m", "cluster", *words], cwd=self.checkout, env={**self.env, **(env or {})}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "cluster", *words],
+            cwd=self.checkout,
+            env={**self.env, **(env or {})},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def run(self, *words: str, env: dict[str, str] | None = None, timeout: float = 200) -> tuple[int, str]:
         """Exit code and output of the launcher."""
@@ -85,8 +91,12 @@ def started_head(folder: Path, cpus: int = 2) -> Iterator[Head]:
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", *words.split(), "--include-dashboard=true"],
-            env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         _wait_for(dashboard, process, folder / "head.log")
         env.pop("RAY_AUTH_MODE")  # the launcher has to see to that itself

@@ -108,8 +108,11 @@ class Machine:
             outer = ["setpriv", "--pdeathsig", "KILL"]  # where the test itself is killed, its machines go with it
             self._process = subprocess.Popen(
                 [*outer, "ip", "netns", "exec", self.name, *spaces, "bash", *map(str, script)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 20
         while not self._is_up():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -164,9 +167,15 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """A command that may fail; both of its outputs together."""
         return subprocess.run(
-            self.command(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=timeout, check=False, env={**os.environ, **(env or {})},
-        )  # fmt: skip
+            self.command(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
 
     def processes(self, name: str) -> list[int]:
         """Pids, as the machine sees them, of processes whose command line contains `name`."""

@@ -53,9 +53,14 @@ class Laptop:
     def run(self, *words: str | Path, timeout: float = 300) -> tuple[int, str]:
         """Exit code and output of the launcher."""
         done = subprocess.run(
-            self.words(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            self.words(*words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
         return done.returncode, done.stdout
 
     def done(self, *words: str | Path, timeout: float = 300) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ali_dist.model.ali import ALI, Game, build_ali
-from ali_dist.model.boundary import ClosedBoundary, OpenBoundary
-from ali_dist.model.networks import Sizes
-from ali_dist.model.objectives import OBJECTIVES
-from ali_dist.model.tables import ARCHITECTURES
+from ali_dist.model.ali import ALI, GameKind
+from ali_dist.model.architectures import ARCHITECTURES
+from ali_dist.model.build import build_ali
+from ali_dist.model.gradient_gates import PassThrough, StopGradient
+from ali_dist.model.losses import OBJECTIVES
+from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Batch, Losses, Step, Weights
+from ali_dist.training.step import LossWeights, Step, StepLosses, TrainBatch
 
 BATCH, LATENT = 8, 6
 CPU = torch.device("cpu")
@@ -44,9 +45,9 @@ def networks(
     ali = build_ali(
         ARCHITECTURES[name],
         SHAPES[name],
-        Sizes(latent=LATENT, width=0.25 if name == "cifar10" else 0.5),
+        NetworkSizes(latent=LATENT, width=0.25 if name == "cifar10" else 0.5),
         discriminator_dropout=dropout,
-        game=Game(cycle_x=cycle, cycle_z=cycle, cycle_samples=cycle),
+        game=GameKind(cycle_x=cycle, cycle_z=cycle, cycle_samples=cycle),
     )
     return ali.to(device)
 
@@ -60,18 +61,18 @@ def inputs(name: str = "digits", device: torch.device = CPU) -> tuple[Tensor, Te
 
 
 def two_backward_passes(
-    ali: ALI, loss: str, weights: Weights, seed: int, batch: tuple[Tensor, Tensor, Tensor]
+    ali: ALI, loss: str, weights: LossWeights, seed: int, batch: tuple[Tensor, Tensor, Tensor]
 ) -> list[Tensor]:
     """Two forward passes with the same dropout, two calls of autograd.grad, losses as means: theta_g's, theta_d's."""
     game, (x, z, epsilon) = OBJECTIVES[loss], batch
     torch.manual_seed(seed)
-    d = ali(x, z, epsilon, ClosedBoundary(differentiable=True))
+    d = ali(x, z, epsilon, StopGradient(differentiable=True))
     d_loss = game.d_loss(d.d_q, d.d_p).mean()
     gx_q, gx_p, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), d.seen, create_graph=True)
     on_q, on_p = (torch.cat([gx_q, gx_p]).square().flatten(1).sum(1) + gz.square().sum(1)).chunk(2)
     d_loss = d_loss + weights.r1 / 2 * on_q.mean() + weights.r2 / 2 * on_p.mean()
     torch.manual_seed(seed)
-    g = ali(x, z, epsilon, OpenBoundary())
+    g = ali(x, z, epsilon, PassThrough())
     g_loss = game.g_loss(g.d_q, g.d_p).mean()
     if g.cycle_x is not None:
         g_loss = g_loss + weights.cycle_x * g.cycle_x.mean() + weights.cycle_z * g.cycle_z.mean()
@@ -84,19 +85,19 @@ def step_gradients(
     ali: ALI,
     way: str,
     loss: str,
-    weights: Weights,
+    weights: LossWeights,
     seed: int,
     batch: tuple[Tensor, Tensor, Tensor],
     *,
     precision: str = "fp32",
     players: nn.Module | None = None,
-) -> tuple[list[Tensor], Losses]:
+) -> tuple[list[Tensor], StepLosses]:
     """Gradients that one update steps with, theta_g's and theta_d's, and its losses."""
     optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
     policy = Precision(precision, batch[0].device)
     step = Step(way, loss, ali, players or ali, optimizer, policy, global_batch_size=len(batch[0]))
     torch.manual_seed(seed)
-    losses = step(Batch(*batch), weights)
+    losses = step(TrainBatch(*batch), weights)
     return optimizer.seen, losses
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ali_dist.config import Config
-from ali_dist.settings import from_mapping, load_preset
-from ali_dist.training.context import LocalContext
-from ali_dist.training.distributed import World
+from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.distributed import World
+from ali_dist.launchers.local import LocalContext
 
 TINY = {
     "run.images": 192,
@@ -38,10 +38,10 @@ def tiny(folder: Path, preset: str = "digits", **changes: Any) -> Config:
 
 def arguments(config: Config) -> list[str]:
     """The command line that gives `config`."""
-    from ali_dist.settings import fields, flatten
+    from ali_dist.config.loading import flatten_mapping, setting_infos
 
-    values = dict(flatten(config.to_mapping()))
-    return [f"--{key}={'none' if values[key] is None else values[key]}" for key in fields()]
+    values = dict(flatten_mapping(config.to_mapping()))
+    return [f"--{key}={'none' if values[key] is None else values[key]}" for key in setting_infos()]
 
 
 class StoppingContext(LocalContext):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ali_dist.data.storage import Store, open_store
-from ali_dist.settings import from_mapping, load_preset
+from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.storage import open_store
+from ali_dist.storage.base import Store
 from tuning.options import make_plan
-from tuning.plan import Plan
-from tuning.records import TrialRecord
+from tuning.sweep_plan import SweepPlan
+from tuning.trial_record import TrialRecord
 
 SPACE = """
 optim.lr_d: {loguniform: [1.0e-4, 1.0e-2]}
@@ -25,7 +26,7 @@ def write_space(folder: Path, text: str = SPACE) -> str:
     return str(path)
 
 
-def small_plan(folder: Path, **options: str) -> Plan:
+def small_plan(folder: Path, **options: str) -> SweepPlan:
     """A plan over `SPACE` in `folder`, by `coverage`; names in `options` use `_` for the dash."""
     given = {name.replace("_", "-"): value for name, value in options.items()}
     words = {"preset": "mixture", "space": write_space(folder), "metric": "coverage", "trials": "4", **given}
@@ -44,7 +45,7 @@ def record(number: int, score: float | None = None, **changes: Any) -> TrialReco
     return made
 
 
-def store_of(plan: Plan) -> Store:
+def store_of(plan: SweepPlan) -> Store:
     """The sweep's folder."""
     return open_store(plan.folder)
 

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ali_dist.model.ali import ALI, Game, Labelled, build_ali
-from ali_dist.model.networks import Sizes
-from ali_dist.model.tables import ARCHITECTURES
+from ali_dist.model.ali import ALI, GameKind, LabelledBatch
+from ali_dist.model.architectures import ARCHITECTURES
+from ali_dist.model.build import build_ali
+from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import Batch, Losses, Step, Weights
+from ali_dist.training.step import LossWeights, Step, StepLosses, TrainBatch
 from tests.helpers.networks import BATCH, CPU, LATENT, SHAPES, Recorder
 
 EMBEDDING, ATTRIBUTES, CLASSES, LABELLED = 5, 3, 4, 6
@@ -52,8 +53,8 @@ class Variant:
     unary: bool = False
     encoder: str = "gaussian"
 
-    def sizes(self) -> Sizes:
-        return Sizes(
+    def sizes(self) -> NetworkSizes:
+        return NetworkSizes(
             latent=LATENT,
             width=_WIDTHS[self.architecture],
             condition=ATTRIBUTES if self.conditional else 0,
@@ -66,18 +67,18 @@ class Variant:
 
     def build(self, *, cycles: bool = False) -> ALI:
         """The same weights at every call, in evaluation mode."""
-        game = Game(kind=self.kind, cycle_x=cycles, cycle_z=cycles, cycle_samples=cycles)  # type: ignore[arg-type]
+        game = GameKind(kind=self.kind, cycle_x=cycles, cycle_z=cycles, cycle_samples=cycles)  # type: ignore[arg-type]
         tables, shape = ARCHITECTURES[self.architecture], _SHAPES[self.architecture]
         return build_ali(tables, shape, self.sizes(), encoder=self.encoder, game=game, seed=1).eval()
 
-    def batch(self) -> Batch:
+    def batch(self) -> TrainBatch:
         """The same numbers at every call."""
         g, shape = torch.Generator().manual_seed(3), _SHAPES[self.architecture]
         x, x_labelled = (torch.rand(n, *shape, generator=g) * 2 - 1 for n in (BATCH, LABELLED))
         z, epsilon, more = (torch.randn(n, LATENT, generator=g) for n in (BATCH, BATCH, LABELLED))
         c = torch.randint(0, 2, (BATCH, ATTRIBUTES), generator=g).float() if self.conditional else None
         y = torch.randint(0, max(1, self.classes), (LABELLED,), generator=g)
-        return Batch(x, z, epsilon, c, Labelled(x_labelled, y, more) if self.classes else None)
+        return TrainBatch(x, z, epsilon, c, LabelledBatch(x_labelled, y, more) if self.classes else None)
 
 
 VARIANTS = {
@@ -100,7 +101,9 @@ UNARY = {
 }
 
 
-def update(variant: Variant, way: str, loss: str, weights: Weights, ali: ALI | None = None) -> tuple[list, Losses]:
+def update(
+    variant: Variant, way: str, loss: str, weights: LossWeights, ali: ALI | None = None
+) -> tuple[list, StepLosses]:
     """Gradients that one update steps with, theta_g's and then theta_d's, and its losses."""
     ali, batch = ali or variant.build(cycles=weights.cycle_x > 0), variant.batch()
     optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
@@ -178,7 +181,7 @@ def _squared_slope(of: Scores, inputs: list[Tensor], packing: int) -> Tensor:
     return of_rows.view(-1, packing).sum(1)
 
 
-def d_gradients(ali: ALI, variant: Variant, loss: str, weights: Weights) -> list[Tensor]:
+def d_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Of D's loss, for theta_d: means over pairs (or packs); E, G and the embedding are constants."""
     batch = variant.batch()
     with torch.no_grad():
@@ -205,7 +208,7 @@ def d_gradients(ali: ALI, variant: Variant, loss: str, weights: Weights) -> list
     return list(torch.autograd.grad(total, ali.discriminator_parameters()))
 
 
-def g_gradients(ali: ALI, variant: Variant, loss: str, weights: Weights) -> list[Tensor]:
+def g_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Of the generators' loss, for theta_g: D's weights, and the condition as D sees it, are constants."""
     batch = variant.batch()
     e = embed(ali, batch.c)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ali_dist.data.storage import open_store
 from ali_dist.prepare import main as prepare
+from ali_dist.storage import open_store
 from ali_dist.train import main as train
 from tests.helpers.runs import arguments, tiny
 

@@ -19,11 +19,12 @@ from typing import cast
 
 import pytest
 
-from ali_dist.data.s3 import S3Store
-from ali_dist.data.storage import Store, open_store
 from ali_dist.errors import InputError
+from ali_dist.storage import open_store
+from ali_dist.storage.base import Store
+from ali_dist.storage.s3 import S3Store
 from tests.helpers.swift import SwiftServer, install
-from tests.unit.test_storage import StoreContract
+from tests.unit.storage.test_stores import StoreContract
 
 pytestmark = pytest.mark.s3
 MIB = 1024 * 1024
@@ -122,7 +123,7 @@ def test_no_credentials_fail_fast_even_where_a_machine_role_is_looked_for(swift_
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    script = f"from ali_dist.data.storage import open_store; open_store('s3://{bucket}').list()"
+    script = f"from ali_dist.storage import open_store; open_store('s3://{bucket}').list()"
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=30)
     assert "InputError: There are no S3 credentials for" in result.stderr
 
@@ -206,7 +207,7 @@ def test_the_servers_end_with_the_process_that_started_them(foreground: subproce
 def test_a_command_runs_against_the_server_and_its_code_is_handed_on(tmp_path: Path) -> None:
     script = """
         import sys
-        from ali_dist.data.storage import open_store
+        from ali_dist.storage import open_store
         open_store("s3://mine/a").put("b", b"1")
         sys.exit(7 if open_store("s3://mine").get("a/b") == b"1" else 1)
     """

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.sources.files import first_existing, wanted_splits
-from ali_dist.data.sources.images import FaceCrop, Listing, image_part, input_of, list_files
-from ali_dist.data.sources.split import Split
+from ali_dist.data.sources.base import SourceSplit
+from ali_dist.data.sources.images import FaceCrop, Listing, list_files, list_inputs, samples_from_images
+from ali_dist.data.sources.original_files import choose_splits, first_existing
 from ali_dist.errors import InputError
 
 _SPLITS = ("train", "valid", "test")  # in the order of the partition file's numbers
@@ -18,7 +18,7 @@ _FROM = "the CelebA page (aligned and cropped images, list_attr_celeba.txt, list
 _FOLDERS = ("", "Img", "Anno", "Eval", "celeba", "CelebA/Img", "CelebA/Anno", "CelebA/Eval")  # as fetched
 
 
-def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterator[Split]:
+def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
     """uint8 [3, 64, 64] and 40 attributes, 0 or 1; train, valid and test as its authors divide it.
 
     Args:
@@ -29,10 +29,10 @@ def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterato
     Raises:
         InputError: a file is missing or not of that form, or names an image that is not there.
     """
-    wanted = wanted_splits(splits, _SPLITS)
-    attributes, values = _attributes(_find(path, "list_attr_celeba.txt"))
-    partition = _partition(_find(path, "list_eval_partition.txt"))
-    root = _find(path, "img_align_celeba", "img_align_celeba.zip")
+    wanted = choose_splits(splits, _SPLITS)
+    attributes, values = _read_attributes(_find_file(path, "list_attr_celeba.txt"))
+    partition = _read_partition(_find_file(path, "list_eval_partition.txt"))
+    root = _find_file(path, "img_align_celeba", "img_align_celeba.zip")
     sizes = list_files(root)
     places = {name.rpartition("/")[2]: name for name in sizes}
     by_split = {split: [name for name, number in partition.items() if _SPLITS[number] == split] for split in wanted}
@@ -40,23 +40,26 @@ def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterato
     for split, files in by_split.items():
         names = [places[name] for name in files]
         labels = [values[name] for name in files]
-        yield Split(
-            name=split, size=len(files), shape=(3, 64, 64), attributes=attributes,
-            part=image_part(root, names, labels, FaceCrop()),
-            settings={"name": "celeba", "input": _input(files, names, sizes, labels)},
-        )  # fmt: skip
+        yield SourceSplit(
+            name=split,
+            size=len(files),
+            shape=(3, 64, 64),
+            attributes=attributes,
+            part=samples_from_images(root, names, labels, FaceCrop()),
+            settings={"name": "celeba", "input": _image_input(files, names, sizes, labels)},
+        )
 
 
-def _find(path: Path, *names: str) -> Path:
+def _find_file(path: Path, *names: str) -> Path:
     found = first_existing([path / folder / name for folder in _FOLDERS for name in names])
     if found is None:
         raise InputError(f"There is no {' or '.join(names)} in {path}: celeba needs the files from {_FROM}.")
     return found
 
 
-def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:
+def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[np.float32]]]:
     """Names of the attributes, and the vector of each image: 1 where the file says 1, 0 where it says -1."""
-    count, names, *rows = [line.split() for line in _lines(path, at_least=3)]
+    count, names, *rows = [line.split() for line in _read_lines(path, at_least=3)]
     values = {}
     for row in rows:
         if len(row) != len(names) + 1 or not set(row[1:]) <= {"1", "-1"}:
@@ -67,16 +70,16 @@ def _attributes(path: Path) -> tuple[tuple[str, ...], dict[str, NDArray[np.float
     return tuple(names), values
 
 
-def _partition(path: Path) -> dict[str, int]:
+def _read_partition(path: Path) -> dict[str, int]:
     """Number of each image's split."""
-    rows = [line.split() for line in _lines(path, at_least=1)]
+    rows = [line.split() for line in _read_lines(path, at_least=1)]
     for row in rows:
         if len(row) != 2 or row[1] not in ("0", "1", "2"):
             raise InputError(f"{path} has the line {' '.join(row)!r}, but a name and 0, 1 or 2 are needed.")
     return {name: int(number) for name, number in rows}
 
 
-def _lines(path: Path, at_least: int) -> list[str]:
+def _read_lines(path: Path, at_least: int) -> list[str]:
     """Lines that are not blank."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -99,7 +102,9 @@ def _check_known(
         raise InputError(f"list_attr_celeba.txt has no line for {unlabelled[0]}: fetch it again.")
 
 
-def _input(files: Sequence[str], names: Sequence[str], sizes: Listing, labels: Sequence[NDArray[np.float32]]) -> str:
+def _image_input(
+    files: Sequence[str], names: Sequence[str], sizes: Listing, labels: Sequence[NDArray[np.float32]]
+) -> str:
     """Fingerprint that is the same for the folder and the zip."""
     by_file = {file: sizes[name] for file, name in zip(files, names, strict=True)}
-    return input_of(files, by_file, ["".join(str(int(value)) for value in label) for label in labels])
+    return list_inputs(files, by_file, ["".join(str(int(value)) for value in label) for label in labels])

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.sources.files import first_existing, wanted_splits
-from ali_dist.data.sources.pickled import read_pickled
-from ali_dist.data.sources.split import Split, array_part, fingerprint
+from ali_dist.data.sources.base import SourceSplit, fingerprint_content, samples_from_arrays
+from ali_dist.data.sources.original_files import choose_splits, first_existing
+from ali_dist.data.sources.safe_pickle import read_pickled
 from ali_dist.errors import InputError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,7 +25,9 @@ _FROM = "cifar-10-batches-bin, cifar-10-batches-py, or the .tar.gz of either, fr
 Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def cifar10_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None) -> Iterator[Split]:
+def cifar10_splits(
+    path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None
+) -> Iterator[SourceSplit]:
     """uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training files, 5,000 of 50,000.
 
     Args:
@@ -39,25 +41,30 @@ def cifar10_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout is {holdout:g}, but must be from 0 to less than 1.")
     names = ("train", "valid", "test") if holdout else ("train", "test")
-    wanted = wanted_splits(splits, names)
+    wanted = choose_splits(splits, names)
     needed = [part for part in ("train", "test") if part in wanted or (part == "train" and "valid" in wanted)]
-    read = _read(path, [name for part in needed for name in _BATCHES[part]])
+    read = _read_batches(path, [name for part in needed for name in _BATCHES[part]])
     for name in wanted:
-        x, y = _joined([read[batch] for batch in _BATCHES["test" if name == "test" else "train"]])
+        x, y = _join_parts([read[batch] for batch in _BATCHES["test" if name == "test" else "train"]])
         if name != "test":
             kept = len(x) - round(len(x) * holdout)
             x, y = (x[:kept], y[:kept]) if name == "train" else (x[kept:], y[kept:])
-        yield Split(
-            name=name, size=len(x), shape=_SHAPE, part=array_part(x, y, f"CIFAR-10 image of {name}"), classes=CLASSES,
-            class_numbers=y, settings={"name": "cifar10", "input": fingerprint(x, y)},
-        )  # fmt: skip
+        yield SourceSplit(
+            name=name,
+            size=len(x),
+            shape=_SHAPE,
+            part=samples_from_arrays(x, y, f"CIFAR-10 image of {name}"),
+            classes=CLASSES,
+            class_numbers=y,
+            settings={"name": "cifar10", "input": fingerprint_content(x, y)},
+        )
 
 
-def _joined(batches: Sequence[Samples]) -> Samples:
+def _join_parts(batches: Sequence[Samples]) -> Samples:
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
 
 
-def _read(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
+def _read_batches(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
     """Images and labels of each batch, from whichever version is there."""
     if not path.exists():
         raise InputError(f"There is no {path}: cifar10 needs {_FROM}.")
@@ -103,7 +110,7 @@ def _parse_binary(data: bytes) -> Samples:
     if not data or len(data) % _RECORD:
         raise ValueError(f"it has {len(data)} bytes, which are not whole records of {_RECORD}")
     records = np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)
-    return _checked(records[:, 1:], records[:, 0].astype(np.int64))
+    return _check_batch(records[:, 1:], records[:, 0].astype(np.int64))
 
 
 def _parse_pickled(data: bytes) -> Samples:
@@ -114,10 +121,10 @@ def _parse_pickled(data: bytes) -> Samples:
         raise ValueError(f"it has no images of {_RECORD - 1} bytes under 'data'")
     if not isinstance(labels, list) or len(labels) != len(x) or not all(isinstance(label, int) for label in labels):
         raise ValueError(f"it has no {len(x)} class numbers under 'labels'")
-    return _checked(x, np.array(labels, dtype=np.int64))
+    return _check_batch(x, np.array(labels, dtype=np.int64))
 
 
-def _checked(rows: NDArray[np.uint8], y: NDArray[np.int64]) -> Samples:
+def _check_batch(rows: NDArray[np.uint8], y: NDArray[np.int64]) -> Samples:
     if len(y) == 0 or not 0 <= int(y.min()) <= int(y.max()) < len(CLASSES):
         raise ValueError("its class numbers are not from 0 to 9")
     return rows.reshape(-1, *_SHAPE), y

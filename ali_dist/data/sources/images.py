@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ali_dist.data.codec import Sample, channels_first, opened_image
-from ali_dist.data.labels import Label
-from ali_dist.data.shards import Labelled
-from ali_dist.data.sources.split import Numbers, Part, fingerprint
-from ali_dist.data.storage import LocalStore
+from ali_dist.data.shards.codec import Sample, channels_first, open_image
+from ali_dist.data.shards.labels import Label
+from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.sources.base import SampleNumbers, ShardSamples, fingerprint_content
 from ali_dist.errors import InputError
+from ali_dist.storage.local import LocalStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +27,7 @@ FACE = (178, 218)  # width and height of CelebA's aligned faces
 Listing = dict[str, int]  # bytes of each file, by its path in the folder or zip; sorted
 
 
-class Crop(Protocol):
+class ImageCrop(Protocol):
     """Makes a sample of a decoded image."""
 
     def __call__(self, image: Image) -> Sample:
@@ -77,13 +77,13 @@ class FaceCrop:
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePart:
+class ImageSamples:
     """Image files by name, with their labels."""
 
     root: Path
     names: tuple[str, ...]
     labels: tuple[Label | None, ...]
-    crop: Crop
+    crop: ImageCrop
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,41 +91,41 @@ class ImagePart:
     def name(self, number: int) -> str:
         return f"{self.names[number]} in {self.root}"
 
-    def read(self, number: int) -> Labelled:
-        with opened_image(self._content(self.names[number]), FORMATS) as image:
+    def read(self, number: int) -> LabelledSample:
+        with open_image(self._content(self.names[number]), FORMATS) as image:
             return np.ascontiguousarray(self.crop(image)), self.labels[number]
 
     def _content(self, name: str) -> bytes:
-        if not is_zip(self.root):
+        if not is_zip_file(self.root):
             try:
                 return (self.root / name).read_bytes()
             except OSError as error:
                 raise ValueError(f"it cannot be read ({str(error.strerror).lower()})") from error
         try:
-            return _archive(self.root).read(name)
+            return _open_archive(self.root).read(name)
         except (KeyError, zipfile.BadZipFile, OSError, EOFError) as error:
             raise ValueError(f"it cannot be read ({error})") from error
 
 
-def is_zip(root: Path) -> bool:
+def is_zip_file(root: Path) -> bool:
     """Whether a root of images is an archive; folders may be called anything."""
     return root.suffix.lower() == ".zip" and root.is_file()
 
 
 @functools.lru_cache(maxsize=2)
-def _archive(path: Path) -> zipfile.ZipFile:
+def _open_archive(path: Path) -> zipfile.ZipFile:
     """An open zip, kept for the process: the list of 200,000 names takes a second to read."""
     return zipfile.ZipFile(path)
 
 
-def image_part(
-    root: Path, names: Sequence[str], labels: Sequence[Label | None], crop: Crop
-) -> Callable[[Numbers], Part]:
+def samples_from_images(
+    root: Path, names: Sequence[str], labels: Sequence[Label | None], crop: ImageCrop
+) -> Callable[[SampleNumbers], ShardSamples]:
     """A split's `part`, for image files below `root` with their labels."""
 
-    def part(numbers: Numbers) -> Part:
+    def part(numbers: SampleNumbers) -> ShardSamples:
         rows = numbers.tolist()
-        return ImagePart(root, tuple(names[row] for row in rows), tuple(labels[row] for row in rows), crop)
+        return ImageSamples(root, tuple(names[row] for row in rows), tuple(labels[row] for row in rows), crop)
 
     return part
 
@@ -136,9 +136,9 @@ def list_files(root: Path) -> Listing:
     Raises:
         InputError: it cannot be read.
     """
-    if is_zip(root):
+    if is_zip_file(root):
         try:
-            found = {info.filename: info.file_size for info in _archive(root).infolist() if not info.is_dir()}
+            found = {info.filename: info.file_size for info in _open_archive(root).infolist() if not info.is_dir()}
         except (OSError, zipfile.BadZipFile) as error:
             raise InputError(f"{root} cannot be read as a zip ({error}): fetch it again.") from error
     else:
@@ -147,7 +147,7 @@ def list_files(root: Path) -> Listing:
     return {name: found[name] for name in sorted(found) if not any(part.startswith(hidden) for part in name.split("/"))}
 
 
-def input_of(names: Sequence[str], sizes: Listing, labels: Sequence[object]) -> str:
+def list_inputs(names: Sequence[str], sizes: Listing, labels: Sequence[object]) -> str:
     """Fingerprint of images: it changes with names, bytes and labels, not with where the folder is."""
     rows = (f"{name}\t{sizes[name]}\t{label}" for name, label in zip(names, labels, strict=True))
-    return fingerprint("\n".join(rows))
+    return fingerprint_content("\n".join(rows))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.shards import Labelled
-from ali_dist.data.sources.split import Numbers, Part, Split
+from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.sources.base import SampleNumbers, ShardSamples, SourceSplit
 from ali_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def shapes_splits(
     size: int = 32,
     samples: int = SHAPES_SAMPLES,
     seed: int = 0,
-) -> Iterator[Split]:
+) -> Iterator[SourceSplit]:
     """uint8 [3, size, size]; `samples` to train on and a tenth as many more to test on.
 
     Args:
@@ -65,21 +65,26 @@ def shapes_splits(
     name = "shapes" if labels == "classes" else "shapes-attributes"
     for number, split in enumerate(_SPLITS):
         count = samples if split == "train" else samples // 10
-        yield Split(
-            name=split, size=count, shape=(3, size, size),
-            part=functools.partial(_part, labels, size, seed * len(_SPLITS) + number),
+        yield SourceSplit(
+            name=split,
+            size=count,
+            shape=(3, size, size),
+            part=functools.partial(_make_samples, labels, size, seed * len(_SPLITS) + number),
             settings={"name": name, "size": size, "samples": samples, "seed": seed},
-            classes=CLASSES if labels == "classes" else (), attributes=ATTRIBUTES if labels == "attributes" else (),
+            classes=CLASSES if labels == "classes" else (),
+            attributes=ATTRIBUTES if labels == "attributes" else (),
             mixed=True,
-        )  # fmt: skip
+        )
 
 
-def _part(labels: Literal["classes", "attributes"], size: int, stream: int, numbers: Numbers) -> Part:
-    return ShapesPart(labels, size, stream, tuple(numbers.tolist()))
+def _make_samples(
+    labels: Literal["classes", "attributes"], size: int, stream: int, numbers: SampleNumbers
+) -> ShardSamples:
+    return ShapeSamples(labels, size, stream, tuple(numbers.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
-class ShapesPart:
+class ShapeSamples:
     """Samples of some numbers of one stream of random numbers; drawn when they are read."""
 
     labels: Literal["classes", "attributes"]
@@ -93,23 +98,23 @@ class ShapesPart:
     def name(self, number: int) -> str:
         return f"Shape {self.numbers[number]}"
 
-    def read(self, number: int) -> Labelled:
-        u = draws(self.stream, self.numbers[number])
+    def read(self, number: int) -> LabelledSample:
+        u = seed_draws(self.stream, self.numbers[number])
         if self.labels == "classes":
             label = int(u[0] * len(CLASSES))
-            return draw(any_scene(CLASSES[label], u[1:]), self.size), label
+            return draw_scene(random_scene(CLASSES[label], u[1:]), self.size), label
         bits = u[: len(ATTRIBUTES)] < 0.5
-        return draw(scene_of(bits.tolist(), u[len(ATTRIBUTES) :]), self.size), bits.astype(np.float32)
+        return draw_scene(scene_from_label(bits.tolist(), u[len(ATTRIBUTES) :]), self.size), bits.astype(np.float32)
 
 
-def draws(stream: int, number: int) -> NDArray[np.float64]:
+def seed_draws(stream: int, number: int) -> NDArray[np.float64]:
     """The random numbers in [0, 1) of one sample. Raw words of Philox do not depend on numpy's version."""
     words = np.random.Philox(key=stream, counter=number * (_DRAWS // 4)).random_raw(_DRAWS)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class ShapeScene:
     """What is to be seen. Lengths are shares of the image's side, from its top left corner.
 
     Attributes:
@@ -137,38 +142,47 @@ class Scene:
     dot: Colour | None = None
 
 
-def any_scene(shape: str, u: NDArray[np.float64]) -> Scene:
+def random_scene(shape: str, u: NDArray[np.float64]) -> ShapeScene:
     """A scene with that shape, all else free; `u` are at least 9 numbers in [0, 1)."""
     radius = 0.20 + 0.14 * u[0]
     room = 0.5 - 1.08 * radius
     light = bool(u[1] < 0.5)
-    return Scene(
-        shape=shape, radius=radius, x=0.5 + room * (2 * u[2] - 1), y=0.5 + room * (2 * u[3] - 1),
-        turn=math.radians(20) * (2 * u[4] - 1), filled=bool(u[5] < 0.6), colour=_vivid(u[6], light),
-        ground=_pale(u[7], light, u[8]),
-    )  # fmt: skip
+    return ShapeScene(
+        shape=shape,
+        radius=radius,
+        x=0.5 + room * (2 * u[2] - 1),
+        y=0.5 + room * (2 * u[3] - 1),
+        turn=math.radians(20) * (2 * u[4] - 1),
+        filled=bool(u[5] < 0.6),
+        colour=_vivid_color(u[6], light),
+        ground=_pale_color(u[7], light, u[8]),
+    )
 
 
-def scene_of(bits: list[bool], u: NDArray[np.float64]) -> Scene:
+def scene_from_label(bits: list[bool], u: NDArray[np.float64]) -> ShapeScene:
     """A scene with these attributes, in the order of ATTRIBUTES; `u` are at least 9 numbers in [0, 1)."""
     has = dict(zip(ATTRIBUTES, bits, strict=True))
     # Hues from red to yellow, and from cyan to violet-blue: none that could be called both.
     hue = -0.03 + 0.16 * u[0] if has["warm"] else 0.47 + 0.20 * u[0]
     # What is dark on light ground and light on dark: a dot of the ground's own tone would look like a hole.
-    ink = _rgb(0.0, 0.0, 0.05 if has["light"] else 0.97)
+    ink = _rgb_from_hsv(0.0, 0.0, 0.05 if has["light"] else 0.97)
     side, height = (1 if has["right"] else -1), (-1 if has["top"] else 1)
-    return Scene(
-        shape="circle" if has["round"] else "square", filled=has["filled"],
+    return ShapeScene(
+        shape="circle" if has["round"] else "square",
+        filled=has["filled"],
         radius=(0.225 if has["large"] else 0.125) + 0.04 * u[1],
-        x=0.5 + side * (0.15 + 0.09 * u[2]), y=0.5 + height * (0.15 + 0.09 * u[3]),
-        turn=math.radians(15) * (2 * u[4] - 1), colour=_vivid(hue, has["light"]),
-        ground=_pale(u[5], has["light"], u[6]),
+        x=0.5 + side * (0.15 + 0.09 * u[2]),
+        y=0.5 + height * (0.15 + 0.09 * u[3]),
+        turn=math.radians(15) * (2 * u[4] - 1),
+        colour=_vivid_color(hue, has["light"]),
+        ground=_pale_color(u[5], has["light"], u[6]),
         stripes=math.pi * u[7] if has["striped"] else None,
-        frame=ink if has["framed"] else None, dot=ink if has["dotted"] else None,
-    )  # fmt: skip
+        frame=ink if has["framed"] else None,
+        dot=ink if has["dotted"] else None,
+    )
 
 
-def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
+def draw_scene(scene: ShapeScene, size: int) -> NDArray[np.uint8]:
     """The scene as uint8 [3, size, size]."""
     from PIL import Image, ImageDraw
 
@@ -176,8 +190,8 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
     image = Image.new("RGB", (side, side), scene.ground)
     pen = ImageDraw.Draw(image)
     if scene.stripes is not None:
-        _stripe(pen, side, scene.stripes, _toned(scene.ground))
-    _object(image, scene, side)
+        _draw_stripe(pen, side, scene.stripes, _toned_color(scene.ground))
+    _draw_object(image, scene, side)
     if scene.dot is not None:
         reach = max(0.3 * scene.radius, 0.055)
         pen.ellipse([side * (c + d) for d in (-reach, reach) for c in (scene.x, scene.y)], fill=scene.dot)
@@ -186,27 +200,27 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.reduce(_OVERSAMPLING)).transpose(2, 0, 1)
 
 
-def _object(image: Image, scene: Scene, side: int) -> None:
+def _draw_object(image: Image, scene: ShapeScene, side: int) -> None:
     from PIL import Image as Images
     from PIL import ImageDraw
 
     mask = Images.new("L", image.size)
     pen = ImageDraw.Draw(mask)
-    pen.polygon(_placed(scene, 1.0, side), fill=255)
+    pen.polygon(_place_outline(scene, 1.0, side), fill=255)
     if not scene.filled:
-        pen.polygon(_placed(scene, _HOLE, side), fill=0)
+        pen.polygon(_place_outline(scene, _HOLE, side), fill=0)
     image.paste(scene.colour, mask=mask)
 
 
-def _placed(scene: Scene, scale: float, side: int) -> list[Point]:
+def _place_outline(scene: ShapeScene, scale: float, side: int) -> list[Point]:
     """The corners of a scene's object in pixels."""
     reach = scene.radius * scale * side
     cos, sin = reach * math.cos(scene.turn), reach * math.sin(scene.turn)
     x, y = scene.x * side, scene.y * side
-    return [(x + cos * px - sin * py, y + sin * px + cos * py) for px, py in outlines()[scene.shape]]
+    return [(x + cos * px - sin * py, y + sin * px + cos * py) for px, py in shape_outlines()[scene.shape]]
 
 
-def _stripe(pen: ImageDraw, side: int, angle: float, colour: Colour) -> None:
+def _draw_stripe(pen: ImageDraw, side: int, angle: float, colour: Colour) -> None:
     """Four parallel bands across the image."""
     along, across = (math.cos(angle) * side, math.sin(angle) * side), (-math.sin(angle) * side, math.cos(angle) * side)
     for place in (-0.56, -0.28, 0.0, 0.28, 0.56):
@@ -215,50 +229,54 @@ def _stripe(pen: ImageDraw, side: int, angle: float, colour: Colour) -> None:
 
 
 @functools.cache
-def outlines() -> dict[str, list[Point]]:
+def shape_outlines() -> dict[str, list[Point]]:
     """Corners of each shape about the origin, y downwards; made so that they look equally large."""
     return {
-        "circle": [_polar(1.0, 2 * math.pi * k / 72) for k in range(72)],
+        "circle": [_polar_outline(1.0, 2 * math.pi * k / 72) for k in range(72)],
         "square": [(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
-        "triangle": [_polar(1.2, 2 * math.pi * k / 3) for k in range(3)],
-        "star": [_polar(1.2 if k % 2 == 0 else 0.5, math.pi * k / 5) for k in range(10)],
+        "triangle": [_polar_outline(1.2, 2 * math.pi * k / 3) for k in range(3)],
+        "star": [_polar_outline(1.2 if k % 2 == 0 else 0.5, math.pi * k / 5) for k in range(10)],
         "cross": [
             (sx * px, sy * py)
             for sx, sy, order in ((1, -1, 1), (1, 1, -1), (-1, 1, 1), (-1, -1, -1))
             for px, py in ((0.36, 1.05), (0.36, 0.36), (1.05, 0.36))[::order]
         ],
-        "heart": [_heart(2 * math.pi * k / 72) for k in range(72)],
-        "drop": [(0.0, -1.35), *(_polar(0.85, math.radians(60 + k * 5), 0.2) for k in range(49))],
+        "heart": [_heart_outline(2 * math.pi * k / 72) for k in range(72)],
+        "drop": [(0.0, -1.35), *(_polar_outline(0.85, math.radians(60 + k * 5), 0.2) for k in range(49))],
         "arrow": [(0, -1.15), (1.0, 0.0), (0.45, 0.0), (0.45, 1.0), (-0.45, 1.0), (-0.45, 0.0), (-1.0, 0.0)],
     }
 
 
-def _polar(radius: float, angle: float, down: float = 0.0) -> Point:
+def _polar_outline(radius: float, angle: float, down: float = 0.0) -> Point:
     """A point at an angle clockwise from straight up."""
     return radius * math.sin(angle), down - radius * math.cos(angle)
 
 
-def _heart(t: float) -> Point:
+def _heart_outline(t: float) -> Point:
     y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
     return math.sin(t) ** 3 * 1.1, -y / 15
 
 
-def _vivid(hue: float, on_light: bool) -> Colour:
+def _vivid_color(hue: float, on_light: bool) -> Colour:
     """A strong colour: darker on a light background, brighter on a dark one."""
-    return _rgb(hue, 0.95 if on_light else 0.80, 0.72 if on_light else 1.0)
+    return _rgb_from_hsv(hue, 0.95 if on_light else 0.80, 0.72 if on_light else 1.0)
 
 
-def _pale(hue: float, light: bool, brightness: float) -> Colour:
+def _pale_color(hue: float, light: bool, brightness: float) -> Colour:
     """A background with little colour of its own."""
-    return _rgb(hue, 0.12, 0.86 + 0.12 * brightness) if light else _rgb(hue, 0.45, 0.14 + 0.12 * brightness)
+    return (
+        _rgb_from_hsv(hue, 0.12, 0.86 + 0.12 * brightness)
+        if light
+        else _rgb_from_hsv(hue, 0.45, 0.14 + 0.12 * brightness)
+    )
 
 
-def _toned(ground: Colour) -> Colour:
+def _toned_color(ground: Colour) -> Colour:
     """The background's second tone: a good deal nearer to the middle."""
     shift = -45 if sum(ground) > 3 * 127 else 45
     return ground[0] + shift, ground[1] + shift, ground[2] + shift
 
 
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
+def _rgb_from_hsv(hue: float, saturation: float, value: float) -> Colour:
     red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
     return red, green, blue

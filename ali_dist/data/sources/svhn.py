@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.sources.files import wanted_splits
-from ali_dist.data.sources.split import Split, array_part, fingerprint
+from ali_dist.data.sources.base import SourceSplit, fingerprint_content, samples_from_arrays
+from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.errors import InputError
 
 HOLDOUT = 10_000 / 73_257  # the paper's: the last 10,000 images of the training file
@@ -18,7 +18,7 @@ _SHAPE = (3, 32, 32)
 _FROM = "train_32x32.mat, extra_32x32.mat and test_32x32.mat (format 2, cropped digits) from the SVHN page"
 
 
-def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None) -> Iterator[Split]:
+def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
     """uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training file, 10,000 of 73,257.
 
     Args:
@@ -31,7 +31,7 @@ def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] |
     """
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout is {holdout:g}, but must be from 0 to less than 1.")
-    wanted = wanted_splits(splits, ("train", "valid", "extra", "test") if holdout else ("train", "extra", "test"))
+    wanted = choose_splits(splits, ("train", "valid", "extra", "test") if holdout else ("train", "extra", "test"))
     files = {split: f"{'train' if split == 'valid' else split}_32x32.mat" for split in wanted}
     missing = next(((split, name) for split, name in files.items() if not (path / name).is_file()), None)
     if missing is not None:
@@ -39,18 +39,22 @@ def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] |
         hint = f", or --splits {others} for those that are there" if others else ""
         raise InputError(f"There is no {missing[1]} in {path}: svhn needs {_FROM}{hint}.")
     for split in wanted:
-        x, y = _read(path / files[split])
+        x, y = _read_mat(path / files[split])
         if split in ("train", "valid"):
             kept = len(x) - round(len(x) * holdout)
             x, y = (x[:kept], y[:kept]) if split == "train" else (x[kept:], y[kept:])
-        yield Split(
-            name=split, size=len(x), shape=_SHAPE, part=array_part(x, y, f"SVHN image of {split}"),
-            settings={"name": "svhn", "input": fingerprint(x, y)}, classes=tuple(str(digit) for digit in range(10)),
+        yield SourceSplit(
+            name=split,
+            size=len(x),
+            shape=_SHAPE,
+            part=samples_from_arrays(x, y, f"SVHN image of {split}"),
+            settings={"name": "svhn", "input": fingerprint_content(x, y)},
+            classes=tuple(str(digit) for digit in range(10)),
             class_numbers=y,
-        )  # fmt: skip
+        )
 
 
-def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images [N, 3, 32, 32], without a copy, and their digits; the file's label 10 is the digit 0."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 

@@ -13,7 +13,7 @@ from tests.helpers.trained import labelled_images, run_folder, trained
 def _quick_judges():
     """Judges of random images need no training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ali_dist.evaluation.classifier.STEPS", 5)
+        patch.setattr("ali_dist.evaluation.classifiers.STEPS", 5)
         yield
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ali_dist import encode
-from ali_dist.data.index import load_index, load_sidecar
-from ali_dist.data.reader import load_arrays
-from ali_dist.data.storage import LocalStore
-from ali_dist.training.saved import open_saved
+from ali_dist.data.shards.index import load_index, load_sidecar
+from ali_dist.data.shards.reader import load_arrays
+from ali_dist.inference.load import load_run
+from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import damage, write
 from tests.helpers.trained import COUNTS, SIDE, labelled_images
 from tests.unit.commands.conftest import done, read, refused
@@ -22,7 +22,7 @@ def test_features_are_the_encoder_s_means_in_the_index_s_order(plain, data, tmp_
     found = read(tmp_path / "f.npz")
     store = LocalStore(data / "train")
     x, y = load_arrays(store, load_index(store))
-    saved = open_saved(plain)
+    saved = load_run(plain)
     with torch.inference_mode():
         mu = saved.model.encode(saved.space.unit_from_stored(x))[0]
     assert found["features"].dtype == np.float32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ali_dist import encode, evaluate, generate
-from ali_dist.report.metric_table import Measured
+from ali_dist.report.tables import MetricEstimate
 from tests.helpers.arrays import write
 from tests.helpers.trained import CLASSES, SIDE
 from tests.unit.commands.conftest import done, read, refused
@@ -42,9 +42,9 @@ def test_several_seeds_give_the_mean_of_each_with_an_interval_about_it(plain, tm
 
 def test_an_interval_is_student_s():
     """2, 4, 6: mean 4, s = 2, and t(0.975; 2) = 4.303."""
-    measured = Measured.of([2.0, 4.0, 6.0])
+    measured = MetricEstimate.of([2.0, 4.0, 6.0])
     assert measured.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
-    assert Measured.of([2.0]).low is None
+    assert MetricEstimate.of([2.0]).low is None
 
 
 def test_the_svm_protocol_runs_on_mu_and_three_layers(plain, tmp_path):

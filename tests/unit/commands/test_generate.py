@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ali_dist import generate
-from ali_dist.data.index import load_index
-from ali_dist.data.reader import load_arrays
-from ali_dist.data.storage import LocalStore
-from ali_dist.report.gallery import CELL, GAP
+from ali_dist.data.shards.index import load_index
+from ali_dist.data.shards.reader import load_arrays
+from ali_dist.report.image_grids import CELL, GAP
+from ali_dist.storage.local import LocalStore
 from tests.helpers.trained import ATTRIBUTES, CLASSES, SIDE, run_folder
 from tests.unit.commands.conftest import done, pixels, refused
 
@@ -94,9 +94,20 @@ def test_attributes_asked_for_replace_those_of_the_data(by_attributes, tmp_path)
 def test_a_column_turns_one_attribute_and_leaves_z_alone(by_attributes, tmp_path):
     done(generate, by_attributes, "--what", "attributes", "--count", 2, "--single", "--grid", "--out", tmp_path)
     done(
-        generate, by_attributes, "--what", "attributes", "--attributes", "Hat=1", "--vary", "Hat",
-        "--count", 2, "--single", "--out", tmp_path,
-    )  # fmt: skip
+        generate,
+        by_attributes,
+        "--what",
+        "attributes",
+        "--attributes",
+        "Hat=1",
+        "--vary",
+        "Hat",
+        "--count",
+        2,
+        "--single",
+        "--out",
+        tmp_path,
+    )
     none, hat = tmp_path / "attributes-seed0", tmp_path / "attributes-Hat=1-seed0"
     assert {p.name for p in none.iterdir()} == {
         f"{row:05d}-{label}.png" for row in range(2) for label in ("none", "+Smiling", "+Male", "+Hat")
@@ -147,7 +158,7 @@ def test_an_unknown_class_is_named(by_class, capsys):
 
 
 def test_a_mixture_gives_points_and_a_figure_without_its_data(tmp_path):
-    from ali_dist.data.sources import ensure_prepared
+    from ali_dist.data.preparation.builtin import ensure_prepared
     from ali_dist.training.loop import fit
     from tests.helpers.runs import StoppingContext, tiny
 

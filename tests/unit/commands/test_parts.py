@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from ali_dist.evaluation.interpolation import along_sphere, straight
-from ali_dist.report.gallery import CELL, GAP, save_conditions, save_image
+from ali_dist.evaluation.interpolation import lerp_path, slerp_path
+from ali_dist.report.image_grids import CELL, GAP, save_conditions, save_image
 from tests.unit.commands.conftest import pixels
 
 
 def test_ways_start_and_end_where_they_should_and_arcs_keep_the_radius():
     a, b = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 2.0], [1.0, 1.0]])
-    for way in (straight, along_sphere):
+    for way in (lerp_path, slerp_path):
         path = way(a, b, 5)
         assert torch.allclose(path[:, 0], a)
         assert torch.allclose(path[:, -1], b)
         assert not path.isnan().any()
-    assert torch.allclose(along_sphere(a, b, 5)[0].norm(dim=1), torch.full((5,), 2.0))
-    assert torch.allclose(straight(a, b, 3)[0, 1], torch.tensor([1.0, 1.0]))
-    middle = along_sphere(a, b, 3)[0, 1]
+    assert torch.allclose(slerp_path(a, b, 5)[0].norm(dim=1), torch.full((5,), 2.0))
+    assert torch.allclose(lerp_path(a, b, 3)[0, 1], torch.tensor([1.0, 1.0]))
+    middle = slerp_path(a, b, 3)[0, 1]
     assert torch.allclose(middle, torch.tensor([2.0, 2.0]) / 2**0.5)
 
 

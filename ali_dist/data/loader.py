@@ -1,0 +1,106 @@
+"""Open the training data of one rank: choose where samples live, and give its batches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ali_dist.data.batch import BatchSource
+from ali_dist.data.order import DataOrder, lanes_of_rank
+from ali_dist.data.resident import ResidentSource
+from ali_dist.data.shards.index import Index
+from ali_dist.data.shards.reader import ShardReader
+from ali_dist.data.streaming import StreamSource
+from ali_dist.errors import InputError
+from ali_dist.storage.base import Store
+
+MB = 1_000_000
+
+
+def make_order(index: Index, *, seed: int, lanes: int, global_batch_size: int, window_mb: float = 32.0) -> DataOrder:
+    """The order in which training uses the samples of a split.
+
+    Raises:
+        InputError: the split is smaller than one global batch, or the lanes do not divide the batch.
+    """
+    stored_bytes = sum(shard.bytes for shard in index.shards) // index.num_samples
+    return DataOrder(
+        shard_samples=tuple(shard.samples for shard in index.shards),
+        sample_bytes=max(1, stored_bytes, index.decoded_bytes),  # a window is held in both forms while it is read
+        seed=seed,
+        lanes=lanes,
+        global_batch_size=global_batch_size,
+        window_bytes=int(window_mb * MB),
+    )
+
+
+def choose_residency(
+    residency: Literal["auto", "device", "ram", "stream"], decoded_bytes: int, memory_mb: float, device: torch.device
+) -> Literal["device", "ram", "stream"]:
+    """Where samples are to live: `auto` takes the fastest place that holds them within `memory_mb`.
+
+    On a CPU device there is no `device` memory apart from `ram`. Of a GPU, data takes at most half of what is free.
+    """
+    if residency == "auto":
+        if decoded_bytes > memory_mb * MB:
+            return "stream"
+        if device.type != "cuda":
+            return "ram"
+        return "device" if decoded_bytes <= torch.cuda.mem_get_info(device)[0] // 2 else "ram"
+    return "ram" if residency == "device" and device.type == "cpu" else residency
+
+
+def open_batches(
+    store: Store,
+    index: Index,
+    *,
+    seed: int,
+    lanes: int,
+    global_batch_size: int,
+    rank: int,
+    world_size: int,
+    start_step: int,
+    device: torch.device,
+    residency: Literal["auto", "device", "ram", "stream"] = "auto",
+    memory_mb: float = 4096,
+    window_mb: float = 32.0,
+    prefetch: int = 4,
+    bad_samples: Literal["stop", "substitute"] = "stop",
+) -> BatchSource:
+    """Open a rank's batches from global step `start_step` (counted from 0 through all epochs) on.
+
+    Residency, rank and world size change neither which samples a global batch has nor their order. Local: ranks
+    need not call it together.
+
+    Args:
+        store: the split's own folder.
+        index: its index.
+        seed: seed of the order.
+        lanes: lanes of the order; divides `global_batch_size`; at least `world_size`.
+        global_batch_size: samples of a global batch, over all ranks.
+        rank: this rank, from 0.
+        world_size: number of ranks.
+        start_step: global step of the first batch given.
+        device: where batches are wanted.
+        residency: where samples live meanwhile; auto: see `choose_residency`.
+        memory_mb: megabytes of decoded samples that auto keeps in memory.
+        window_mb: megabytes of a lane that are shuffled together; it decides the order in every residency.
+        prefetch: batches read ahead when streaming.
+        bad_samples: stop with an InputError, or substitute the lane's next good sample.
+
+    Raises:
+        InputError: sizes that do not fit, an index that does not match its shards, or damaged samples.
+    """
+    order = make_order(index, seed=seed, lanes=lanes, global_batch_size=global_batch_size, window_mb=window_mb)
+    mine = lanes_of_rank(lanes, rank, world_size)
+    if bad_samples not in ("stop", "substitute"):
+        raise InputError(f"data.bad_samples is {bad_samples!r}, but must be 'stop' or 'substitute'.")
+    substitute = bad_samples == "substitute"
+    reader = ShardReader(store, index)
+    place = choose_residency(residency, index.num_samples * index.decoded_bytes, memory_mb, device)
+    if place == "stream":
+        return StreamSource(
+            reader, order, mine, start_step=start_step, device=device, prefetch=prefetch, substitute=substitute
+        )
+    return ResidentSource(reader, order, mine, start_step=start_step, device=device, place=place, substitute=substitute)

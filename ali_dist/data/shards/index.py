@@ -1,0 +1,258 @@
+"""The index of a split: what `index.json` and the shards' sidecars say, and whether it is true.
+
+A split is a folder with `index.json`, its shards (plain USTAR WebDataset tars) and beside each shard
+`NNNNN.tar` a sidecar `NNNNN.npz` with the place, size, crc32 and label of every sample. index.json is written
+last, so a split that has one is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ali_dist.data.shards.sidecar import Sidecar
+from ali_dist.errors import InputError
+from ali_dist.model.data_spec import DataSpec
+from ali_dist.storage.base import MissingObject, Store
+
+FORMAT_VERSION = 1
+INDEX_KEY = "index.json"
+ENCODINGS = ("raw", "png", "jpg", "npy")
+DTYPES = ("uint8", "float32")
+PREPARE_HINT = "write it with `python -m ali_dist.prepare SOURCE OUT`"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar: its key and bytes, its number of samples, sha256 of the tar, sha256 of the sidecar's content."""
+
+    key: str
+    bytes: int
+    samples: int
+    sha256: str
+    sidecar_sha256: str
+
+    @property
+    def sidecar_key(self) -> str:
+        """Key of the sidecar beside the tar."""
+        return self.key.removesuffix(".tar") + ".npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """What a split holds.
+
+    Attributes:
+        encoding: how a sample's payload is stored; `npy` only in tars that somebody else wrote.
+        dtype: of a decoded sample; `uint8` stands for [0, 1] in steps of 1/255, `float32` is in raw units.
+        shape: of a decoded sample, (C, H, W) or (D,).
+        classes: names of the integer labels, or empty.
+        attributes: names of the entries of attribute vectors, or empty.
+        mean: of each channel (axis 0 of `shape`), in [0, 1] for uint8.
+        std: of each channel, in the same units.
+        pixel_mean: mean of each entry of a sample, flattened [prod(shape)], in the same units.
+        extra: facts about the source, JSON-able.
+        shards: the tars, in the order in which sample ids count through them.
+    """
+
+    encoding: Literal["raw", "png", "jpg", "npy"]
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixel_mean: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of one decoded sample."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a model has to know of these data."""
+        return DataSpec(tuple(self.shape), self.dtype, self.classes, self.attributes, self.extra.get("mixture"))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with anything that decides which samples there are, and in what order."""
+        content = [
+            self.format_version,
+            self.encoding,
+            self.dtype,
+            self.shape,
+            self.classes,
+            self.attributes,
+            [dataclasses.astuple(shard) for shard in self.shards],
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The text of index.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = INDEX_KEY) -> Index:
+        """Parse and check index.json.
+
+        Raises:
+            InputError: not an index, or one of another format version; the message names `where`.
+        """
+        try:
+            content = json.loads(text)
+            version = content["format_version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{where} is not an index ({_one_line(error)}): {PREPARE_HINT}.") from error
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{where} has format version {version!r}, but this program reads version {FORMAT_VERSION}: "
+                f"prepare the data again, or use the program's version that wrote it."
+            )
+        try:
+            return _check_index(_from_content(cls, content))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{where} is not a complete index ({_one_line(error)}): {PREPARE_HINT}.") from error
+
+
+def _from_content(cls: type[Index], content: Mapping[str, Any]) -> Index:
+    values = {f.name: content[f.name] for f in dataclasses.fields(cls)}
+    for name in ("shape", "mean", "std", "pixel_mean", "classes", "attributes"):
+        values[name] = tuple(values[name])
+    values["shards"] = tuple(Shard(**shard) for shard in values["shards"])
+    return cls(**values)
+
+
+def _check_index(index: Index) -> Index:
+    """`index`, or ValueError with what is inconsistent in it."""
+    size = math.prod(index.shape)
+    rules = {
+        "encoding": index.encoding in ENCODINGS,
+        "dtype": index.dtype in DTYPES and (index.encoding == "raw" or index.dtype == "uint8"),
+        "shape": len(index.shape) in (1, 3) and all(isinstance(n, int) and n > 0 for n in index.shape),
+        "mean": len(index.mean) == len(index.std) == index.shape[0],
+        "pixel_mean": len(index.pixel_mean) == size,
+        "extra": isinstance(index.extra, dict),
+        "shards": index.num_samples > 0
+        and len({shard.key for shard in index.shards}) == len(index.shards)
+        and all(shard.key.endswith(".tar") and shard.samples >= 0 for shard in index.shards),
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise ValueError(f"its {name} does not fit the rest")
+    return index
+
+
+def _one_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    text = " ".join(str(error).split())
+    return f"no {text}" if isinstance(error, KeyError) else text
+
+
+def load_index(store: Store) -> Index:
+    """Read the index of a split.
+
+    Raises:
+        InputError: there is none, or it is not valid; the message names the url and the command that writes it.
+    """
+    try:
+        data = store.get(INDEX_KEY)
+    except MissingObject as error:
+        raise InputError(f"There is no {INDEX_KEY} in {store.url}: {PREPARE_HINT}.") from error
+    return Index.from_json(data, f"{store.url}/{INDEX_KEY}")
+
+
+def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
+    """Read the sidecar of one shard and check that it is the one the index was written with.
+
+    Raises:
+        InputError: it is missing, damaged, or of another shard.
+    """
+    shard = index.shards[shard_number]
+    try:
+        sidecar = Sidecar.from_bytes(store.get(shard.sidecar_key))
+    except MissingObject as error:
+        raise mismatch_error(store, f"{shard.sidecar_key} is missing") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise mismatch_error(store, f"{shard.sidecar_key} cannot be read ({_one_line(error)})") from error
+    if len(sidecar.offsets) != shard.samples:
+        reason = f"{shard.sidecar_key} lists {len(sidecar.offsets)} samples, the index {shard.samples}"
+        raise mismatch_error(store, reason)
+    if sidecar.sha256() != shard.sidecar_sha256:
+        raise mismatch_error(store, f"{shard.sidecar_key} is not the one the index was written with")
+    _check_classes(store, index, shard, sidecar)
+    return sidecar
+
+
+def _check_classes(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
+    """Refuse a class number that has no name: whoever counts classes by their names could not hold it."""
+    labels = sidecar.labels
+    if not index.classes or labels is None or labels.ndim != 1 or not len(labels):
+        return
+    number = int(labels.argmin() if labels.min() < 0 else labels.argmax())
+    if not 0 <= int(labels[number]) < len(index.classes):
+        raise InputError(
+            f"Sample {number} of {shard.key} in {store.url} has class {int(labels[number])}, but the index names "
+            f"{len(index.classes)} classes, counted from 0: prepare the data again, with a name for each class."
+        )
+
+
+def check_listing(store: Store, index: Index) -> dict[str, str]:
+    """Check with one listing that every shard is there with the size the index says; cheap, reads no shard.
+
+    Returns:
+        The etag of each shard by key, to notice an object that changes while it is being read.
+
+    Raises:
+        InputError: a shard or sidecar is missing, or has another size.
+    """
+    found = {info.key: info for info in store.list()}
+    for shard in index.shards:
+        for key in (shard.key, shard.sidecar_key):
+            if key not in found:
+                raise mismatch_error(store, f"{key} is missing (the index lists {len(index.shards)} shards)")
+        if found[shard.key].size != shard.bytes:
+            raise mismatch_error(store, f"{shard.key} has {found[shard.key].size} bytes, the index says {shard.bytes}")
+    return {shard.key: found[shard.key].etag for shard in index.shards}
+
+
+def mismatch_error(store: Store, reason: str) -> InputError:
+    """The error for data that is not what its index says."""
+    return InputError(
+        f"The index does not match its shards in {store.url}: {reason}; copy the folder again, or remove it and "
+        f"prepare it again."
+    )
+
+
+def find_split(store: Store, split: str) -> Store:
+    """The store of one split: `<url>/<split>`, or `<url>` itself if it holds an index.json (then it is the only one).
+
+    Raises:
+        InputError: there is no such split; the message lists those there are.
+    """
+    if store.stat(INDEX_KEY) is not None:
+        return store
+    child = store.child(split)
+    if child.stat(INDEX_KEY) is not None:
+        return child
+    there = [info.key.removesuffix(f"/{INDEX_KEY}") for info in store.list() if info.key.endswith(f"/{INDEX_KEY}")]
+    if there:
+        raise InputError(f"There is no split {split!r} in {store.url}; its splits are: {', '.join(sorted(there))}.")
+    raise InputError(f"There are no prepared shards in {store.url} (no {INDEX_KEY}): {PREPARE_HINT}.")

@@ -1,0 +1,121 @@
+"""Everything that talks between ranks; with one rank all of it does nothing, and the loop reads the same."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ali_dist.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and reports."""
+        return self.rank == 0
+
+    @classmethod
+    def from_torchrun(cls) -> World | None:
+        """The world that torchrun's variables describe; None outside of torchrun."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return None
+        return cls(int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["WORLD_SIZE"]))
+
+
+def any_rank(flag: bool, device: torch.device, world: World) -> bool:
+    """Whether the flag is set on any rank. Collective."""
+    if world.size == 1:
+        return flag
+    vote = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Sum of `values` over all ranks, in place. Collective."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_texts(texts: list[str], world: World) -> list[str]:
+    """All ranks' texts, in rank order. Collective."""
+    if world.size == 1:
+        return list(texts)
+    gathered: list[list[str]] = [[] for _ in range(world.size)]
+    dist.all_gather_object(gathered, texts)
+    return [text for part in gathered for text in part]
+
+
+@torch.no_grad()
+def average_buffers(module: nn.Module, share: float, world: World) -> None:
+    """Batch-norm statistics become their mean over ranks, weighted with `share`, this rank's part of the batch.
+
+    Running statistics are linear in the batches seen, so when this happens does not change later averages.
+    Collective.
+    """
+    if world.size == 1:
+        return
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([b.flatten() for b in buffers]) * share
+    dist.all_reduce(flat)
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+@torch.no_grad()
+def check_replicas(module: nn.Module, world: World) -> None:
+    """Assert that all ranks hold the same weights, bit for bit. Collective.
+
+    Raises:
+        RuntimeError: They differ; saving one of them would hide it.
+    """
+    if world.size == 1:
+        return
+    flat = torch.cat([p.detach().flatten() for p in module.parameters()])
+    bits = flat.view(torch.int32).to(torch.int64)
+    checksum = torch.stack([bits.sum(), (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()])
+    low, high = checksum.clone(), checksum.clone()
+    dist.all_reduce(low, op=dist.ReduceOp.MIN)
+    dist.all_reduce(high, op=dist.ReduceOp.MAX)
+    if not torch.equal(low, high):
+        raise RuntimeError("the ranks' weights differ, so the gradients were not reduced alike; nothing was saved")
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """The device of this rank: auto is the GPU of its number if there is one, else the CPU.
+
+    Raises:
+        InputError: A GPU was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("scale.device is 'cuda', but torch sees no GPU here: use 'cpu' or 'auto'.")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_backend(name: str, device: torch.device) -> str:
+    """gloo or nccl; auto is nccl for GPUs.
+
+    Raises:
+        InputError: nccl was asked for on the CPU.
+    """
+    if name == "nccl" and device.type == "cpu":
+        raise InputError("scale.backend is 'nccl', which needs GPUs, but this rank runs on the CPU: use 'auto'.")
+    return name if name != "auto" else ("nccl" if device.type == "cuda" else "gloo")

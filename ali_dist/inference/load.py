@@ -1,0 +1,196 @@
+"""Opening a trained model: the networks of a checkpoint, ready to be used, without the data they were trained on."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ali_dist.config import Config, StorageConfig
+from ali_dist.config.loading import did_you_mean, from_mapping
+from ali_dist.data.shards.index import find_split, load_index
+from ali_dist.errors import InputError
+from ali_dist.model.ali import ALI
+from ali_dist.model.build import build_networks
+from ali_dist.model.data_space import DataSpace
+from ali_dist.model.data_spec import DataSpec
+from ali_dist.model.inference_model import InferenceModel
+from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
+from ali_dist.runs.datasets import open_url
+from ali_dist.storage.base import Store
+
+RUNS = "runs"  # where bare names of runs are looked for: run.dir's default
+_CHECKPOINT = re.compile(r"(?P<run>.*?)/+checkpoints(?:/+step-(?P<step>\d{9}))?")
+_MOST_NAMES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A checkpoint, opened.
+
+    Attributes:
+        store: The run's folder.
+        config: Of the run, as it was saved.
+        state: Where training stood (`step`, `images_seen`) and the last evaluation (`metrics`).
+        weights: ema: the averaged encoder and decoder; raw: as last updated.
+        facts: What the training data are.
+        space: The ranges of stored, [0, 1] and model values.
+        model: The networks, in evaluation mode, on the device asked for.
+    """
+
+    store: Store
+    config: Config
+    state: CheckpointMetadata
+    weights: Literal["ema", "raw"]
+    facts: DataSpec
+    space: DataSpace
+    model: InferenceModel
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.config.run.name
+
+
+def load_run(
+    path: str,
+    storage: StorageConfig | None = None,
+    *,
+    weights: Literal["auto", "ema", "raw"] = "auto",
+    device: torch.device | str = "cpu",
+) -> LoadedRun:
+    """Open the newest complete checkpoint of a run, or one checkpoint.
+
+    Args:
+        path: A run folder or a checkpoint folder in one, local or s3://; or the name of a run under runs/.
+        storage: How to reach S3.
+        weights: auto: the averages of encoder and decoder if the run has them.
+        device: Where the networks are to be.
+
+    Raises:
+        InputError: No such run (the message names the nearest), no complete checkpoint, no such weights, or one that
+            this version cannot read.
+    """
+    storage = storage or StorageConfig()
+    store, step = _find_run(path, storage)
+    checkpoints = CheckpointStore(store, 1, _write_warning)
+    newest = checkpoints.newest(skip=("optimizer",)) if step is None else checkpoints.at(step, skip=("optimizer",))
+    if newest is None:
+        raise InputError(
+            f"Run {path!r} has no complete checkpoint in {store.url}: wait for its first one "
+            "(report.checkpoint_every), or run the train command again to finish it."
+        )
+    config = _read_config(newest, store)
+    facts = _read_data_spec(newest.state, config, storage)
+    ali, space = build_networks(config, facts, config.run.seed)
+    chosen = _load_weights(ali, newest.tensors, weights, store)
+    return LoadedRun(
+        store, config, newest.state, chosen, facts, space, _make_inference_model(ali, space, config, facts, device)
+    )
+
+
+def _write_warning(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _find_run(path: str, storage: StorageConfig) -> tuple[Store, int | None]:
+    """The run folder that `path` means, and the step if it is one checkpoint."""
+    if not path.strip():
+        raise InputError("RUN is empty: give a run folder, a checkpoint folder in one, or the name of a run.")
+    url = path.rstrip("/") or "/"
+    found = _CHECKPOINT.fullmatch(url)
+    step = int(found["step"]) if found and found["step"] else None
+    url = found["run"] if found else url
+    bare = "/" not in url
+    stores = [open_url(place, storage) for place in ([url, f"{RUNS}/{url}"] if bare else [url])]
+    for store in stores:
+        if store.stat("config.json") or store.list("checkpoints/"):
+            return store, step
+    raise _no_run_error(path, stores[-1].url, storage)
+
+
+def _no_run_error(path: str, url: str, storage: StorageConfig) -> InputError:
+    """The error for a run that is not there, with those that are beside it."""
+    parent, _, name = url.rpartition("/")
+    if parent in ("", "s3:/"):
+        return InputError(f"There is no run {path!r}: give a run folder, or the name of a run under {RUNS}/.")
+    keys = [info.key.split("/") for info in open_url(parent, storage).list()]
+    names = sorted({key[0] for key in keys if len(key) > 1 and (key[1] == "checkpoints" or key[1:] == ["config.json"])})
+    if not names:
+        return InputError(
+            f"There is no run {path!r}, and no other in {parent}: train one with `python -m ali_dist.train`, or give "
+            "the folder that holds its checkpoints."
+        )
+    hint = did_you_mean(name, names).removesuffix("?")
+    shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    return InputError(f"There is no run {path!r}{hint}; the runs in {parent} are: {shown}.")
+
+
+def _read_config(checkpoint: Checkpoint, store: Store) -> Config:
+    try:
+        return from_mapping(checkpoint.state.config)
+    except InputError as error:
+        raise InputError(
+            f"The checkpoint in {store.url} was written by another version of ali_dist, and this one cannot use its "
+            f"settings ({str(error).rstrip('.')}): use the version that wrote it."
+        ) from error
+
+
+def _read_data_spec(state: CheckpointMetadata, config: Config, storage: StorageConfig) -> DataSpec:
+    """What the data are: as the checkpoint says, else (an older one) as their index says."""
+    if state.data:
+        return DataSpec.from_mapping(state.data)
+    try:
+        root = open_url(config.data.url, storage_for_data(config, storage))
+        return load_index(find_split(root, config.data.split)).spec
+    except InputError as error:
+        raise InputError(
+            f"This older checkpoint does not say what its data are, and they are not at hand: {error}"
+        ) from error
+
+
+def storage_for_data(config: Config, storage: StorageConfig) -> StorageConfig:
+    """How to reach a run's data: by the endpoint that was given now, else by the run's own settings."""
+    return storage if storage.endpoint_url is not None else config.storage
+
+
+def _load_weights(
+    ali: ALI, tensors: Mapping[str, dict[str, Tensor]], weights: Literal["auto", "ema", "raw"], store: Store
+) -> Literal["ema", "raw"]:
+    """Fill the networks with the weights asked for; which ones they are."""
+    chosen: Literal["ema", "raw"] = ("ema" if "ema" in tensors else "raw") if weights == "auto" else weights
+    if chosen == "ema" and "ema" not in tensors:
+        raise InputError(
+            f"--weights is ema, but the run in {store.url} keeps no average (its optim.ema_half_life is 0): use raw."
+        )
+    try:
+        ali.load_state_dict(tensors["model"])
+        if chosen == "ema":
+            unknown = ali.load_state_dict(tensors["ema"], strict=False).unexpected_keys
+            if unknown:
+                raise RuntimeError(f"{unknown[0]} has no place in the networks")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:300]
+        raise InputError(
+            f"The weights in {store.url} do not fit the networks of their own config ({reason}): they were written by "
+            "another version of ali_dist, so use that one."
+        ) from error
+    return chosen
+
+
+def _make_inference_model(
+    ali: ALI, space: DataSpace, config: Config, facts: DataSpec, device: torch.device | str
+) -> InferenceModel:
+    def fresh(seed: int) -> dict[str, nn.Module]:
+        return _networks_by_name(build_networks(config, facts, seed)[0])
+
+    return InferenceModel(_networks_by_name(ali.to(device).requires_grad_(False)), space, fresh)
+
+
+def _networks_by_name(ali: ALI) -> dict[str, nn.Module]:
+    return dict(ali.named_children())

@@ -1,0 +1,27 @@
+"""Layer tables of every architecture, as data.
+
+Columns follow the paper's appendix and the authors' code: op, kernel, stride, channels, batch norm, bias, dropout
+on the layer's input, activation. Channels of maxout layers count before the maxout. `out=OUTPUT` stands for what
+the network has to produce: the latent parameters (encoder), the image's channels (decoder), one logit (D).
+"""
+
+from __future__ import annotations
+
+from ali_dist.model.architectures import paper, points, stabilised
+from ali_dist.model.architectures.schema import OUTPUT, Architecture
+
+__all__ = ["ARCHITECTURES", "OUTPUT", "Architecture"]
+
+ARCHITECTURES = {
+    "celeba": paper.make_celeba(),
+    "celeba-table": paper.make_celeba_table(),
+    "cifar10": paper.make_cifar10(),
+    "cifar10-table": paper.make_cifar10(widen=2),
+    "digits": stabilised.make_digits(),
+    "imagenet64": paper.make_imagenet64(),
+    "mixture": points.make_mixture(point_scale=2.83, decoder_layers=6),  # standard deviation of the grid
+    "mixture-paper": points.make_mixture_paper(),
+    "mixture-ring": points.make_mixture(point_scale=0.71, decoder_layers=4),  # of the ring
+    "rgb32": stabilised.make_rgb32(),
+    "svhn": paper.make_svhn(),
+}

@@ -1,0 +1,178 @@
+"""From a config and what the data are to an ALI: the layer tables chosen, sizes filled in, weights drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ali_dist.config import Config, ObjectiveConfig
+from ali_dist.errors import InputError
+from ali_dist.model.ali import ALI, GameKind
+from ali_dist.model.architectures import ARCHITECTURES, Architecture
+from ali_dist.model.data_space import DataSpace
+from ali_dist.model.data_spec import DataSpec
+from ali_dist.model.networks import Decoder, Discriminator, Encoder, NetworkSizes, initialize_weights, with_dropout
+
+
+def find_architecture(name: str) -> Architecture:
+    """The layer tables called `name`.
+
+    Raises:
+        InputError: There are none.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"model.architecture is {name!r}, but must be one of {', '.join(sorted(ARCHITECTURES))}.")
+    return ARCHITECTURES[name]
+
+
+def network_sizes(config: Config, classes: int, attributes: int) -> NetworkSizes:
+    """What the config and the data's labels make of the tables.
+
+    Args:
+        config: Of the run.
+        classes: Number of the data's classes; 0 without.
+        attributes: Number of the data's attributes; 0 without.
+
+    Raises:
+        InputError: The config needs labels that the data do not have.
+    """
+    model, objective = config.model, config.objective
+    there = {"none": 0, "classes": classes, "attributes": attributes}
+    if model.condition != "none" and not there[model.condition]:
+        other = "classes" if attributes == 0 else "attributes"
+        have = f"has {there[other]} {other}: use {other!r}" if there[other] else "has no labels: use 'none'"
+        raise InputError(
+            f"model.condition is {model.condition!r}, but the data at {config.data.url} {have}, or give data with "
+            f"{model.condition}."
+        )
+    if objective.supervised and classes < 2:
+        raise InputError(
+            f"objective.supervised is {objective.supervised:g}, which makes D a classifier, but the data at "
+            f"{config.data.url} has no class labels: set it to 0, or give data with classes."
+        )
+    return NetworkSizes(
+        latent=model.latent_size,
+        width=model.width,
+        condition=there[model.condition],
+        embedding_size=model.embedding_size,
+        classes=classes if objective.supervised else 0,
+        unary=objective.unary,
+        packing=objective.packing,
+        sees_z=objective.game == "ali",
+    )
+
+
+def game_from_config(objective: ObjectiveConfig) -> GameKind:
+    """Who plays, and which cycles are taken."""
+    return GameKind(
+        kind=objective.game,
+        cycle_x=objective.cycle_x > 0,
+        cycle_z=objective.cycle_z > 0,
+        cycle_samples=objective.cycle_samples > 0,
+    )
+
+
+def build_networks(config: Config, spec: DataSpec, seed: int) -> tuple[ALI, DataSpace]:
+    """Freshly initialised networks for data like `spec`, on the CPU, and the space they work in.
+
+    Raises:
+        InputError: The architecture does not fit the data.
+    """
+    tables = find_architecture(config.model.architecture)
+    size, wanted = tables.image_size, config.data.image_size
+    if wanted is not None and wanted != size:
+        raise InputError(
+            f"data.image_size is {wanted}, but architecture {config.model.architecture!r} works at {size}: "
+            "leave data.image_size out or choose another model.architecture."
+        )
+    sides = spec.shape[1:]
+    if size is not None and wanted is None and len(sides) == 2 and sides != (size, size):
+        raise InputError(
+            f"The data have images of {sides[0]}x{sides[1]}, but architecture {config.model.architecture!r} works at "
+            f"{size}x{size}: set data.image_size to {size} to have them resized, or choose another data.url or "
+            "model.architecture."
+        )
+    kind = "points [D]" if size is None else "images [C, H, W]"
+    if (len(spec.shape) == 1) != (size is None):
+        raise InputError(
+            f"The data have samples of shape {list(spec.shape)}, but architecture {config.model.architecture!r} "
+            f"takes {kind}: choose another data.url or model.architecture."
+        )
+    if config.model.encoder == "implicit" and size is not None:
+        raise InputError("model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'.")
+    space = DataSpace.of(tables, spec.shape)
+    ali = build_ali(
+        tables,
+        space.model_shape,
+        network_sizes(config, len(spec.classes), len(spec.attributes)),
+        encoder=config.model.encoder,
+        discriminator_dropout=config.model.discriminator_dropout,
+        game=game_from_config(config.objective),
+        native=space.native_from_unit,
+        seed=seed,
+    )
+    return ali, space
+
+
+@torch.no_grad()
+def start_output_bias_at_mean(ali: ALI, space: DataSpace, pixel_mean: Sequence[float]) -> None:
+    """Set the decoder's output bias to the logit of the data's per-pixel mean. Source: the authors' code."""
+    last = [m for m in ali.decoder.modules() if getattr(m, "bias", None) is not None][-1]
+    if not any(isinstance(m, nn.Sigmoid) for m in ali.decoder.modules()):
+        raise InputError(
+            "model.output_bias_from_data is true, which needs a decoder that ends in a sigmoid: set it to false."
+        )
+    mean = space.unit_from_stored(torch.tensor(pixel_mean).view(1, *space.stored_shape)).clamp(1e-7, 1 - 1e-7)
+    bias = last.bias
+    assert isinstance(bias, Tensor)
+    bias.copy_(torch.logit(mean)[0] if bias.dim() > 1 else torch.logit(mean.mean((0, 2, 3))))
+
+
+def build_ali(
+    tables: Architecture,
+    x_shape: tuple[int, ...],
+    sizes: NetworkSizes,
+    *,
+    encoder: str = "gaussian",
+    discriminator_dropout: float | None = None,
+    game: GameKind | None = None,
+    native: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+) -> ALI:
+    """A freshly initialised ALI on the CPU; torch's global generator is left as it was.
+
+    Args:
+        tables: Layer tables, see `ali_dist.model.architectures`.
+        x_shape: Shape of one sample at the model's size.
+        sizes: n_z and whatever else the tables leave open.
+        encoder: gaussian, deterministic or implicit.
+        discriminator_dropout: Dropout on every D layer's input; None: as in the tables.
+        game: Who plays.
+        native: See `ALI`.
+        seed: Seed of the weights.
+
+    Raises:
+        ValueError: The tables do not fit `x_shape`.
+    """
+    game = game or GameKind()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tables_d = with_dropout(tables, discriminator_dropout)
+        ali = ALI(
+            Encoder(tables, x_shape, sizes, encoder),
+            Decoder(tables, x_shape, sizes),
+            Discriminator(tables_d, x_shape, sizes),
+            nn.Linear(sizes.condition, sizes.embedding) if sizes.condition else None,
+            game=game,
+            native=native,
+        )
+        initialize_weights(ali, tables)
+    if encoder == "gaussian":
+        last = [m for m in ali.encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
+        assert last.bias is not None
+        nn.init.constant_(last.bias[sizes.latent :], tables.log_sigma_bias)
+    if game.kind == "inverse":
+        ali.discriminator.requires_grad_(False)
+    return ali

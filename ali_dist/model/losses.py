@@ -1,0 +1,112 @@
+"""The adversarial games, from logits.
+
+d_q [B]: logits of encoder pairs (x, z_hat), the "real" side; d_p [B]: logits of decoder pairs (x_tilde, z).
+Losses are per pair, in nats (hinge: in logits). The discriminator minimises `d_loss`, encoder and decoder `g_loss`.
+The two terms of a loss are summed, not averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PerPair = Callable[[Tensor, Tensor], Tensor]
+BothSides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+EXPONENT_LIMIT = 30.0  # beyond it the discriminator's gradient has left the range of fp32 and bf16 anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One game.
+
+    Attributes:
+        d_loss: [B] loss of the discriminator.
+        g_loss: [B] loss of encoder and decoder.
+        g_slopes: Derivative of `g_loss` with respect to (d_q, d_p), each [B].
+        factors: (g_loss' / d_loss') at (d_q, d_p), each [B]; None where d_loss' can vanish and g_loss' not.
+    """
+
+    d_loss: PerPair
+    g_loss: PerPair
+    g_slopes: BothSides
+    factors: BothSides | None
+
+
+def _bounded_exp(x: Tensor) -> Tensor:
+    return x.clamp(max=EXPONENT_LIMIT).exp()
+
+
+def _on_both_sides(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, x
+
+
+# V', the paper's objective: labels swapped on both sides. Source: arXiv 1606.00704, section 2.2 and Algorithm 1.
+_NONSATURATING = Objective(
+    d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
+    g_loss=lambda d_q, d_p: F.softplus(d_q) + F.softplus(-d_p),
+    g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q), -torch.sigmoid(-d_p)),
+    factors=lambda d_q, d_p: (-_bounded_exp(d_q), -_bounded_exp(-d_p)),
+)
+
+# V, the minimax value function itself (equation 2).
+_MINIMAX = Objective(
+    d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
+    g_loss=lambda d_q, d_p: -F.softplus(-d_q) - F.softplus(d_p),
+    g_slopes=lambda d_q, d_p: (torch.sigmoid(-d_q), -torch.sigmoid(d_p)),
+    factors=lambda d_q, d_p: _on_both_sides(torch.full_like(d_q, -1.0)),
+)
+
+# Relativistic pairs. Source: Jolicoeur-Martineau, arXiv 1807.00734; with R1 and R2: Huang et al., arXiv 2501.05441.
+_RELATIVISTIC = Objective(
+    d_loss=lambda d_q, d_p: F.softplus(d_p - d_q),
+    g_loss=lambda d_q, d_p: F.softplus(d_q - d_p),
+    g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q - d_p), -torch.sigmoid(d_q - d_p)),
+    factors=lambda d_q, d_p: _on_both_sides(-_bounded_exp(d_q - d_p)),
+)
+
+# Hinge. Source: Lim and Ye, arXiv 1705.02894; in a bidirectional game: BigBiGAN, arXiv 1907.02544.
+_HINGE = Objective(
+    d_loss=lambda d_q, d_p: F.relu(1 - d_q) + F.relu(1 + d_p),
+    g_loss=lambda d_q, d_p: d_q - d_p,
+    g_slopes=lambda d_q, d_p: (torch.ones_like(d_q), -torch.ones_like(d_p)),
+    factors=None,
+)
+
+OBJECTIVES = {
+    "nonsaturating": _NONSATURATING,
+    "minimax": _MINIMAX,
+    "relativistic": _RELATIVISTIC,
+    "hinge": _HINGE,
+}
+
+
+def jsd_estimate(d_loss: float) -> float:
+    """Lower bound (nats, at most ln 2) of JSD(q(x, z) || p(x, z)): ln 2 - L_d / 2, for V and V'.
+
+    Source: arXiv 1606.00704, section 2.2: at the optimal D, V = 2 JSD - 2 ln 2, and L_d = -V.
+    """
+    return math.log(2.0) - d_loss / 2
+
+
+def class_entropy(log_shares: Tensor) -> Tensor:
+    """Entropy (nats) [B] of each sample's classes, from log-probabilities [B, K]: small where D is sure."""
+    return -(log_shares.exp() * log_shares).sum(1)
+
+
+def class_imbalance(log_shares: Tensor, mean: Tensor) -> Tensor:
+    """[B], whose mean over the global batch is minus the entropy (nats) of the mean classes: least when all are alike.
+
+    Args:
+        log_shares: Log-probabilities of the classes [B, K].
+        mean: Mean probabilities [K] over the global batch, a constant. The gradient is right all the same: that of
+            sum m log m is sum (log m + 1) dm, and sum dm is 0.
+
+    Source: Springenberg, arXiv 1511.06390, eq. 6, with equal classes.
+    """
+    return (log_shares.exp() * mean.clamp_min(1e-12).log()).sum(1)

@@ -1,0 +1,134 @@
+"""Images as PNG files: grids of samples, reconstructions beside their originals, interpolations, conditions.
+
+Images are float tensors in [0, 1], [C, H, W] with 1 or 3 channels. Small ones are enlarged to cells of about 64
+pixels; values are never stretched, so that a washed-out decoder looks washed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+CELL = 64
+PAPER = 245  # grey level (0 to 255) of background and gutters
+INK = 60  # grey level of text
+TEXT = 12  # its height in pixels
+THIN, GAP, WIDE = 2, 6, 24  # pixels: inside a pair, between cells or pairs, beside the ends of an interpolation
+
+Pixels = NDArray[np.uint8]
+
+
+def save_samples(path: Path, images: Tensor, columns: int = 10) -> None:
+    """Write `images` [N, C, H, W], N >= 1, row by row."""
+    cells = _to_cells(images)
+    _save_grid(path, _to_rows(cells, columns), [GAP] * (columns - 1))
+
+
+def save_reconstructions(path: Path, originals: Tensor, reconstructions: Tensor, columns: int = 5) -> None:
+    """Write pairs of original (left) and reconstruction (right), both [N, C, H, W]; `columns` counts pairs."""
+    assert originals.shape == reconstructions.shape, f"{tuple(originals.shape)} with {tuple(reconstructions.shape)}"
+    pairs = zip(_to_cells(originals), _to_cells(reconstructions), strict=True)
+    cells = [cell for pair in pairs for cell in pair]
+    _save_grid(path, _to_rows(cells, 2 * columns), ([THIN, 2 * GAP] * columns)[:-1])
+
+
+def save_interpolations(path: Path, rows: Tensor, ends: Tensor) -> None:
+    """Write one interpolation per row, flanked by the two originals.
+
+    Args:
+        path: of the PNG.
+        rows: decoded steps [R, S, C, H, W], from the first end to the second.
+        ends: the originals [R, 2, C, H, W].
+    """
+    assert rows.shape[0] == ends.shape[0] and ends.shape[1] == 2, f"{tuple(rows.shape)} with {tuple(ends.shape)}"
+    steps = rows.shape[1]
+    lines = [[first, *_to_cells(row), last] for row, (first, last) in zip(rows, map(_to_cells, ends), strict=True)]
+    _save_grid(path, lines, [WIDE, *[THIN] * (steps - 1), WIDE])
+
+
+def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
+    """Write what one change of condition after another makes of the same latents.
+
+    Args:
+        path: of the PNG.
+        rows: decoder samples [R, S, C, H, W]; the same z along a row, the same condition down a column.
+        labels: of the S columns, written above them; sideways where one is wider than its column.
+    """
+    assert rows.shape[1] == len(labels), f"{rows.shape[1]} columns with {len(labels)} labels"
+    grid = _lay_out([_to_cells(row) for row in rows], [GAP] * (len(labels) - 1))
+    width = (grid.shape[1] - GAP) // len(labels) - GAP
+    texts = [_draw_text(label) for label in labels]
+    if max(text.shape[1] for text in texts) > width:
+        texts = [np.rot90(text) for text in texts]
+    head = np.full((GAP + max(text.shape[0] for text in texts), grid.shape[1], 3), PAPER, np.uint8)
+    for column, text in enumerate(texts):
+        left = GAP + column * (width + GAP) + max(0, (width - text.shape[1]) // 2)
+        text = text[:, : width + GAP]  # a narrow column of a small image may still be less than a line of text
+        head[-text.shape[0] :, left : left + text.shape[1]] = text[:, : head.shape[1] - left]
+    _write_png(path, np.concatenate([head, grid]))
+
+
+def save_image(path: Path, image: Tensor) -> None:
+    """Write one image [C, H, W], pixel by pixel."""
+    _write_png(path, _to_bytes(image[None])[0])
+
+
+def _to_cells(images: Tensor) -> list[Pixels]:
+    """Images [N, C, H, W] as enlarged RGB pixels [h, w, 3] each."""
+    rgb = _to_bytes(images)
+    height, width = rgb.shape[1:3]
+    scale = max(1, round(CELL / max(height, width)))
+    # Enlarged with a smooth kernel, the strokes of an 8 to 16 pixel digit read far better than as blocks.
+    return [
+        np.asarray(Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
+        for image in rgb
+    ]
+
+
+def _to_bytes(images: Tensor) -> Pixels:
+    """Images [N, C, H, W] as RGB pixels [N, H, W, 3]."""
+    assert images.ndim == 4 and images.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {images.shape}"
+    bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    rgb: Pixels = bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    return rgb
+
+
+def _draw_text(words: str) -> Pixels:
+    """A line of text, dark on paper, [h, w, 3]; as high for every text."""
+    font = ImageFont.load_default(TEXT)
+    width = max(1, round(font.getlength(words)))
+    image = Image.new("RGB", (width, TEXT + GAP), (PAPER,) * 3)
+    ImageDraw.Draw(image).text((0, 0), words, font=font, fill=(INK,) * 3)
+    return np.asarray(image)
+
+
+def _to_rows(cells: Sequence[Pixels], columns: int) -> list[list[Pixels]]:
+    return [list(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+
+
+def _save_grid(path: Path, rows: list[list[Pixels]], gaps: list[int]) -> None:
+    _write_png(path, _lay_out(rows, gaps))
+
+
+def _lay_out(rows: list[list[Pixels]], gaps: list[int]) -> Pixels:
+    """`rows` of equal cells on paper; `gaps[i]` is the space after column i. The last row may be short."""
+    assert rows and rows[0], "a grid needs at least one image"
+    height, width = rows[0][0].shape[:2]
+    columns = len(rows[0])
+    left = [GAP + column * width + sum(gaps[:column]) for column in range(columns)]
+    canvas = np.full((GAP + len(rows) * (height + GAP), left[-1] + width + GAP, 3), PAPER, np.uint8)
+    for index, row in enumerate(rows):
+        top = GAP + index * (height + GAP)
+        for cell, x in zip(row, left, strict=False):
+            canvas[top : top + height, x : x + width] = cell
+    return canvas
+
+
+def _write_png(path: Path, pixels: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, compress_level=1)

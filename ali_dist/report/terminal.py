@@ -1,0 +1,240 @@
+"""What a person sees while training runs.
+
+On a terminal: three live lines (bar, rates and D, last evaluation) under which nothing scrolls, with messages printed
+above them. Anywhere else: one `key=value` line per record. A stream that breaks (a closed terminal, `| head`) is given
+up silently, because training must not die of it; everything shown here is also in metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+
+from ali_dist.evaluation.catalog import METRICS, format_metric
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+REFRESH_SECONDS = 0.125
+LIVE_METRICS = ("frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "modes", "high_quality", "right_mode")
+
+
+class TrainingProgressDisplay:
+    """Shows how a run is doing; a context manager, so that the terminal is left in order."""
+
+    def __init__(self, total_images: int, *, stream: TextIO | None = None, start_images: int = 0) -> None:
+        """Start showing.
+
+        Args:
+            total_images: length of the run, in images.
+            stream: where to; default: stderr.
+            start_images: images already seen, in a run that goes on.
+        """
+        target = _UnbreakableStream(sys.stderr if stream is None else stream)
+        console = _make_console(target) if target.isatty() else None
+        self._view: _LiveView | _LineView
+        if console is None:
+            self._view = _LineView(total_images, target)
+        else:
+            self._view = _LiveView(total_images, start_images, console)
+
+    def update(self, images: int, record: Mapping[str, Any] | None = None) -> None:
+        """`images` have been seen; `record` is a new line of metrics.jsonl, where there is one.
+
+        Cheap enough to be called after every update of the model.
+        """
+        self._view.update(images, record)
+
+    def message(self, text: str) -> None:
+        """Show a sentence that stays."""
+        self._view.message(text)
+
+    def close(self) -> None:
+        """Leave the last state standing; may be called twice."""
+        self._view.close()
+
+    def __enter__(self) -> TrainingProgressDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_console(stream: _UnbreakableStream) -> Console | None:
+    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb)."""
+    from rich.console import Console
+
+    console = Console(file=cast("IO[str]", stream))  # it has all of one that rich uses
+    return None if console.is_dumb_terminal else console
+
+
+class _UnbreakableStream:
+    """A text stream whose failures are swallowed: after the first one, nothing more is written."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None under pythonw and some daemons
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                # Encoded and decoded, so that a Latin-1 log gets a question mark where it lacks a character.
+                self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+            except (OSError, ValueError):  # broken pipe; closed file
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._stream = None
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("the stream is gone")
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "ascii"
+
+
+class _LineView:
+    """Plain lines for logs."""
+
+    def __init__(self, total_images: int, stream: _UnbreakableStream) -> None:
+        self._total, self._stream = total_images, stream
+
+    def update(self, images: int, record: Mapping[str, Any] | None) -> None:
+        if record is None:
+            return
+        items = {"images": images, "of": self._total, **record}
+        self.message(" ".join(f"{key}={_format_plain(value)}" for key, value in items.items()))
+
+    def message(self, text: str) -> None:
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class _LiveView:
+    """Three live lines. Drawn from the caller's thread at most 8 times a second: no thread of its own."""
+
+    def __init__(self, total_images: int, start_images: int, console: Console) -> None:
+        from rich.live import Live
+
+        self._total, self._images, self._start = max(1, total_images), start_images, start_images
+        self._started = time.monotonic()
+        self._drawn = 0.0
+        self._train: Mapping[str, Any] = {}
+        self._evaluation: Mapping[str, Any] = {}
+        # Warnings on stderr go above the live lines; stdout is left alone so that pdb's prompt works.
+        self._live = Live(self._render(), console=console, auto_refresh=False, redirect_stdout=False)
+        self._live.start(refresh=True)
+
+    def update(self, images: int, record: Mapping[str, Any] | None) -> None:
+        self._images = images
+        if record is not None and record.get("event") == "evaluation":
+            self._evaluation = record
+        elif record is not None:
+            self._train = record
+        now = time.monotonic()
+        if record is not None or now - self._drawn >= REFRESH_SECONDS:
+            self._drawn = now
+            self._live.update(self._render(), refresh=True)
+
+    def message(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._live.update(self._render())
+        self._live.stop()
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        count = f"{self._images:,} / {self._total:,} images"
+        done = f"{min(1.0, self._images / self._total):.0%}"
+        bar.add_row(ProgressBar(total=self._total, completed=self._images, width=28), count, done, self._remaining())
+        lines = [training_line(self._train), evaluation_line(self._evaluation)]
+        return Group(bar, *(Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines if line))
+
+    def _remaining(self) -> str:
+        """Time left at the average speed of this process."""
+        seen = self._images - self._start
+        if seen <= 0:
+            return "ETA -:--"
+        seconds = max(0, round((time.monotonic() - self._started) / seen * (self._total - self._images)))
+        hours, rest = divmod(seconds, 3600)
+        return f"ETA {hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"ETA {rest // 60}:{rest % 60:02d}"
+
+
+def training_line(record: Mapping[str, Any]) -> str:
+    """The terminal's line about a training record; what the record lacks is left out."""
+    parts = []
+    if "images_per_second" in record:
+        parts.append(f"{record['images_per_second']:,.0f} img/s")
+    if "data_wait" in record:
+        parts.append(f"data wait {record['data_wait'] * 100:.1f} %")
+    if "d_q" in record and "d_p" in record:
+        parts.append(f"D(x, E(x)) {record['d_q']:.2f}  D(G(z), z) {record['d_p']:.2f}")
+    if "d_loss" in record and "g_loss" in record:
+        parts.append(f"loss D {record['d_loss']:.3f}  E,G {record['g_loss']:.3f}")
+    return " · ".join(parts)
+
+
+def evaluation_line(record: Mapping[str, Any]) -> str:
+    """The terminal's line about the last evaluation."""
+    parts = [
+        f"{METRICS[key].title} {format_metric(record[key], METRICS[key].share)}"
+        for key in LIVE_METRICS
+        if key in record
+    ]
+    return f"at {record['images']:,} images: {' · '.join(parts)}" if parts else ""
+
+
+def _format_plain(value: object) -> str:
+    """A value without blanks, floats in 5 digits."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value).replace(" ", "_")
+
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def show_progress(name: str, total: int | None) -> Iterator[Advance]:
+    """A bar on a terminal, nothing elsewhere; the block calls what it is given with each advance.
+
+    Args:
+        name: What is being done.
+        total: Where the bar ends; None: unknown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda samples: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda samples: bar.advance(task, samples)

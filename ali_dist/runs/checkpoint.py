@@ -1,0 +1,229 @@
+"""Checkpoints: folders that exist only when their manifest verifies.
+
+    checkpoints/step-000000500/
+        model.safetensors      weights and buffers of the three networks
+        ema.safetensors        averaged encoder and decoder, if there is an average
+        optimizer.safetensors  Adam's moments and step counts, by parameter name
+        state.json             position, config and identity of the data; see `State`
+        manifest.json          size and sha256 of every other file; written last
+
+A save copies tensors to host memory and returns; a thread writes them. At most one save is in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ali_dist.errors import InputError
+from ali_dist.storage.base import MissingObject, Store
+
+FORMAT_VERSION = 1
+_FOLDER = "checkpoints"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointMetadata:
+    """What a checkpoint says beside tensors."""
+
+    step: int  # updates done
+    images_seen: int  # real images used, over all ranks
+    epoch: int  # passes over the data begun, counted from 0
+    seconds: float  # training time so far, over all restarts
+    restarts: int
+    fingerprint: str  # of the training data's index
+    world_size: int  # at the time; any other may continue
+    config: dict[str, Any]
+    precision: dict[str, float] = field(default_factory=dict)  # loss scale, for fp16
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    data: dict[str, Any] = field(default_factory=dict)  # what the networks depend on; see `data_facts.py`
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint, read back and verified."""
+
+    state: CheckpointMetadata
+    tensors: dict[str, dict[str, Tensor]]  # by file: model, optimizer, ema
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU that later updates do not touch."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder, on a disk or in S3; used by rank 0.
+
+    Args:
+        store: The run folder.
+        keep: Newest checkpoints that are kept.
+        say: Where messages for the user go.
+    """
+
+    def __init__(self, store: Store, keep: int, say: Callable[[str], None]) -> None:
+        self._store, self._keep, self._say = store, keep, say
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Snapshot now, write in the background. Waits for a save still in flight.
+
+        Raises:
+            StorageError: The previous save failed.
+        """
+        self.wait()
+        host = {file: copy_to_host(part) for file, part in tensors.items()}
+        self._writer = threading.Thread(target=self._write, args=(state, host), name="checkpoint", daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Return when nothing is in flight.
+
+        Raises:
+            StorageError: The save failed.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Let a save in flight come to its end, whatever else went wrong; never raises."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def _write(self, state: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
+        try:
+            folder = f"{_FOLDER}/{_folder_name(state.step)}"
+            files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
+            files["state.json"] = json.dumps(asdict(state), indent=1).encode()
+            manifest = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in files.items()}
+            self._store.delete([f"{folder}/{_MANIFEST}"])  # a torn folder of the same step must not look complete
+            for name, data in files.items():
+                self._store.put(f"{folder}/{name}", data)
+            self._store.put(f"{folder}/{_MANIFEST}", json.dumps(manifest, indent=1).encode())
+            self._prune()
+        except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
+            self._error = error
+
+    def _folders(self) -> dict[int, list[str]]:
+        """Keys of every checkpoint folder, complete or not, by step."""
+        found: dict[int, list[str]] = {}
+        for info in self._store.list(_FOLDER + "/"):
+            name = info.key.split("/")[1]
+            if name.startswith("step-") and name[5:].isdigit():
+                found.setdefault(int(name[5:]), []).append(info.key)
+        return found
+
+    def _prune(self) -> None:
+        """Delete all but the newest complete checkpoints, the manifest first; a failed delete is said, not fatal."""
+        folders = self._folders()
+        complete = [step for step, keys in folders.items() if any(k.endswith(_MANIFEST) for k in keys)]
+        for step in sorted(complete)[: -self._keep]:
+            try:
+                self._store.delete([k for k in folders[step] if k.endswith(_MANIFEST)])
+                self._store.delete([k for k in folders[step] if not k.endswith(_MANIFEST)])
+            except Exception as error:
+                self._say(f"The old checkpoint {_folder_name(step)} could not be deleted: {error}")
+
+    def newest(self, skip: Collection[str] = ()) -> Checkpoint | None:
+        """The newest complete checkpoint; torn ones are passed over, and said. None if there is none.
+
+        Files of tensors named in `skip` (such as "optimizer") are neither read nor verified.
+        """
+        for step in sorted(self._folders(), reverse=True):
+            try:
+                return self._read(step, skip)
+            except _TornCheckpoint as torn:
+                self._say(
+                    f"Checkpoint {_folder_name(step)} in {self._store.url} is not complete ({torn}); trying an older."
+                )
+        return None
+
+    def at(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
+        """The checkpoint of one step; `skip` as for `newest`.
+
+        Raises:
+            InputError: There is none, or it is not complete.
+        """
+        there = self._folders()
+        if step not in there:
+            names = ", ".join(map(_folder_name, sorted(there))) or "none"
+            raise InputError(f"There is no checkpoint {_folder_name(step)} in {self._store.url}; there are: {names}.")
+        try:
+            return self._read(step, skip)
+        except _TornCheckpoint as torn:
+            raise InputError(
+                f"Checkpoint {_folder_name(step)} in {self._store.url} is not complete ({torn}): choose another one, "
+                "or give the run folder for its newest."
+            ) from torn
+
+    def _read(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
+        folder = f"{_FOLDER}/{_folder_name(step)}"
+        try:
+            manifest = json.loads(self._store.get(f"{folder}/{_MANIFEST}"))
+            manifest = {n: entry for n, entry in manifest.items() if n.removesuffix(".safetensors") not in skip}
+            files = {name: self._store.get(f"{folder}/{name}") for name in manifest}
+        except MissingObject as missing:
+            raise _TornCheckpoint(str(missing)) from missing
+        except ValueError as damaged:
+            raise _TornCheckpoint("its manifest is damaged") from damaged
+        for name, entry in manifest.items():
+            if len(files[name]) != entry["bytes"] or hashlib.sha256(files[name]).hexdigest() != entry["sha256"]:
+                raise _TornCheckpoint(f"{name} does not match its manifest")
+        tensors = {n.removesuffix(".safetensors"): load_tensors(b) for n, b in files.items() if n != "state.json"}
+        return Checkpoint(_read_metadata(json.loads(files["state.json"])), tensors)
+
+
+class _TornCheckpoint(Exception):  # noqa: N818
+    """A folder whose manifest is missing or does not verify."""
+
+
+def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
+    version = mapping.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"The checkpoint has format {version}, but this version of ali_dist reads format {FORMAT_VERSION}: "
+            "continue with the version that wrote it, or choose another run.name."
+        )
+    # Checkpoints written before `data` was added have none.
+    return CheckpointMetadata(
+        **{f.name: mapping[f.name] for f in fields(CheckpointMetadata) if f.name in mapping or f.name != "data"}
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's state as {"<parameter name>.<what>": tensor}."""
+    found = {}
+    for name, parameter in named.items():
+        for what, value in optimizer.state.get(parameter, {}).items():
+            found[f"{name}.{what}"] = value
+    return found
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`."""
+    whats = {key.rpartition(".")[2] for key in tensors}
+    for name, parameter in named.items():
+        state = {what: tensors[f"{name}.{what}"] for what in whats if f"{name}.{what}" in tensors}
+        optimizer.state[parameter] = {what: value.to(parameter.device) for what, value in state.items()}

@@ -1,0 +1,63 @@
+"""The data of a run: the split that is trained on, and the one that is held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ali_dist.config import Config, StorageConfig
+from ali_dist.data.shards.index import Index, check_listing, find_split, load_index
+from ali_dist.errors import InputError
+from ali_dist.storage import open_store
+from ali_dist.storage.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class DataSplit:
+    """One split: where it lies and what its index says."""
+
+    store: Store
+    index: Index
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The splits of a run; no holdout where the data have one split only."""
+
+    train: DataSplit
+    holdout: DataSplit | None
+
+
+def open_url(url: str, storage: StorageConfig) -> Store:
+    """The store at `url` with the run's storage settings."""
+    return open_store(
+        url,
+        endpoint_url=storage.endpoint_url,
+        timeout_seconds=storage.timeout_seconds,
+        attempts=storage.attempts,
+    )
+
+
+def open_run_store(config: Config) -> Store:
+    """The run's own folder: run.dir/run.name."""
+    return open_url(f"{config.run.dir.rstrip('/')}/{config.run.name}", config.storage)
+
+
+def open_run_data(config: Config) -> RunData:
+    """Find both splits and check the training split's shards against its index; reads no shard.
+
+    Raises:
+        InputError: No such place, no such split, no access, or an index that does not match its shards.
+    """
+    root = open_url(config.data.url, config.storage)
+    train = _open_split(root, config.data.split)
+    check_listing(train.store, train.index)
+    try:
+        holdout = _open_split(root, config.data.holdout)
+    except InputError:
+        return RunData(train, None)
+    return RunData(train, None if holdout.index.fingerprint == train.index.fingerprint else holdout)
+
+
+def _open_split(root: Store, split: str) -> DataSplit:
+    store = find_split(root, split)
+    return DataSplit(store, load_index(store))

@@ -1,0 +1,110 @@
+"""Reading a run folder for the report, whatever state the run left it in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+
+IMAGE_KINDS = ("samples", "reconstructions", "interpolations", "conditions")
+
+
+@dataclass(frozen=True)
+class RunReader:
+    """What was found.
+
+    Attributes:
+        config: config.json, empty if absent.
+        summary: summary.json, empty if absent.
+        train: metrics.jsonl's records of training, ascending in `images`, one per value of it.
+        evaluations: its records of evaluations, likewise.
+        images: newest PNG of each kind, in the order of the report.
+        problems: one sentence for each thing that is missing or cannot be read.
+    """
+
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    train: list[Record]
+    evaluations: list[Record]
+    images: dict[str, Path]
+    problems: list[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunReader:
+        """Read `folder`; nothing missing or damaged is an error, but all of it is listed in `problems`."""
+        problems: list[str] = []
+        config = _read_mapping(folder / "config.json", problems)
+        summary = _read_mapping(folder / "summary.json", problems)
+        records = _read_records(folder / "metrics.jsonl", problems)
+        images = newest_images(folder / "images")
+        if not images:
+            problems.append("There are no images yet.")
+        return cls(
+            config,
+            summary,
+            _latest_by_images([r for r in records if r.get("event") == "train"]),
+            _latest_by_images([r for r in records if r.get("event") == "evaluation"]),
+            images,
+            problems,
+        )
+
+
+def newest_images(folder: Path) -> dict[str, Path]:
+    """The newest PNG of each kind: `samples-000064.png` and `samples.png` are of kind `samples`.
+
+    The newest has the largest number in its name; a name without a number counts as the final one.
+    """
+    newest: dict[str, tuple[float, Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        kind, number = re.findall(r"^(.*?)(?:[-_.]?(\d+))?$", path.stem)[0]
+        age = int(number) if number else float("inf")
+        if kind not in newest or age >= newest[kind][0]:
+            newest[kind] = (age, path)
+    order = [kind for kind in IMAGE_KINDS if kind in newest] + sorted(set(newest) - set(IMAGE_KINDS))
+    return {kind: newest[kind][1] for kind in order}
+
+
+def _read_mapping(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    if not path.is_file():
+        problems.append(f"There is no {path.name}.")
+        return {}
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problems.append(f"{path.name} cannot be read: {error}.")
+        return {}
+    if not isinstance(loaded, dict):
+        problems.append(f"{path.name} holds no mapping.")
+        return {}
+    return loaded
+
+
+def _read_records(path: Path, problems: list[str]) -> list[Record]:
+    if not path.is_file():
+        problems.append(f"There is no {path.name}: curves are missing.")
+        return []
+    records: list[Record] = []
+    bad = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("images"), int | float):
+                raise ValueError("not a record")
+        except ValueError:  # a process killed in the middle of a write leaves half a line
+            bad += 1
+        else:
+            records.append(record)
+    if bad:
+        problems.append(f"{bad} of {bad + len(records)} lines of {path.name} cannot be read and are left out.")
+    return records
+
+
+def _latest_by_images(records: list[Record]) -> list[Record]:
+    """One record per number of images, the last written: a resumed run repeats what it had not saved."""
+    by_images = {record["images"]: record for record in records}
+    return [by_images[images] for images in sorted(by_images)]

@@ -1,0 +1,184 @@
+"""Objects in a local folder, written so that a crash at any moment leaves the old object or the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ali_dist.errors import InputError, StorageError
+from ali_dist.storage.base import (
+    Listing,
+    MissingObject,
+    ObjectInfo,
+    changed_error,
+    clean_key,
+    not_found_error,
+    open_source,
+    truncated_error,
+)
+
+TEMPORARY = ".ali-dist-partial-"  # file name prefix of a put under way
+_PUT_TRIES = 100
+# What the user can put right: the rest (full disk, failing disk) is the machine's.
+_USER_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """A folder. It need not exist before the first put; links to files and folders below it are followed.
+
+    A put writes a temporary file beside its target, flushes it to disk and renames it. What a killed put leaves
+    behind is never listed, and goes with the last object of its folder.
+    """
+
+    root: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def list(self, prefix: str = "") -> Listing:
+        folder = clean_key(prefix, self.url, partial=True).rpartition("/")[0]
+        with self._reading(folder):
+            if self.root.exists() and not self.root.is_dir():
+                raise InputError(f"{self.url} is a file, but a folder is needed: give the folder that holds it.")
+            found = [
+                _object_info(key, status)
+                for key, status in _walk_folder(str(self.root / folder), f"{folder}/" if folder else "", frozenset())
+                if key.startswith(prefix)
+            ]
+        return sorted(found, key=lambda info: info.key)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        path = self._path(key)
+        with suppress(MissingObject), self._reading(key):
+            return None if path.is_dir() else _object_info(key, path.stat())
+        return None
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        with self._reading(key):
+            return path.read_bytes()
+
+    def get_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
+        assert start >= 0 <= length, (start, length)
+        path = self._path(key)
+        with self._reading(key), path.open("rb") as file:
+            info = _object_info(key, os.fstat(file.fileno()))
+            if etag is not None and info.etag != etag:
+                raise changed_error(self.url, key)
+            file.seek(start)
+            data = file.read(min(length, info.size))
+        if len(data) < length or start > info.size:
+            raise truncated_error(self.url, key, info.size, start + length)
+        return data
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        path = self._path(key)
+        with open_source(data) as source, _explain_write_errors(path):
+            for _ in range(_PUT_TRIES):
+                with suppress(FileNotFoundError, FileExistsError):  # a delete took the folder away as empty meanwhile
+                    return _replace_file(path, source)
+            return _replace_file(path, source)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        folders = set()
+        for key in keys:
+            path = self._path(key)
+            with _explain_write_errors(path), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                path.unlink()
+                folders.add(path.parent)
+        for folder in folders:
+            self._drop_empty(folder)
+
+    def child(self, prefix: str) -> LocalStore:
+        return LocalStore(self.root / clean_key(prefix.rstrip("/"), self.url))
+
+    def _path(self, key: str) -> Path:
+        name = clean_key(key, self.url)
+        if name.rpartition("/")[2].startswith(TEMPORARY):
+            raise InputError(f"{key!r} is a name kept for unfinished files in {self.url}: choose another one.")
+        return self.root / name
+
+    def _drop_empty(self, folder: Path) -> None:
+        """Remove folders without objects, upwards to the root (a put under way there starts its file again)."""
+        while folder != self.root and self.root in folder.parents:
+            with suppress(OSError):  # not empty, or gone already: both are fine
+                names = os.listdir(folder)
+                if all(name.startswith(TEMPORARY) for name in names):
+                    for name in names:
+                        (folder / name).unlink(missing_ok=True)
+                    folder.rmdir()
+            folder = folder.parent
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise not_found_error(self.url, key) from error
+        except OSError as error:
+            raise _explain_error("read", self.root / key, error) from error
+
+
+def _object_info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key=key, size=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+
+def _walk_folder(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below `folder` as (prefix + relative path, status); a link back to a folder above is not followed."""
+    try:
+        status = os.stat(folder)
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    here = (status.st_dev, status.st_ino)
+    for entry in entries if here not in above else ():
+        if entry.is_dir():
+            yield from _walk_folder(entry.path, f"{prefix}{entry.name}/", above | {here})
+        elif entry.is_file() and not entry.name.startswith(TEMPORARY):
+            with suppress(FileNotFoundError):  # deleted since the scan
+                yield prefix + entry.name, entry.stat()
+
+
+@contextmanager
+def _explain_write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _explain_error("written", path, error) from error
+
+
+def _explain_error(done: str, path: Path, error: OSError) -> Exception:
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in _USER_ERRNOS:
+        return InputError(f"{path} cannot be {done} ({reason}): check its permissions, or choose another folder.")
+    return StorageError(f"{path} cannot be {done}: {reason}.")
+
+
+def _replace_file(path: Path, source: BinaryIO) -> None:
+    """Give `path` the content of `source`, so that a crash at any moment leaves the old or the new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    source.seek(0)
+    try:
+        with temporary.open("xb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must outlive a power cut
+    finally:
+        os.close(folder)

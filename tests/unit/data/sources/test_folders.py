@@ -1,0 +1,178 @@
+"""Folders of images and ImageNet: the middle square, classes by folder, splits given or drawn, nothing passed over."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ali_dist.data.shards.index import load_index
+from ali_dist.data.shards.reader import load_arrays
+from ali_dist.storage.local import LocalStore
+from tests.helpers.commands import content, refused, run
+from tests.helpers.originals import jpeg, smooth, write_files, write_imagenet
+
+
+def encoded(x: np.ndarray, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(x).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def middle(path: Path, size: int) -> bytes:
+    """The centre square of an image file, reduced, as bytes of uint8 [3, size, size]."""
+    with Image.open(path) as image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.convert("RGB").crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1).tobytes()
+
+
+def samples(folder: Path) -> dict[bytes, int | None]:
+    """Label of each image of a split, by its bytes."""
+    store = LocalStore(folder)
+    x, y = load_arrays(store, load_index(store))
+    labels = [None] * len(x) if y is None else y.tolist()
+    return {image.numpy().tobytes(): label for image, label in zip(x, labels, strict=True)}
+
+
+# ---- ImageNet ------------------------------------------------------------------------------------------------------
+
+
+def test_imagenet_is_the_middle_square_with_classes_by_sorted_wnid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, answers = tmp_path / "ilsvrc", ["n10", "n01", "n02", "n02", "n10", "n01"]
+    write_imagenet(root)
+    (root / "imagenet_2012_validation_synset_labels.txt").write_text("\n".join(answers) + "\n")
+    assert run(capsys, "imagenet64", tmp_path / "out", "--from", root, "--verify", "--jobs", 1)[0] == 0
+    wnids = ["n01", "n02", "n10"]
+    assert load_index(LocalStore(tmp_path / "out" / "train")).classes == tuple(wnids)
+    files = sorted((root / "train").rglob("*.JPEG"))
+    assert samples(tmp_path / "out" / "train") == {middle(p, 64): wnids.index(p.parent.name) for p in files}
+    val = sorted((root / "val").iterdir())
+    expected = {middle(p, 64): wnids.index(wnid) for p, wnid in zip(val, answers, strict=True)}
+    assert samples(tmp_path / "out" / "valid") == expected
+    rows = "".join(f"{p.stem},{wnid} 1 2 3 4 \n" for p, wnid in zip(val, answers, strict=True))
+    (root / "imagenet_2012_validation_synset_labels.txt").unlink()
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
+    assert run(capsys, "imagenet64", tmp_path / "csv", "--from", root, "--jobs", 1)[0] == 0
+    assert content(tmp_path / "csv") == content(tmp_path / "out")
+    for path, wnid in zip(val, answers, strict=True):
+        (root / "val" / wnid).mkdir(exist_ok=True)
+        shutil.move(path, root / "val" / wnid)
+    assert run(capsys, "imagenet64", tmp_path / "sorted", "--from", root, "--jobs", 1)[0] == 0
+    assert samples(tmp_path / "sorted" / "valid") == expected
+
+
+def test_imagenet_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "ilsvrc"
+    write_imagenet(root)
+
+    def refusal() -> str:
+        return refused(capsys, "imagenet64", tmp_path / "out", "--from", root)
+
+    assert "neither LOC_val_solution.csv nor imagenet_2012" in refusal()
+    (root / "imagenet_2012_validation_synset_labels.txt").write_text("n01\nn02\n")
+    assert "has 2 lines, but val has 6 images" in refusal()
+    (root / "imagenet_2012_validation_synset_labels.txt").write_text("n01\n" * 5 + "n99\n")
+    assert "'n99' in valid, but train has no such class" in refusal()
+    shutil.rmtree(root / "val")
+    assert "no folder val" in refusal()
+    done = run(capsys, "imagenet64", tmp_path / "out", "--from", root, "--splits", "train", "--size", 16, "--jobs", 1)
+    assert done[0] == 0
+    assert load_index(LocalStore(tmp_path / "out" / "train")).shape == (3, 16, 16)
+    assert "no folder train" in refused(capsys, "imagenet64", tmp_path / "x", "--from", tmp_path / "out" / "train")
+
+
+# ---- one's own folder ----------------------------------------------------------------------------------------------
+
+
+def test_class_folders_become_classes_with_a_fixed_stratified_share_for_testing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    files = {f"{c}/{n}.jpg": jpeg(smooth(40, 30, seed=100 * k + n)) for k, c in enumerate("ab") for n in range(20)}
+    files["b/deep/er/x.PNG"] = encoded(smooth(20, 60, seed=999), "PNG")
+    write_files(own, {**files, "a/.hidden.jpg": b"no image", "a/notes.txt": b"words"})
+    arguments = ("folder", tmp_path / "out", "--from", own, "--size", 16, "--jobs", 1)
+    assert run(capsys, *arguments, "--holdout", 0.2)[0] == 0
+    train, test = samples(tmp_path / "out" / "train"), samples(tmp_path / "out" / "test")
+    assert {**train, **test} == {middle(own / name, 16): "ab".index(name[0]) for name in files}
+    assert list(test.values()).count(0) == list(test.values()).count(1) == 4
+    shutil.copytree(own, tmp_path / "moved")
+    arguments = ("folder", tmp_path / "again", "--from", tmp_path / "moved", "--size", 16, "--jobs", 1)
+    assert run(capsys, *arguments, "--holdout", 0.2)[0] == 0
+    assert content(tmp_path / "again") == content(tmp_path / "out")
+
+
+def test_a_flat_folder_has_no_labels_and_grey_has_one_channel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = smooth(24, 24)
+    palette, buffer = Image.fromarray(x).quantize(16), io.BytesIO()
+    palette.save(buffer, "PNG")
+    files = {"a.png": buffer.getvalue(), "b.bmp": encoded(x, "BMP"), "c.webp": encoded(x, "WEBP", lossless=True)}
+    write_files(tmp_path / "own", files)
+    arguments = ("folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 24, "--grey", "--holdout", 0)
+    assert run(capsys, *arguments, "--jobs", 1)[0] == 0
+    store = LocalStore(tmp_path / "out" / "train")
+    index = load_index(store)
+    got, y = load_arrays(store, index)
+    assert (index.shape, index.classes, y) == ((1, 24, 24), (), None)
+    grey = [np.asarray(image.convert("L")) for image in (palette, Image.fromarray(x))]
+    assert {image.numpy().tobytes() for image in got} == {image.tobytes() for image in grey}
+    assert len(got) == 3
+
+
+def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, exif = smooth(30, 30), Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise
+    write_files(tmp_path / "own", {"a.png": encoded(x, "PNG", exif=exif)})
+    arguments = ("folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 30, "--holdout", 0, "--jobs", 1)
+    assert run(capsys, *arguments)[0] == 0
+    assert set(samples(tmp_path / "out" / "train")) == {np.rot90(x, -1).transpose(2, 0, 1).tobytes()}
+
+
+def test_folders_that_are_divided_into_splits_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"train": 6, "val": 2, "test": 3}
+    for seed, (split, n) in enumerate(sizes.items()):
+        write_files(tmp_path / "own" / split, {f"{k % 2}/{k}.jpg": jpeg(smooth(9, 9, 50 * seed + k)) for k in range(n)})
+    assert run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 8, "--jobs", 1)[0] == 0
+    for split, n in (("train", 6), ("valid", 2), ("test", 3)):
+        index = load_index(LocalStore(tmp_path / "out" / split))
+        assert (index.num_samples, index.classes) == (n, ("0", "1"))
+
+
+def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own"
+
+    def refusal(*options: object) -> str:
+        return refused(capsys, "folder", tmp_path / "out", "--from", own, "--jobs", 1, *options)
+
+    assert f"no folder {own}" in refusal()
+    write_files(own, {"readme.txt": b""})
+    assert "There are no images in" in refusal()
+    write_files(own, {"a/x.jpg": jpeg(smooth(9, 9)), "y.jpg": jpeg(smooth(9, 9))})
+    assert "beside them (such as y.jpg)" in refusal()
+    (own / "y.jpg").unlink()
+    assert "--holdout is 1" in refusal("--holdout", 1)
+    assert "--size is 0" in refusal("--size", 0)
+    write_files(own, {"a/deep.png": encoded(np.zeros((9, 9), np.uint16), "PNG")})
+    message = refusal()
+    assert f"a/deep.png in {own} cannot be used" in message
+    assert "8-bit" in message
+
+
+def test_large_images_are_stored_compressed_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "own", {"a.jpg": jpeg(smooth(90, 90)), "b.jpg": jpeg(smooth(90, 90, 1))})
+    for size, given, encoding in ((64, (), "raw"), (65, (), "png"), (65, ("--encoding", "jpg"), "jpg")):
+        out = tmp_path / f"{size}{encoding}"
+        arguments = ("folder", out, "--from", tmp_path / "own", "--size", size, "--verify", "--jobs", 1, *given)
+        assert run(capsys, *arguments)[0] == 0
+        assert load_index(LocalStore(out / "train")).encoding == encoding

@@ -1,0 +1,290 @@
+"""Metrics mean what they say: known answers on models and data whose true scores are known."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ali_dist.errors import InputError
+from ali_dist.evaluation import classifiers as classifier
+from ali_dist.evaluation.evaluators import ImageEvaluator, evaluate_images, evaluate_mixture
+from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
+from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.probe import LinearProbe
+
+IMAGE_KEYS = {
+    "reconstruction_mse",
+    "reconstruction_mse_mean",
+    "reconstruction_mse_reference",
+    "latent_mmd2",
+    "latent_std_min",
+    "latent_std_max",
+    "sigma_mean",
+}
+LABEL_KEYS = {
+    "frechet",
+    "frechet_reference",
+    "label_kept",
+    "label_entropy",
+    "label_entropy_reference",
+    "classifier_accuracy",
+    "probe_accuracy",
+    "probe_features_accuracy",
+    "probe_raw_accuracy",
+    "probe_random_accuracy",
+}
+
+
+def draws(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class PixelModel:
+    """z is the image itself: reconstructs perfectly with sigma 0, and samples noise."""
+
+    side: int = 8
+    log_sigma: float | None = None
+    stain: Tensor | None = None
+    seen: list[tuple[int, bool]] = field(default_factory=list)
+    condition_size: int = 0
+    num_classes: int = 0
+
+    @property
+    def latent_size(self) -> int:
+        return self.side**2
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        self.seen.append((len(x), torch.is_inference_mode_enabled()))
+        mu = x.flatten(1)
+        return mu, None if self.log_sigma is None else torch.full_like(mu, self.log_sigma)
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return x.flatten(1)
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        self.seen.append((len(z), torch.is_inference_mode_enabled()))
+        x = z.view(-1, 1, self.side, self.side)
+        return x if self.stain is None else x + self.stain
+
+    def classify(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def untrained(self, seed: int) -> PixelModel:
+        return replace(self, seen=[])
+
+
+def stripes(count: int, seed: int, labelled: bool = True) -> LabelledArrays:
+    """Images [N, 1, 8, 8] of 4 classes: a bright pair of rows in one of 4 places, on noise."""
+    g = draws(seed)
+    y = torch.arange(count) % 4
+    x = torch.rand(count, 1, 8, 8, generator=g) * 0.4
+    x[torch.arange(count)[:, None], 0, torch.stack([2 * y, 2 * y + 1], 1)] += 0.5
+    return LabelledArrays(x, y if labelled else None)
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> ImageEvaluator:
+    return ImageEvaluator(stripes(1200, 0), stripes(600, 1), samples=700, seed=3)
+
+
+# ---- images ----------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_autoencoder_keeps_what_the_originals_have(evaluator: ImageEvaluator) -> None:
+    metrics = evaluator.evaluate(PixelModel())
+    assert set(metrics) == IMAGE_KEYS | LABEL_KEYS
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    assert metrics["reconstruction_mse"] == metrics["reconstruction_mse_mean"] == metrics["sigma_mean"] == 0
+    assert metrics["label_kept"] == metrics["classifier_accuracy"] > 0.98
+    assert metrics["probe_accuracy"] == metrics["probe_raw_accuracy"] == metrics["probe_random_accuracy"] == 1
+    assert metrics["label_entropy_reference"] == pytest.approx(math.log(4))
+    # It samples noise, and that shows.
+    assert metrics["frechet"] > 20 * metrics["frechet_reference"]
+
+
+def test_probe_reads_what_is_there_and_nothing_else() -> None:
+    """Labels in the embedding: all right. Noise: chance level, so the holdout is not trained on."""
+    probe = LinearProbe(stripes(1200, 5), stripes(400, 6), seed=0)
+    assert probe.accuracy(lambda x: x) == 1.0
+    g = draws(7)
+    assert probe.accuracy(lambda x: torch.randn(len(x), 300, generator=g)) == pytest.approx(0.25, abs=0.1)
+
+
+def test_without_labels_the_metrics_that_need_them_are_left_out() -> None:
+    train, holdout = stripes(50, 0), stripes(20, 1, labelled=False)
+    assert set(evaluate_images(PixelModel(), train, holdout, samples=10, seed=0)) == IMAGE_KEYS
+
+
+def test_one_class_alone_has_no_metrics_of_classes() -> None:
+    """A classifier of one class is always right, and its features say nothing."""
+    lone = [
+        LabelledArrays(split.x, torch.zeros(len(split.x), dtype=torch.int64))
+        for split in (stripes(40, 0), stripes(30, 1))
+    ]
+    assert set(ImageEvaluator(*lone, samples=30, seed=0).evaluate(PixelModel())) == IMAGE_KEYS
+
+
+def test_reconstructions_use_sampled_codes_and_sigma_is_not_a_variance() -> None:
+    """With z = x + sigma epsilon, the error is sigma^2; mu alone gives 0. log sigma -1 means sigma 1/e."""
+    split = stripes(400, 0, labelled=False)
+    metrics = evaluate_images(PixelModel(log_sigma=-1.0), split, split, samples=2, seed=0)
+    assert metrics["sigma_mean"] == pytest.approx(math.exp(-1))
+    assert metrics["reconstruction_mse"] == pytest.approx(math.exp(-2), rel=0.03)
+    assert metrics["reconstruction_mse_mean"] == 0
+
+
+def test_reconstruction_error_is_measured_at_the_stored_size() -> None:
+    """A chequered error that vanishes in 2x2 means does not count, in the reference neither."""
+    stain = 0.2 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2 - 1).float()
+    split = stripes(100, 0, labelled=False)
+    model = PixelModel(stain=stain)
+    full = evaluate_images(model, split, split, samples=2, seed=0)
+    pooled = evaluate_images(model, split, split, samples=2, seed=0, native=lambda x: F.avg_pool2d(x, 2))
+    assert full["reconstruction_mse"] == pytest.approx(0.04, rel=1e-4)
+    assert pooled["reconstruction_mse"] < 1e-10
+    small = F.avg_pool2d(split.x, 2)
+    assert pooled["reconstruction_mse_reference"] == pytest.approx(float(small.var(0, correction=0).mean()), rel=1e-4)
+
+
+def test_same_seed_same_metrics_other_seed_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built twice from the same data, so the judge is part of the claim; and the seed does reach the noise."""
+    monkeypatch.setattr(classifier, "STEPS", 40)
+    model, train, holdout = PixelModel(log_sigma=-1.0), stripes(300, 0), stripes(100, 1)
+    once, again, other = (evaluate_images(model, train, holdout, samples=50, seed=s) for s in (5, 5, 6))
+    assert once == again
+    for key in ("frechet", "frechet_reference", "reconstruction_mse", "latent_mmd2"):
+        assert once[key] != other[key], key
+
+
+def test_evaluation_leaves_global_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run must not change because it is evaluated."""
+    monkeypatch.setattr(classifier, "STEPS", 10)
+
+    def states() -> tuple[bytes, str, str]:
+        return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())
+
+    before = states()
+    evaluate_images(PixelModel(log_sigma=-1.0), stripes(60, 0), stripes(40, 1), samples=20, seed=0)
+    evaluate_mixture(Oracle(), LabelledArrays(GRID), means=GRID, std=0.05, samples=50, seed=0)
+    assert states() == before
+
+
+def test_models_are_called_in_small_batches_without_gradients(evaluator: ImageEvaluator) -> None:
+    model = PixelModel()
+    evaluator.evaluate(model)
+    assert max(size for size, _ in model.seen) <= 500
+    assert all(inference for _, inference in model.seen)
+    assert sum(size for size, _ in model.seen) > 600
+
+
+def test_a_diverged_model_is_reported_not_averaged(evaluator: ImageEvaluator) -> None:
+    with pytest.raises(FloatingPointError, match="diverged"):
+        evaluator.evaluate(PixelModel(log_sigma=float("nan")))
+
+
+def test_a_split_that_is_too_small_is_named() -> None:
+    with pytest.raises(InputError, match="holdout split holds 1 sample"):
+        evaluate_images(PixelModel(), stripes(10, 0), stripes(1, 1), samples=2, seed=0)
+
+
+def test_on_real_digits_the_judge_is_right_and_notices_a_lost_class() -> None:
+    """Judge at least 96 % right; holdout far closer to training than noise is, and than nine digits out of ten."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
+    x, y = F.interpolate(x, size=16, mode="bilinear"), torch.tensor(digits.target)
+    shuffled = torch.randperm(len(x), generator=draws(0))
+    train, holdout = (LabelledArrays(x[rows], y[rows]) for rows in (shuffled[:1437], shuffled[1437:]))
+
+    assert train.y is not None
+    assert holdout.y is not None
+    judge = classifier.train_classifier(train, seed=0, device="cpu")
+    reference = Gaussian.of(judge.features(train.x))
+
+    def distance(images: Tensor) -> float:
+        return scaled_frechet_distance(judge.features(images), reference)
+
+    right = judge.classify(judge.features(holdout.x)) == holdout.y
+    assert float(right.float().mean()) > 0.96
+    assert 4 < distance(holdout.x) < 25
+    assert distance(torch.rand(1000, 1, 16, 16, generator=draws(1))) > 400
+    assert distance(train.x[train.y != 3]) > 1.5 * distance(holdout.x)
+
+
+# ---- mixtures --------------------------------------------------------------------------------------------------
+
+
+GRID = torch.cartesian_prod(torch.arange(-4.0, 5, 2), torch.arange(-4.0, 5, 2))
+
+
+class Oracle:
+    """The exact generator of the grid: z_1 picks the mode by its quantile, the others place the point."""
+
+    latent_size, condition_size, num_classes = 3, 0, 0
+    normal = torch.distributions.Normal(0.0, 1.0)
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        mode = torch.cdist(x, GRID).argmin(1)
+        return torch.cat([self.normal.icdf((mode[:, None] + 0.5) / 25), (x - GRID[mode]) / 0.05], 1), None
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.encode(x)[0]
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        mode = (self.normal.cdf(z[:, 0]) * 25).long().clamp(0, 24)
+        return GRID[mode] + 0.05 * z[:, 1:]
+
+    def classify(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def untrained(self, seed: int) -> Oracle:
+        return self
+
+
+def test_the_true_generator_of_a_mixture_scores_full_marks() -> None:
+    g = draws(8)
+    holdout = LabelledArrays(GRID.repeat(40, 1) + 0.05 * torch.randn(1000, 2, generator=g))
+    metrics = evaluate_mixture(Oracle(), holdout, means=GRID, std=0.05, samples=2500, seed=0)
+    assert (metrics["modes"], metrics["modes_assigned"], metrics["right_mode"]) == (25, 25, 1)
+    assert metrics["high_quality"] == pytest.approx(0.989, abs=0.01)
+    assert metrics["reconstruction_mse"] < 1e-9
+    assert abs(metrics["latent_mmd2"]) < 0.01
+    assert 0.9 < metrics["latent_std_min"] <= metrics["latent_std_max"] < 1.1
+
+
+def test_reconstruction_error_of_points_is_a_squared_distance() -> None:
+    """A shift by (3, 4) costs 25, not 12.5."""
+
+    class Shifted(Oracle):
+        def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+            return super().decode(z) + torch.tensor([3.0, 4.0])
+
+    metrics = evaluate_mixture(Shifted(), LabelledArrays(GRID.clone()), means=GRID, std=0.05, samples=10, seed=0)
+    assert metrics["reconstruction_mse"] == pytest.approx(25, rel=1e-4)
+
+
+# ---- the room --------------------------------------------------------------------------------------------------
+
+
+def test_importing_evaluation_and_reports_is_cheap_and_one_way() -> None:
+    """No training, no data, no ray, and nothing heavy before it is needed."""
+    code = (
+        "import sys; import ali_dist.evaluation.evaluators, ali_dist.report.page, ali_dist.report.image_grids, "
+        "ali_dist.report.mixture_figure, ali_dist.report.terminal; "
+        "names = ('ali_dist.training.', 'ali_dist.data.', 'ray', 'boto3', "
+        "'sklearn', 'matplotlib', 'rich', 'webdataset'); "
+        "print([m for m in sys.modules for n in names if m == n or m.startswith(n if n[-1] == '.' else n + '.')])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout.strip() == "[]"

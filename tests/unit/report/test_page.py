@@ -1,0 +1,180 @@
+"""The report is one self-contained page that tells the truth about whatever state the run folder is in."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ali_dist.config import Config
+from ali_dist.evaluation.catalog import METRICS, metric_rows
+from ali_dist.report import charts as curves
+from ali_dist.report.charts import ChartCurve, axis_ticks, line_chart, thin_out
+from ali_dist.report.image_grids import save_samples
+from ali_dist.report.page import format_duration, write_page
+from ali_dist.runs.run_reader import RunReader, newest_images
+
+
+def train(images: int, **values: Any) -> dict[str, Any]:
+    return {"event": "train", "step": images // 64, "images": images, "seconds": 1.0, **values}
+
+
+def write_run(folder: Path, records: list[dict[str, Any]], **summary: Any) -> None:
+    config = Config().to_mapping()
+    config["optim"]["lr_d"] = 0.00077
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "summary.json").write_text(json.dumps({"run": "night-run", "status": "finished", **summary}))
+    save_samples(folder / "images" / "samples-64.png", torch.zeros(4, 1, 8, 8), columns=2)
+
+
+def page(folder: Path) -> str:
+    path = write_page(folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+    records = [train(64 * i, d_loss=1.0, g_loss=2.0, d_q=0.6, d_p=0.4, images_per_second=500.0) for i in (1, 2, 3)]
+    metrics = {"frechet": 21.34, "frechet_reference": 8.6, "label_kept": 0.934, "classifier_accuracy": 0.981}
+    write_run(tmp_path, records, images=64_000, seconds=185.0, world_size=2, device="CPU", metrics=metrics)
+    html = page(tmp_path)
+    for text in ("night-run", "finished", "64,000", "3 min 05 s", "21.34", "8.6 (", "93.4 %", "98.1 % ("):
+        assert text in html, text
+    assert html.count("<svg") == 3  # losses, D, throughput; no learning rate was logged
+    assert html.count("data:image/png;base64,") == 1
+
+
+def test_each_condition_stands_beside_what_real_images_get() -> None:
+    metrics = {
+        "condition_kept": 0.5,
+        "condition_kept_reference": 0.98,
+        "condition_kept_hat": 0.4,
+        "condition_kept_hat_reference": 0.97,
+        "condition_balanced": 0.6,
+        "condition_balanced_reference": 0.95,
+        "condition_balanced_hat": 0.7,
+        "condition_balanced_hat_reference": 0.94,
+    }
+    rows = {title: (value, reference.partition(" (")[0]) for title, value, reference, _ in metric_rows(metrics)}
+    assert rows == {
+        "Condition kept": ("50.0 %", "98.0 %"),
+        "Condition kept, balanced": ("60.0 %", "95.0 %"),
+        "Condition kept: hat": ("40.0 %", "97.0 %"),
+        "Condition kept, balanced: hat": ("70.0 %", "94.0 %"),
+    }
+
+
+def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, [train(64, d_loss=1.0)])
+    html = page(tmp_path)
+    assert all(target.startswith("data:") for target in re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', html))
+    assert not re.search(r"url\(|@import|<script|<link|<iframe", html)
+
+
+def test_names_from_outside_cannot_inject_markup(tmp_path: Path) -> None:
+    write_run(tmp_path, [], device="<img src=x>", metrics={"<b>odd</b>": 1.0})
+    (tmp_path / "summary.json").write_text(json.dumps({"run": "<script>x</script>", "metrics": {"<b>odd": 1.0}}))
+    html = page(tmp_path)
+    assert "<script" not in html
+    assert "<b>odd" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    for text in ("no config.json", "no summary.json", "no metrics.jsonl", "no images", "no evaluation", tmp_path.name):
+        assert text in html, text
+
+
+def test_damaged_files_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:
+    """A process killed while writing leaves half a line; the lines before it still count."""
+    write_run(tmp_path, [train(64, d_loss=1.0), train(128, d_loss=0.5)])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "ima')
+    (tmp_path / "summary.json").write_text("{")
+    html = page(tmp_path)
+    assert "1 of 3 lines of metrics.jsonl cannot be read" in html
+    assert "summary.json cannot be read" in html
+    assert "<polyline" in html
+
+
+def test_a_resumed_run_shows_the_records_written_last(tmp_path: Path) -> None:
+    """Steps after the last checkpoint are done twice; the second time is what the weights came from."""
+    write_run(tmp_path, [train(64, d_loss=1.0), train(128, d_loss=2.0), train(128, d_loss=3.0), train(192, d_loss=4.0)])
+    run = RunReader.read(tmp_path)
+    assert [(r["images"], r["d_loss"]) for r in run.train] == [(64, 1.0), (128, 3.0), (192, 4.0)]
+
+
+def test_without_final_metrics_the_last_evaluation_is_shown_and_dated(tmp_path: Path) -> None:
+    evaluations = [{"event": "evaluation", "step": i, "images": 6400 * i, "frechet": 50.0 - i} for i in (1, 2)]
+    write_run(tmp_path, evaluations)
+    html = page(tmp_path)
+    assert "after 12,800 images" in html
+    assert ">48<" in html
+    assert html.count("<svg") == 1  # its curve
+
+
+def test_settings_that_differ_from_the_default_are_marked(tmp_path: Path) -> None:
+    write_run(tmp_path, [])
+    rows = re.findall(r'<tr( class="changed")?><th>([\w.]+)</th>', page(tmp_path))
+    assert [key for changed, key in rows if changed] == ["optim.lr_d"]
+    assert {"run.images", "scale.workers", "report.log_every"} <= {key for _, key in rows}
+
+
+def test_the_newest_grid_of_each_kind_is_shown(tmp_path: Path) -> None:
+    """By number, not by spelling; a name without a number is the final one; known kinds come first."""
+    for name in ("samples-9", "samples-10", "reconstructions-000200", "reconstructions", "extra-3"):
+        (tmp_path / f"{name}.png").touch()
+    newest = {kind: path.name for kind, path in newest_images(tmp_path).items()}
+    assert newest == {"samples": "samples-10.png", "reconstructions": "reconstructions.png", "extra": "extra-3.png"}
+    assert list(newest) == ["samples", "reconstructions", "extra"]
+
+
+def test_metrics_without_a_note_are_still_shown() -> None:
+    rows = metric_rows({"frechet": 3.0, "something_new": 1.5})
+    assert [row[:2] for row in rows] == [(METRICS["frechet"].title, "3"), ("something_new", "1.5")]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (0.00011, 0.00019), (5, 5), (0, 0), (1e6, 7e9)])
+def test_ticks_are_even_round_and_span_the_data(low: float, high: float) -> None:
+    marks = axis_ticks(low, high, 5)
+    assert marks[0] <= low + 1e-9 * abs(low)
+    assert marks[-1] >= high - 1e-9 * abs(high)
+    assert 2 <= len(marks) <= 9
+    steps = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    assert max(steps) == pytest.approx(min(steps))
+    assert f"{steps[0]:.0e}"[0] in "125"
+
+
+def test_a_break_in_the_data_is_a_break_in_the_line() -> None:
+    """Divergence must be seen, not bridged."""
+    svg = line_chart(
+        [ChartCurve("d_loss", [(1, 1.0), (2, 2.0), (3, float("nan")), (4, 2.0), (5, 1.0)])],
+        x_label="images",
+        y_label="",
+    )
+    assert svg.count("<polyline") == 2
+
+
+def test_thinning_keeps_every_spike() -> None:
+    points = [(float(i), 0.0) for i in range(1, 10_001)]
+    points[7777] = (7778.0, 99.0)
+    points[1234] = (1235.0, float("nan"))
+    kept = thin_out(points)
+    assert len(kept) <= curves.MOST_POINTS
+    assert (7778.0, 99.0) in kept
+    assert any(y != y for _, y in kept)
+    assert [x for x, _ in kept] == sorted(x for x, _ in kept)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (59.4, "59 s"), (59.9, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -1,0 +1,226 @@
+"""`S3Store` against a server that breaks requests on purpose: nothing is lost, doubled or retried in vain."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from ali_dist.errors import InputError, StorageError
+from ali_dist.storage import open_store
+from ali_dist.storage.base import ChangedObject, MissingObject
+from ali_dist.storage.s3 import S3Store
+from tests.helpers.fault_server import ENV, Fault, FaultServer
+
+SIZE = 2_000_000
+BROKEN_AT = 1_300_000
+CHUNK = 256 * 1024  # a break costs at most one chunk read again
+NAME = "bucket/data/a.tar"
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return random.Random(0).randbytes(SIZE)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FaultServer]:
+    with FaultServer() as started:  # one for all tests, because a new endpoint means a new, slow to make, client
+        yield started
+
+
+@pytest.fixture
+def server(running: FaultServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    running.reset({NAME: content})
+    return running
+
+
+@pytest.fixture
+def store(server: FaultServer) -> S3Store:
+    opened = open_store("s3://bucket/data", endpoint_url=server.endpoint_url, timeout_seconds=5.0, attempts=4)
+    return replace(cast(S3Store, opened), wait_seconds=0.001)
+
+
+READS: list[Callable[[S3Store], bytes]] = [
+    lambda store: store.get("a.tar"),
+    lambda store: store.get_range("a.tar", 0, SIZE),
+]
+
+
+@pytest.mark.parametrize("read", READS, ids=["get", "get_range"])
+@pytest.mark.parametrize("kind", ["reset", "short", "stall"])
+def test_a_broken_body_goes_on_where_it_broke(
+    store: S3Store, server: FaultServer, content: bytes, kind: str, read: Callable[[S3Store], bytes]
+) -> None:
+    server.inject(NAME, Fault(kind, after=BROKEN_AT))  # type: ignore[arg-type]
+    store = replace(store, timeout_seconds=0.5) if kind == "stall" else store
+    assert read(store) == content
+    first, second = server.requests
+    assert first.sent == BROKEN_AT
+    arrived = SIZE - second.sent
+    # A reset also takes with it what had arrived and was not yet read, so only the other two have a lower bound.
+    assert (0 if kind == "reset" else BROKEN_AT - CHUNK) <= arrived <= BROKEN_AT, "the rest, not all of it again"
+    assert second.if_match is not None, "the rest must come from the same object"
+
+
+def test_breaks_in_the_middle_of_a_range_and_refusals_in_between_still_give_exactly_the_range(
+    store: S3Store, server: FaultServer, content: bytes
+) -> None:
+    server.inject(NAME, Fault("reset", after=600_000), Fault("status", status=503), Fault("short", after=600_000))
+    assert store.get_range("a.tar", 12_345, 1_900_000) == content[12_345:1_912_345]
+    assert len(server.requests) == 4
+
+
+def test_an_object_that_changes_during_a_read_is_never_mixed(store: S3Store, server: FaultServer) -> None:
+    server.inject(NAME, Fault("reset", after=BROKEN_AT, replace=bytes(SIZE)))
+    with pytest.raises(ChangedObject, match=r"'a.tar' in s3://bucket/data was replaced"):
+        store.get("a.tar")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_passing_refusals_are_tried_again(store: S3Store, server: FaultServer, content: bytes, status: int) -> None:
+    server.inject(NAME, *[Fault("status", status=status, code="Busy")] * 2)
+    assert store.get_range("a.tar", 5, 10) == content[5:15]
+    assert len(server.requests) == 3
+
+
+def test_lasting_refusals_end_after_the_given_attempts(store: S3Store, server: FaultServer) -> None:
+    server.inject_always(NAME, Fault("status", status=503))
+    with pytest.raises(StorageError, match=r"s3://bucket/data at http://127.* failed 4 times for 'a.tar'.*SlowDown"):
+        store.get("a.tar")
+    assert len(server.requests) == 4
+
+
+def test_a_connection_that_always_breaks_ends_too(store: S3Store, server: FaultServer) -> None:
+    server.inject_always(NAME, Fault("short", after=100_000))
+    with pytest.raises(StorageError, match="failed 4 times"):
+        store.get("a.tar")
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected", "says"),
+    [
+        (404, "NoSuchKey", MissingObject, "no 'a.tar' in s3://bucket/data"),
+        (404, "NoSuchBucket", InputError, "no bucket 'bucket' at http://127.0.0.1"),
+        (403, "SignatureDoesNotMatch", InputError, "AWS_SECRET_ACCESS_KEY"),
+        (403, "InvalidAccessKeyId", InputError, "AWS_ACCESS_KEY_ID"),
+        (403, "AccessDenied", InputError, "bucket's policy"),
+        (400, "ExpiredToken", InputError, "get new ones"),
+        (412, "PreconditionFailed", ChangedObject, "was replaced"),
+        (400, "Strange", InputError, "refuses the request for 'a.tar'"),
+    ],
+)
+def test_final_refusals_are_not_tried_again_and_say_what_to_do(
+    store: S3Store, server: FaultServer, status: int, code: str, expected: type[Exception], says: str
+) -> None:
+    server.inject_always(NAME, Fault("status", status=status, code=code))
+    with pytest.raises(InputError) as caught:
+        store.get("a.tar")
+    assert type(caught.value) is expected
+    assert says in str(caught.value)
+    assert ENV["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_a_missing_object_and_a_missing_bucket_are_told_apart_by_stat(store: S3Store, server: FaultServer) -> None:
+    assert store.stat("b.tar") is None
+    server.inject_always("bucket", Fault("status", status=404, code="NoSuchBucket"))
+    with pytest.raises(InputError, match="There is no bucket 'bucket'"):
+        store.stat("b.tar")
+
+
+def test_a_listing_that_is_not_xml_is_asked_for_again(store: S3Store, server: FaultServer) -> None:
+    server.inject("bucket", Fault("garbage"), Fault("short", after=50))
+    assert [info.key for info in store.list()] == ["a.tar"]
+
+
+def test_a_put_goes_through_after_passing_refusals(store: S3Store, server: FaultServer) -> None:
+    server.inject("bucket/data/b", *[Fault("status", status=503)] * 2)
+    store.put("b", b"content")
+    assert server.objects["bucket/data/b"] == b"content"
+
+
+def test_reads_one_after_the_other_share_a_connection(store: S3Store, server: FaultServer) -> None:
+    for start in range(0, SIZE, SIZE // 5):
+        store.get_range("a.tar", start, SIZE // 5)
+    assert len({request.connection for request in server.requests}) == 1
+
+
+def test_a_forked_child_never_uses_its_parents_connection(store: S3Store, server: FaultServer, content: bytes) -> None:
+    store.get_range("a.tar", 0, 10)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if store.get_range("a.tar", 10, 10) == content[10:20] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    store.get_range("a.tar", 20, 10)
+    mine, childs, mine_again = [request.connection for request in server.requests]
+    assert mine == mine_again != childs
+
+
+def test_threads_may_share_a_store(store: S3Store, server: FaultServer, content: bytes) -> None:
+    server.inject(NAME, *[Fault("reset", after=1000), Fault("status"), Fault("short", after=1000)] * 2)
+    store, parts = replace(store, attempts=10), 16
+    found: dict[int, bytes] = {}
+
+    def read(part: int) -> None:
+        found[part] = store.get_range("a.tar", part * SIZE // parts, SIZE // parts)
+
+    threads = [threading.Thread(target=read, args=(part,)) for part in range(parts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert b"".join(found[part] for part in range(parts)) == content
+
+
+def test_an_endpoint_that_never_answered_is_the_users_and_one_that_did_is_not(
+    store: S3Store, server: FaultServer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        nobody = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"
+    with pytest.raises(
+        InputError, match=f"endpoint {nobody} cannot be reached for s3://bucket/data .*AWS_ENDPOINT_URL"
+    ):
+        replace(store, endpoint_url=nobody).list()
+    with FaultServer(server.objects) as gone_soon:
+        store = replace(store, endpoint_url=gone_soon.endpoint_url)
+        store.get("a.tar")
+    with pytest.raises(StorageError, match="failed 4 times"):
+        store.list()
+
+
+def test_missing_credentials_are_one_sentence_and_no_request(
+    store: S3Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENV:
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match="no S3 credentials for s3://bucket/data: set AWS_ACCESS_KEY_ID and"):
+        store.list()
+    assert server.requests == []
+
+
+def test_neither_secrets_nor_clients_are_pickled(store: S3Store) -> None:
+    store.get_range("a.tar", 0, 1)
+    pickled = pickle.dumps(store)
+    assert ENV["AWS_SECRET_ACCESS_KEY"].encode() not in pickled
+    assert pickle.loads(pickled) == store
+
+
+def test_retries_leave_the_seeded_generator_alone(store: S3Store, server: FaultServer) -> None:
+    server.inject(NAME, *[Fault("status")] * 3)
+    before = random.getstate()
+    store.get_range("a.tar", 0, 1)
+    assert random.getstate() == before

@@ -1,0 +1,261 @@
+"""Settings and data that do not go together are refused in one sentence with the key, its value, and a way out.
+
+Run: `make test ARGS=tests/unit/training/test_refusals.py`
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from ali_dist.config import Config
+from ali_dist.config.loading import from_mapping, load_preset, preset_names
+from ali_dist.data.shards.index import Index
+from ali_dist.distributed import World
+from ali_dist.errors import InputError, Stopped
+from ali_dist.runs.datasets import DataSplit, open_run_data
+from ali_dist.training.labelled_batches import labelled_ids
+from ali_dist.training.loop import fit
+from ali_dist.training.state import TrainState
+from tests.helpers.arrays import labelled, write
+from tests.helpers.runs import StoppingContext, tiny
+from tests.helpers.trained import labelled_images
+
+SMALL = {"model.width": 0.1, "scale.device": "cpu"}
+TEN, FORTY = (tuple(f"{kind} {k}" for k in range(n)) for kind, n in (("class", 10), ("attribute", 40)))
+
+
+def config_of(preset: str, **changes: Any) -> Config:
+    return from_mapping(load_preset(preset), SMALL, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def assert_sentence(message: str, names: tuple[str, ...]) -> None:
+    """One whole sentence that names all of `names`."""
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    assert ". " not in message, "more than one sentence"
+    for name in names:
+        assert name in message, f"{name!r} is not in: {message}"
+
+
+# ---- the config alone ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "names"),
+    [
+        ("mixture-gan", {"objective__cycle_x": 1}, ("objective.cycle_x is 1.0", "'gan'", "to 0")),
+        ("mixture-gan", {"objective__cycle_z": 0.5}, ("objective.cycle_z is 0.5", "'gan'", "to 0")),
+        ("mixture-gan", {"objective__cycle_samples": 2}, ("objective.cycle_samples is 2.0", "'gan'", "to 0")),
+        ("mixture-gan", {"objective__unary": "true"}, ("objective.unary is true", "'gan'", "to false")),
+        ("mixture-gan", {"objective__supervised": 1}, ("objective.supervised is 1.0", "'gan'", "to 0")),
+        ("mixture-inverse", {"objective__cycle_z": 1}, ("objective.cycle_z is 1.0", "'inverse'", "to 0")),
+        ("mixture-inverse", {"objective__r1": 0.1}, ("objective.r1 is 0.1", "'inverse'", "to 0")),
+        ("mixture-inverse", {"objective__packing": 2}, ("objective.packing is 2", "'inverse'", "to 1")),
+        (
+            "mixture-inverse",
+            {"model__decoder_from": "none"},
+            ("objective.game is 'inverse'", "give model.decoder_from"),
+        ),
+        ("mixture-gan", {"model__decoder_from": "runs/a"}, ("objective.game is 'gan'", "do not give")),
+        (
+            "digits-conditional",
+            {"model__decoder_from": "runs/a"},
+            ("model.condition is 'classes'", "model.decoder_from", "to 'none'"),
+        ),
+        (
+            "digits-semi",
+            {"model__condition": "classes"},
+            ("model.condition is 'classes'", "objective.supervised (2)", "to 'none'", "to 0"),
+        ),
+        (
+            "digits-semi",
+            {"objective__packing": 2},
+            ("objective.packing is 2", "objective.supervised is 2", "to 1", "to 0"),
+        ),
+        # 64 in the default's 32 lanes is 2 each, of which no 4 can be packed; in 16 lanes it is 4 each
+        ("digits", {"objective__packing": 4}, ("objective.packing is 4", "32 lanes", "2 samples", "data.lanes to 16")),
+        ("digits", {"objective__packing": 3}, ("objective.packing is 3", "data.global_batch_size to a multiple of 3")),
+        ("digits", {"objective__packing": 0}, ("objective.packing is 0", "at least 1")),
+        ("digits", {"objective__supervised": -1}, ("objective.supervised is -1.0", "at least 0")),
+        ("digits-semi", {"data__labelled": 1}, ("data.labelled is 1", "at least 2")),
+        ("digits", {"optim__beta2": 0.001}, ("optim.beta2 is 0.001", "0.999", "0.5")),
+        ("digits", {"model__embedding_size": 0}, ("model.embedding_size is 0", "at least 1")),
+        ("digits", {"objective__game": "bigan"}, ("objective.game is 'bigan'", "ali, gan, inverse")),
+        ("digits", {"model__condition": "labels"}, ("model.condition is 'labels'", "none, classes, attributes")),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(preset, changes, names):
+    with pytest.raises(InputError) as refusal:
+        config_of(preset, **changes)
+    assert_sentence(str(refusal.value), names)
+
+
+def test_the_lanes_that_packing_asks_for_are_accepted():
+    """The way out that the sentence gives is one."""
+    assert config_of("digits", objective__packing=4, data__lanes=16).data.num_lanes() == 16
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_agrees_with_itself(preset):
+    assert config_of(preset).to_mapping()
+
+
+# ---- with the networks ---------------------------------------------------------------------------------------------
+
+NOTHING: dict[str, tuple[str, ...]] = {"classes": (), "attributes": ()}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "labels", "names"),
+    [
+        ("digits-conditional", {}, {}, ("model.condition is 'classes'", "no labels", "'none'", "data/digits")),
+        (
+            "digits-conditional",
+            {},
+            {"attributes": FORTY},
+            ("model.condition is 'classes'", "40 attributes", "use 'attributes'"),
+        ),
+        (
+            "digits",
+            {"model__condition": "attributes"},
+            {"classes": TEN},
+            ("model.condition is 'attributes'", "10 classes", "use 'classes'"),
+        ),
+        ("digits", {"model__condition": "attributes"}, {}, ("model.condition is 'attributes'", "no labels", "'none'")),
+        ("digits-semi", {}, {}, ("objective.supervised is 2", "no class labels", "set it to 0")),
+        ("digits-semi", {}, {"attributes": FORTY}, ("objective.supervised is 2", "no class labels", "set it to 0")),
+        ("digits-semi", {}, {"classes": TEN[:1]}, ("objective.supervised is 2", "set it to 0")),
+        ("digits", {"objective__unary": True}, {}, ("objective.unary is true", "objective.r1", "to false", "to 0")),
+        (
+            "digits",
+            {"objective__unary": True, "objective__r1": 0, "objective__r2": 0, "objective__update": "scaled"},
+            {},
+            ("objective.update is 'scaled'", "objective.unary", "'auto' or 'coupled'"),
+        ),
+        (
+            "digits",
+            {"objective__unary": True, "objective__r1": 0, "objective__r2": 0, "objective__update": "penalised"},
+            {},
+            ("objective.update is 'penalised'", "objective.unary", "'auto' or 'coupled'"),
+        ),
+        (
+            "svhn",
+            {"objective__r1": 0.5, "model__output_bias_from_data": False},
+            {},
+            ("objective.r1 is 0.5 and objective.r2 is 0", "batch norm", "set both to 0"),
+        ),
+        ("digits", {"model__encoder": "implicit"}, {}, ("model.encoder is 'implicit'", "points", "'gaussian'")),
+    ],
+)
+def test_a_model_that_its_data_or_objective_cannot_train_is_refused(preset, changes, labels, names):
+    side = {"svhn": 32}.get(preset, 16)
+    shape = (3, side, side)
+    index = Index(
+        encoding="raw",
+        dtype="uint8",
+        shape=shape,
+        shards=(),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        pixel_mean=(0.5,) * math.prod(shape),
+        **{**NOTHING, **labels},
+    )
+    with pytest.raises(InputError) as refusal:
+        TrainState.build(config_of(preset, **changes), index, torch.device("cpu"), World())
+    assert_sentence(str(refusal.value), names)
+
+
+# ---- with the data -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Folders of images with classes, attributes and no labels."""
+    root = tmp_path_factory.mktemp("images")
+    return {kind: labelled_images(root / kind, kind) for kind in ("classes", "attributes", "none")}
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "names"),
+    [
+        ("none", {"model__condition": "classes"}, ("model.condition is 'classes'", "no labels")),
+        ("none", {"model__condition": "attributes"}, ("model.condition is 'attributes'", "no labels")),
+        ("attributes", {"model__condition": "classes"}, ("has 3 attributes", "use 'attributes'")),
+        ("classes", {"model__condition": "attributes"}, ("has 4 classes", "use 'classes'")),
+        ("none", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
+        ("attributes", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
+        # 96 samples of 4 classes, 24 of each
+        ("classes", {"objective__supervised": 1, "data__labelled": 10}, ("data.labelled is 10", "4 classes")),
+        (
+            "classes",
+            {"objective__supervised": 1, "data__labelled": 100},
+            ("data.labelled is 100", "up to 96", "has 24"),
+        ),
+    ],
+)
+def test_a_run_on_data_without_the_labels_it_needs_does_not_start(tmp_path, images, data, changes, names):
+    config = tiny(tmp_path, data__url=str(images[data]), data__source="none", **changes)
+    with pytest.raises(InputError) as refusal:
+        fit(config, StoppingContext())
+    assert_sentence(str(refusal.value), (*names, *([str(images[data])] if "data__labelled" not in changes else [])))
+    assert not (tmp_path / "runs").exists(), "a refused run leaves nothing"
+
+
+def test_classes_that_are_named_but_not_stored_are_refused(tmp_path):
+    """An index may name classes of samples that carry none."""
+    write(tmp_path / "data" / "train", labelled(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
+    for changes in ({"objective__supervised": 1}, {"model__condition": "classes"}):
+        config = tiny(tmp_path, data__source="none", **changes)
+        with pytest.raises(InputError) as refusal:
+            fit(config, StoppingContext())
+        assert_sentence(str(refusal.value), ("is", "label", str(tmp_path / "data")))
+
+
+def test_too_many_labels_for_the_rarest_class_are_refused(tmp_path):
+    """8 of one class and 4 of the other: 4 of each is the most."""
+    write(tmp_path / "data" / "train", labelled(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b"))
+    config = tiny(tmp_path, data__source="none", objective__supervised=1, data__labelled=10)
+    part = open_run_data(config).train
+    assert isinstance(part, DataSplit)
+    with pytest.raises(InputError) as refusal:
+        labelled_ids(part, config)
+    assert_sentence(str(refusal.value), ("data.labelled is 10", "2 classes", "up to 8", "has 4"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ({"objective__supervised": 1}, {"objective__supervised": 0}, "objective.supervised"),
+        ({}, {"objective__supervised": 1}, "objective.supervised"),
+        ({"objective__supervised": 1}, {"objective__supervised": 1, "data__labelled": 8}, "data.labelled"),
+        (
+            {"objective__supervised": 1, "data__labelled": 8},
+            {"objective__supervised": 1, "data__labelled": 8, "data__labelled_seed": 1},
+            "data.labelled_seed",
+        ),
+        ({}, {"objective__packing": 2}, "objective.packing"),
+        (
+            {"objective__r1": 0, "objective__r2": 0},
+            {"objective__r1": 0, "objective__r2": 0, "objective__unary": True},
+            "objective.unary",
+        ),
+        (
+            {"objective__cycle_x": 0, "objective__cycle_samples": 0},
+            {"objective__cycle_x": 0, "objective__cycle_samples": 0, "objective__game": "gan"},
+            "objective.game",
+        ),
+        ({}, {"model__condition": "classes"}, "model.condition"),
+    ],
+)
+def test_a_run_is_not_continued_as_another_game(tmp_path, images, before, after, named):
+    """What decides D's layers, or whose labels it sees, is part of the run."""
+    same = {"data__url": str(images["classes"]), "data__source": "none"}
+    with pytest.raises(Stopped):
+        fit(tiny(tmp_path, **same, **before), StoppingContext(stop_before=1))
+    with pytest.raises(InputError) as refusal:
+        fit(tiny(tmp_path, **same, **after), StoppingContext())
+    assert_sentence(str(refusal.value), (named, "--run.name"))

@@ -1,0 +1,103 @@
+"""What trials are compared by: collapse and laziness do not win, and a model that is only slow is not pruned."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ali_dist.errors import InputError
+from tuning.score import SCORE_METRICS, default_score_metric, describe_collapse, find_score_metric
+
+GOOD = {"high_quality": 0.6, "reverse_kl": 0.02, "right_mode": 1.0}
+DIGITS = {"label_kept": 0.95, "frechet": 20.0, "frechet_reference": 9.0}
+
+
+@pytest.mark.parametrize(
+    "gamed",
+    [
+        {"high_quality": 0.99, "reverse_kl": math.log(25), "right_mode": 0.04},  # one mode, hit perfectly
+        {"high_quality": 0.05, "reverse_kl": 0.0, "right_mode": 1.0},  # strewn over everything
+        {"high_quality": 0.98, "reverse_kl": 0.0, "right_mode": 0.04},  # a fine generator, a useless encoder
+    ],
+)
+def test_coverage_is_not_won_by_one_virtue_alone(gamed):
+    metric = find_score_metric("coverage")
+    assert metric.better(metric.score(GOOD), metric.score(gamed))
+
+
+@pytest.mark.parametrize(
+    "gamed",
+    [
+        DIGITS | {"label_kept": 1.0, "frechet": 200.0},  # an autoencoder whose samples are noise
+        DIGITS | {"label_kept": 0.1, "frechet": 9.0},  # a generator without inference
+    ],
+)
+def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
+    metric = find_score_metric("fidelity")
+    assert metric.better(metric.score(DIGITS), metric.score(gamed))
+
+
+@pytest.mark.parametrize(
+    "gamed",
+    [
+        {"reconstruction_mse": 0.06, "latent_mmd2": 0.0},  # a decoder that gives one image
+        {"reconstruction_mse": 0.001, "latent_mmd2": 0.5},  # an autoencoder whose codes are nothing like the prior
+    ],
+)
+def test_round_trip_is_not_won_by_one_virtue_alone(gamed):
+    metric = find_score_metric("round_trip")
+    good = {"reconstruction_mse": 0.02, "reconstruction_mse_reference": 0.07, "latent_mmd2": 0.003}
+    assert metric.better(metric.score(good), metric.score(good | gamed))
+    assert metric.score(good | {"reconstruction_mse": 0.0, "latent_mmd2": -0.001}) == 1
+
+
+def test_samples_closer_than_real_images_are_no_further_merit():
+    """Else a decoder that repeats the training set would make up for any encoder."""
+    score = find_score_metric("fidelity").score
+    assert score(DIGITS | {"frechet": 0.0}) == score(DIGITS | {"frechet": 9.0})
+
+
+def test_a_perfect_model_scores_one():
+    assert find_score_metric("fidelity").score({"label_kept": 1.0, "frechet": 9.0, "frechet_reference": 9.0}) == 1
+    assert find_score_metric("coverage").score({"high_quality": 1.0, "reverse_kl": 0.0, "right_mode": 1.0}) == 1
+
+
+@pytest.mark.parametrize("metric", SCORE_METRICS.values(), ids=SCORE_METRICS.keys())
+def test_an_evaluation_without_a_part_or_with_a_nan_has_no_score(metric):
+    whole = dict.fromkeys(metric.parts, 0.5)
+    assert metric.score(whole) is not None
+    assert metric.score(whole | {metric.parts[0]: math.nan}) is None
+    assert metric.score({name: value for name, value in whole.items() if name != metric.parts[-1]}) is None
+
+
+def test_lower_is_better_where_it_is():
+    assert find_score_metric("frechet").better(10.0, 20.0)
+    assert find_score_metric("probe_accuracy").better(0.9, 0.8)
+    assert (find_score_metric("frechet").mode, find_score_metric("coverage").mode) == ("min", "max")
+
+
+def test_a_collapse_is_seen_once_a_third_of_the_budget_is_spent():
+    one_mode = {"high_quality": 0.9, "reverse_kl": math.log(25)}
+    assert "4% of the modes" in (describe_collapse(one_mode, 0.5) or "")
+    assert describe_collapse(one_mode, 0.2) is None
+    one_digit = {"label_entropy": 0.1, "label_entropy_reference": math.log(10)}
+    assert "of the classes" in (describe_collapse(one_digit, 0.5) or "")
+
+
+def test_a_slow_model_is_not_taken_for_a_collapsed_one():
+    """Of 500 samples, one is good by chance: that it lies in one mode says nothing."""
+    assert describe_collapse({"high_quality": 0.002, "reverse_kl": math.log(25)}, 0.9) is None
+
+
+def test_a_metric_that_is_not_finite_ends_a_trial_at_any_time():
+    assert "frechet is not finite" in (describe_collapse({"frechet": math.nan}, 0.01) or "")
+
+
+def test_each_kind_of_data_has_its_metric_and_a_misspelt_one_is_refused():
+    assert default_score_metric(mixture=True, classes=True, supervised=False) == "coverage"
+    assert default_score_metric(mixture=False, classes=True, supervised=False) == "fidelity"
+    assert default_score_metric(mixture=False, classes=True, supervised=True) == "semi_supervised_error"
+    assert default_score_metric(mixture=False, classes=False, supervised=False) == "round_trip"
+    with pytest.raises(InputError, match="did you mean frechet"):
+        find_score_metric("freche")
