@@ -86,11 +86,11 @@ def load_run(
             "(report.checkpoint_every), or run the train command again to finish it."
         )
     config = _read_config(newest, store)
-    facts = _read_data_spec(newest.state, config, storage)
+    facts = _read_data_spec(newest.metadata, config, storage)
     ali, space = build_networks(config, facts, config.run.seed)
     chosen = _load_weights(ali, newest.tensors, weights, store)
     return LoadedRun(
-        store, config, newest.state, chosen, facts, space, _make_inference_model(ali, space, config, facts, device)
+        store, config, newest.metadata, chosen, facts, space, _make_inference_model(ali, space, config, facts, device)
     )
 
 
@@ -133,7 +133,7 @@ def _no_run_error(path: str, url: str, storage: StorageConfig) -> InputError:
 
 def _read_config(checkpoint: Checkpoint, store: Store) -> Config:
     try:
-        return from_mapping(checkpoint.state.config)
+        return from_mapping(checkpoint.metadata.config)
     except InputError as error:
         raise InputError(
             f"The checkpoint in {store.url} was written by another version of ali_dist, and this one cannot use its "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ali_dist.config import Config, ObjectiveConfig
 from ali_dist.errors import InputError
-from ali_dist.model.ali import ALI, GameKind
+from ali_dist.model.ali import ALI, GameSpec
 from ali_dist.model.architectures import ARCHITECTURES, Architecture
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.data_spec import DataSpec
@@ -64,9 +64,9 @@ def network_sizes(config: Config, classes: int, attributes: int) -> NetworkSizes
     )
 
 
-def game_from_config(objective: ObjectiveConfig) -> GameKind:
+def game_from_config(objective: ObjectiveConfig) -> GameSpec:
     """Who plays, and which cycles are taken."""
-    return GameKind(
+    return GameSpec(
         kind=objective.game,
         cycle_x=objective.cycle_x > 0,
         cycle_z=objective.cycle_z > 0,
@@ -137,7 +137,7 @@ def build_ali(
     *,
     encoder: str = "gaussian",
     discriminator_dropout: float | None = None,
-    game: GameKind | None = None,
+    game: GameSpec | None = None,
     native: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> ALI:
@@ -156,7 +156,7 @@ def build_ali(
     Raises:
         ValueError: The tables do not fit `x_shape`.
     """
-    game = game or GameKind()
+    game = game or GameSpec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tables_d = with_dropout(tables, discriminator_dropout)

@@ -1,6 +1,9 @@
-"""Where the generators meet D: what D gets to see, and which gradients come back.
+"""Where the generators meet the discriminator: what D sees, and which gradients come back through it.
 
-Legend as in `ali.py`. In a plain GAN there is no z for D to see.
+A gate stands between the generators' outputs and D's inputs. The forward pass is the same through all of them; they
+differ in what the backward pass brings back to E and G. An update rule (`training/update_rules.py`) chooses the gate.
+
+Legend as in `ali.py`. In a plain GAN D sees no z.
 """
 
 from __future__ import annotations
@@ -13,18 +16,18 @@ from torch import Tensor
 
 
 class DiscriminatorInputs(NamedTuple):
-    """Encoder and decoder pairs as D sees them; x_q and x_p stay apart, see `Discriminator`."""
+    """Encoder and decoder pairs as D sees them; x_q and x_p stay apart, see `LayerStack.of_parts`."""
 
     x_q: Tensor  # x [B, ...]
     x_p: Tensor  # x_tilde [B, ...]
-    z: Tensor | None  # z_hat above z [2B, n_z]
+    z: Tensor | None  # z_hat above z, [2B, n_z]
 
 
 class GradientGate(Protocol):
-    """One for each update."""
+    """What stands between the generators and D during one update."""
 
-    def pairs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
-        """D's inputs; without z_hat, D sees no z."""
+    def discriminator_inputs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
+        """What D sees of x, z_hat [B, n_z], x_tilde and z [B, n_z]; without z_hat, D sees no z."""
 
 
 def _stack_latents(z_hat: Tensor | None, z: Tensor) -> Tensor | None:
@@ -34,7 +37,7 @@ def _stack_latents(z_hat: Tensor | None, z: Tensor) -> Tensor | None:
 class PassThrough:
     """Gradients pass unchanged."""
 
-    def pairs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
+    def discriminator_inputs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
         return DiscriminatorInputs(x, x_tilde, _stack_latents(z_hat, z))
 
 
@@ -48,10 +51,13 @@ class StopGradient:
 
     differentiable: bool
 
-    def pairs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
+    def discriminator_inputs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
         latents = _stack_latents(None if z_hat is None else z_hat.detach(), z)
-        constants = x.detach(), x_tilde.detach(), latents
-        return DiscriminatorInputs(*(None if c is None else c.requires_grad_(self.differentiable) for c in constants))  # type: ignore[arg-type]
+        return DiscriminatorInputs(
+            x_q=x.detach().requires_grad_(self.differentiable),
+            x_p=x_tilde.detach().requires_grad_(self.differentiable),
+            z=None if latents is None else latents.requires_grad_(self.differentiable),
+        )
 
 
 class ScaleGradient:
@@ -66,19 +72,23 @@ class ScaleGradient:
     factor_q: Tensor  # [B], for encoder pairs
     factor_p: Tensor  # [B], for decoder pairs
 
-    def pairs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
-        z_hat = None if z_hat is None else _ScaleBackward.apply(z_hat, self, "factor_q")
-        return DiscriminatorInputs(x, _ScaleBackward.apply(x_tilde, self, "factor_p"), _stack_latents(z_hat, z))
+    def discriminator_inputs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
+        scaled_z_hat = None if z_hat is None else _ScaleBackward.apply(z_hat, self, "factor_q")
+        scaled_x_tilde = _ScaleBackward.apply(x_tilde, self, "factor_p")
+        return DiscriminatorInputs(x, scaled_x_tilde, _stack_latents(scaled_z_hat, z))
 
 
 class _ScaleBackward(torch.autograd.Function):
+    """The identity, whose backward pass multiplies each row's gradient with a factor of the gate."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, boundary: ScaleGradient, name: str) -> Tensor:
-        ctx.boundary, ctx.name = boundary, name
+    def forward(ctx: Any, x: Tensor, gate: ScaleGradient, factor_name: str) -> Tensor:
+        ctx.gate = gate
+        ctx.factor_name = factor_name
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
-        factor = getattr(ctx.boundary, ctx.name)
+        factor = getattr(ctx.gate, ctx.factor_name)
         return grad * factor.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)), None, None

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PerPair = Callable[[Tensor, Tensor], Tensor]
-BothSides = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+PairFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 EXPONENT_LIMIT = 30.0  # beyond it the discriminator's gradient has left the range of fp32 and bf16 anyway
 
@@ -29,13 +29,13 @@ class Objective:
         d_loss: [B] loss of the discriminator.
         g_loss: [B] loss of encoder and decoder.
         g_slopes: Derivative of `g_loss` with respect to (d_q, d_p), each [B].
-        factors: (g_loss' / d_loss') at (d_q, d_p), each [B]; None where d_loss' can vanish and g_loss' not.
+        gradient_factors: (g_loss' / d_loss') at (d_q, d_p), each [B]; None where d_loss' can vanish and g_loss' not.
     """
 
-    d_loss: PerPair
-    g_loss: PerPair
-    g_slopes: BothSides
-    factors: BothSides | None
+    d_loss: PairLoss
+    g_loss: PairLoss
+    g_slopes: PairFunction
+    gradient_factors: PairFunction | None
 
 
 def _bounded_exp(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ _NONSATURATING = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: F.softplus(d_q) + F.softplus(-d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q), -torch.sigmoid(-d_p)),
-    factors=lambda d_q, d_p: (-_bounded_exp(d_q), -_bounded_exp(-d_p)),
+    gradient_factors=lambda d_q, d_p: (-_bounded_exp(d_q), -_bounded_exp(-d_p)),
 )
 
 # V, the minimax value function itself (equation 2).
@@ -59,7 +59,7 @@ _MINIMAX = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: -F.softplus(-d_q) - F.softplus(d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(-d_q), -torch.sigmoid(d_p)),
-    factors=lambda d_q, d_p: _on_both_sides(torch.full_like(d_q, -1.0)),
+    gradient_factors=lambda d_q, d_p: _on_both_sides(torch.full_like(d_q, -1.0)),
 )
 
 # Relativistic pairs. Source: Jolicoeur-Martineau, arXiv 1807.00734; with R1 and R2: Huang et al., arXiv 2501.05441.
@@ -67,7 +67,7 @@ _RELATIVISTIC = Objective(
     d_loss=lambda d_q, d_p: F.softplus(d_p - d_q),
     g_loss=lambda d_q, d_p: F.softplus(d_q - d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q - d_p), -torch.sigmoid(d_q - d_p)),
-    factors=lambda d_q, d_p: _on_both_sides(-_bounded_exp(d_q - d_p)),
+    gradient_factors=lambda d_q, d_p: _on_both_sides(-_bounded_exp(d_q - d_p)),
 )
 
 # Hinge. Source: Lim and Ye, arXiv 1705.02894; in a bidirectional game: BigBiGAN, arXiv 1907.02544.
@@ -75,7 +75,7 @@ _HINGE = Objective(
     d_loss=lambda d_q, d_p: F.relu(1 - d_q) + F.relu(1 + d_p),
     g_loss=lambda d_q, d_p: d_q - d_p,
     g_slopes=lambda d_q, d_p: (torch.ones_like(d_q), -torch.ones_like(d_p)),
-    factors=None,
+    gradient_factors=None,
 )
 
 OBJECTIVES = {

@@ -54,7 +54,7 @@ class CheckpointMetadata:
 class Checkpoint:
     """A complete checkpoint, read back and verified."""
 
-    state: CheckpointMetadata
+    metadata: CheckpointMetadata
     tensors: dict[str, dict[str, Tensor]]  # by file: model, optimizer, ema
 
 
@@ -81,7 +81,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, state: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Snapshot now, write in the background. Waits for a save still in flight.
 
         Raises:
@@ -89,7 +89,7 @@ class CheckpointStore:
         """
         self.wait()
         host = {file: copy_to_host(part) for file, part in tensors.items()}
-        self._writer = threading.Thread(target=self._write, args=(state, host), name="checkpoint", daemon=True)
+        self._writer = threading.Thread(target=self._write, args=(metadata, host), name="checkpoint", daemon=True)
         self._writer.start()
 
     def wait(self) -> None:
@@ -110,11 +110,11 @@ class CheckpointStore:
         if self._writer is not None:
             self._writer.join()
 
-    def _write(self, state: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
+    def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         try:
-            folder = f"{_FOLDER}/{_folder_name(state.step)}"
+            folder = f"{_FOLDER}/{_folder_name(metadata.step)}"
             files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
-            files["state.json"] = json.dumps(asdict(state), indent=1).encode()
+            files["state.json"] = json.dumps(asdict(metadata), indent=1).encode()
             manifest = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in files.items()}
             self._store.delete([f"{folder}/{_MANIFEST}"])  # a torn folder of the same step must not look complete
             for name, data in files.items():

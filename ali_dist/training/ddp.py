@@ -1,4 +1,4 @@
-"""How the three networks are wrapped for DistributedDataParallel: one wrapper for a rule with one backward pass."""
+"""How the three networks are wrapped for DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ali_dist.distributed import World
 from ali_dist.model.ali import ALI
+from ali_dist.training.update_rules import UpdateRule
 
 
-def wrap_for_ddp(ali: ALI, way: str, device: torch.device, world: World) -> nn.Module:
+def wrap_for_ddp(ali: ALI, rule: UpdateRule, device: torch.device, world: World) -> nn.Module:
     """`ali` as the ranks' common module: DistributedDataParallel, or `ali` itself for one rank. Collective.
 
-    One backward pass per update takes one wrapper, whose reductions overlap the whole pass. Two backward passes take a
+    A rule with one backward pass takes one wrapper, whose reductions overlap the whole pass. One with two takes a
     wrapper for each network, because a reducer expects one backward pass for each forward pass.
     """
     if world.size == 1:
         return ali
-    if way in ("scaled", "penalised", "inverse"):
+    if rule.backward_passes == 1:
         return _wrap_module(ali, device)
     parts = (ali.encoder, ali.decoder, ali.discriminator, ali.embedding)
-    return ali.with_networks(*(None if part is None else _wrap_module(part, device) for part in parts))  # type: ignore[arg-type]
+    wrapped = (None if part is None else _wrap_module(part, device) for part in parts)
+    return ali.with_networks(*wrapped)  # type: ignore[arg-type]
 
 
 def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:
     if not any(p.requires_grad for p in module.parameters()):
         return module  # a frozen decoder: nothing to reduce
-    # Batch-norm statistics are averaged when they are needed (`average_buffers`), not broadcast at every forward pass.
-    ids = [device.index] if device.type == "cuda" else None
+    device_ids = [device.index] if device.type == "cuda" else None
     # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return DistributedDataParallel(module, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    # Batch-norm statistics are averaged when they are needed (`average_buffers`), not broadcast at every forward pass.
+    return DistributedDataParallel(
+        module, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )

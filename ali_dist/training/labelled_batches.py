@@ -68,7 +68,7 @@ class LabelledBatches:
                 "set it to 0."
             )
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
+    def at_step(self, step: int) -> tuple[Tensor, Tensor]:
         """Samples as stored [b, ...] and classes int64 [b] of update `step`, this rank's."""
         count = len(self._y)
         places = np.arange(self._rows.start, self._rows.stop) + step * self._size

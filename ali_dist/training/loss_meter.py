@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
 from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.model.losses import jsd_estimate
-from ali_dist.training.step import StepLosses
+from ali_dist.training.step import StepResult
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Images seen, seconds passed, and seconds of those spent waiting for data."""
+
+    images: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        seconds = max(self.seconds, 1e-9)
+        return {"images_per_second": self.images / seconds, "data_wait": min(1.0, self.waited / seconds)}
 
 
 class LossMeter:
-    """Counts stretches of training; what lies between `take` and `start` (evaluation, pictures) is not counted.
+    """Measures stretches of training; what lies between `take` and `start` (evaluation, drawing) is not counted.
 
     Args:
         loss: Name of the objective.
@@ -21,35 +35,47 @@ class LossMeter:
     """
 
     def __init__(self, loss: str, device: torch.device, world: World) -> None:
-        self._has_jsd, self._world = loss in ("nonsaturating", "minimax"), world
-        self._sums = torch.zeros(len(StepLosses._fields), device=device, dtype=torch.float64)
-        self.images, self._since, self._waited = 0, 0.0, 0.0  # where the stretch began
-        self._totals = [0.0, 0.0, 0.0]  # images, seconds, seconds of waiting for data
+        self._estimates_jsd = loss in ("nonsaturating", "minimax")
+        self._world = world
+        self._sums = torch.zeros(len(StepResult._fields), device=device, dtype=torch.float64)
+        self._total = _Stretch()
+        self.images = 0
+        self._started = 0.0
+        self._waited_before = 0.0
 
     def start(self, images: int, waited: float) -> None:
-        """Begin a stretch at `images` images seen and `waited` seconds of waiting for data so far."""
-        self.images, self._since, self._waited = images, time.monotonic(), waited
+        """Begin a stretch.
+
+        Args:
+            images: Images seen so far.
+            waited: Seconds of waiting for data so far.
+        """
+        self.images = images
+        self._started = time.monotonic()
+        self._waited_before = waited
         self._sums.zero_()
 
-    def add(self, losses: StepLosses) -> None:
+    def add(self, result: StepResult) -> None:
         """Count one update."""
-        self._sums += torch.stack(losses)
+        self._sums += torch.stack(result)
 
     def take(self, images: int, waited: float) -> dict[str, float]:
-        """End the stretch: means per image over all ranks, and its speed. Collective."""
+        """End the stretch: means per image over all ranks, and its speed. Collective.
+
+        Args:
+            images: Images seen so far.
+            waited: Seconds of waiting for data so far.
+        """
         sums = sum_over_ranks(self._sums, self._world).tolist()  # waits for the device
-        stretch = (images - self.images, time.monotonic() - self._since, waited - self._waited)
-        self._totals = [total + part for total, part in zip(self._totals, stretch, strict=True)]
-        record = {name: value / stretch[0] for name, value in zip(StepLosses._fields, sums, strict=True)}
-        if self._has_jsd:
+        stretch = _Stretch(images - self.images, time.monotonic() - self._started, waited - self._waited_before)
+        self._total.images += stretch.images
+        self._total.seconds += stretch.seconds
+        self._total.waited += stretch.waited
+        record = {name: value / stretch.images for name, value in zip(StepResult._fields, sums, strict=True)}
+        if self._estimates_jsd:
             record["jsd"] = jsd_estimate(record["d_loss"])
-        return record | _speed_metrics(*stretch)
+        return record | stretch.metrics()
 
     def speed(self) -> dict[str, float]:
-        """images_per_second and data_wait (share of time) over all stretches that have ended."""
-        return _speed_metrics(*self._totals)
-
-
-def _speed_metrics(images: float, seconds: float, waited: float) -> dict[str, float]:
-    seconds = max(seconds, 1e-9)
-    return {"images_per_second": images / seconds, "data_wait": min(1.0, waited / seconds)}
+        """images_per_second and data_wait (a share of time) over all stretches that have ended."""
+        return self._total.metrics()

@@ -29,14 +29,14 @@ def load_frozen_decoder(ali: ALI, config: Config) -> None:
         )
     source = newest.tensors.get("ema", newest.tensors["model"])
     theirs = {n.removeprefix("decoder."): t for n, t in source.items() if n.startswith("decoder.")}
-    mine, was, now = ali.decoder.state_dict(), newest.state.config["model"], config.model
+    mine, was, now = ali.decoder.state_dict(), newest.metadata.config["model"], config.model
     # The name, too: layers of the same shapes may work in another range of pixels or points.
     same_tables = was["architecture"] == now.architecture
     if not same_tables or {n: t.shape for n, t in theirs.items()} != {n: t.shape for n, t in mine.items()}:
         raise InputError(
             f"The decoder of {url} is another one than this run's: it has model.architecture {was['architecture']!r}, "
             f"model.latent_size {was['latent_size']}, model.width {was['width']}, model.condition "
-            f"{was.get('condition', 'none')!r} and samples of shape {newest.state.data.get('shape')}; give this run "
+            f"{was.get('condition', 'none')!r} and samples of shape {newest.metadata.data.get('shape')}; give this run "
             f"the same (unconditional) ones, or another model.decoder_from."
         )
     ali.decoder.load_state_dict(theirs)

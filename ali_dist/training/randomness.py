@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_NOISE, _DROPOUT = 1, 2
+_NOISE, _DROPOUT = 1, 2  # purposes, whose streams of random numbers stay apart
 
 
 def _mix_seed(*parts: int) -> int:
@@ -43,14 +43,16 @@ class NoiseSource:
         *,
         labelled: bool = False,
     ) -> None:
-        self.seed, self.shape, self.rows = seed, (3 if labelled else 2, global_batch_size, latent_size), rows
-        self.generator = torch.Generator(device)
+        self._seed = seed
+        self._shape = (3 if labelled else 2, global_batch_size, latent_size)
+        self._rows = rows
+        self._generator = torch.Generator(device)
 
-    def at(self, step: int) -> tuple[Tensor, ...]:
+    def at_step(self, step: int) -> tuple[Tensor, ...]:
         """z, epsilon and, if asked for, the labelled batch's epsilon, each [rows, n_z], of update `step`."""
-        self.generator.manual_seed(_mix_seed(_NOISE, self.seed, step))
-        draws = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
-        return draws[:, self.rows].unbind()
+        self._generator.manual_seed(_mix_seed(_NOISE, self._seed, step))
+        draws = torch.randn(self._shape, generator=self._generator, device=self._generator.device)
+        return draws[:, self._rows].unbind()
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:

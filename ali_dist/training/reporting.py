@@ -69,7 +69,7 @@ class RunReporter:
         self.say(
             f"Training {config.run.name!r} on {config.data.url}: "
             + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-            + f" parameters; {players.step.way} update, {players.precision.name} on {self._device}."
+            + f" parameters; {players.step.rule.name} update, {players.precision.name} on {self._device}."
         )
         self.say(f"Results go to {self._folder.store.url}.")
         if self._inputs.holdout is None:
@@ -178,7 +178,7 @@ class RunReporter:
             **outcome,
             "precision": self._players.precision.name,
             "device": _device_name(self._device),
-            "update": self._players.step.way,
+            "update": self._players.step.rule.name,
             "weights": "ema" if self._players.average is not None else "raw",
         }
         if substituted:
@@ -203,7 +203,7 @@ class RunReporter:
         def fresh(seed: int) -> dict[str, torch.nn.Module]:
             return dict(build_networks(self._config, self._inputs.train.index.spec, seed)[0].named_children())
 
-        return InferenceModel(self._players.judged(), self._players.space, fresh)
+        return InferenceModel(self._players.inference_networks(), self._players.space, fresh)
 
     def _mixture_figure(self, model: InferenceModel, mixture: dict[str, Any], images: int) -> None:
         from ali_dist.report.mixture_figure import save_mixture_figure

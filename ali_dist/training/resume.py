@@ -15,52 +15,66 @@ from ali_dist.errors import InputError
 from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
 from ali_dist.training.state import TrainState
 
-# What decides which numbers the run computes; a checkpoint goes on only with the same.
-_FIXED = (
-    "run.seed",
-    *(
-        "data.global_batch_size",
-        "data.lanes",
-        "data.window_mb",
-        "data.labelled",
-        "data.labelled_seed",
-        "data.labelled_shift",
-    ),
-    *("objective.game", "objective.unary", "objective.packing"),  # decide D's layers
-)
+# What decides which numbers the run computes: a checkpoint goes on only with the same.
 _FIXED_SECTIONS = ("model.",)
-# What may change without a word: where and how, not what.
+_FIXED_SETTINGS = (
+    "run.seed",
+    "data.global_batch_size",
+    "data.lanes",
+    "data.window_mb",
+    "data.labelled",
+    "data.labelled_seed",
+    "data.labelled_shift",
+    # These decide D's layers.
+    "objective.game",
+    "objective.unary",
+    "objective.packing",
+)
+# What may change without a word: where and how the run goes, not what it computes.
 _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
 
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """How far a run is."""
+    """How far a run is.
 
-    step: int = 0  # updates done
+    Attributes:
+        step: Updates done.
+        images: Real images seen, over all ranks.
+        seconds: Training time of earlier starts.
+        restarts: How often the run was gone on with.
+        metrics: Of the last evaluation.
+    """
+
+    step: int = 0
     images: int = 0
-    seconds: float = 0.0  # training time of earlier starts
+    seconds: float = 0.0
     restarts: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def advance(self, images: int) -> None:
+        """Count one update of so many images."""
+        self.step += 1
+        self.images += images
 
 
 def resume_run(
     config: Config,
     checkpoints: CheckpointStore,
-    players: TrainState,
+    state: TrainState,
     fingerprint: str,
     world: World,
     say: Callable[[str], None],
 ) -> TrainingProgress:
-    """Load the newest complete checkpoint into `players`. Collective.
+    """Load the newest complete checkpoint into `state`. Collective.
 
     Args:
         config: Of this start.
         checkpoints: Of the run.
-        players: Receive the weights.
+        state: Receives the weights.
         fingerprint: Of the training data's index.
         world: The ranks; all must see the same checkpoints.
-        say: Where messages for the user go.
+        say: Takes messages for the user.
 
     Returns:
         Where to go on; the start if there is no checkpoint.
@@ -69,51 +83,68 @@ def resume_run(
         InputError: The checkpoint belongs to other data or another model, or not all ranks see it.
     """
     newest = checkpoints.newest()
-    step = newest.state.step if newest else 0
-    _check_ranks_agree(step, world, players.step.theta_g[0].device)
+    newest_step = newest.metadata.step if newest else 0
+    _check_ranks_agree(newest_step, world, state.step.theta_g[0].device)
     if newest is None:
         return TrainingProgress()
-    state = newest.state
-    changes = _check_same_run(config, state, fingerprint)
-    players.restore(newest.tensors, state.precision)
-    say(f"Continuing from the checkpoint at image {state.images_seen:,} (update {state.step:,}).")
+    metadata = newest.metadata
+    changes = _check_same_run(config, metadata, fingerprint)
+    state.restore(newest.tensors, metadata.precision)
+    say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
     for change in changes:
         say(f"Changed since the checkpoint: {change}.")
-    return TrainingProgress(state.step, state.images_seen, state.seconds, state.restarts + 1, dict(state.metrics))
+    return TrainingProgress(
+        step=metadata.step,
+        images=metadata.images_seen,
+        seconds=metadata.seconds,
+        restarts=metadata.restarts + 1,
+        metrics=dict(metadata.metrics),
+    )
 
 
 def _check_ranks_agree(step: int, world: World, device: torch.device) -> None:
-    total = sum_over_ranks(torch.tensor([step, step * step], dtype=torch.float64, device=device), world)
-    if float(total[0]) ** 2 != world.size * float(total[1]):  # equality in Cauchy-Schwarz: all the same
+    """Refuse to go on if ranks see different newest checkpoints. Collective.
+
+    Raises:
+        InputError: They do.
+    """
+    sums = sum_over_ranks(torch.tensor([step, step * step], dtype=torch.float64, device=device), world)
+    if float(sums[0]) ** 2 != world.size * float(sums[1]):  # equality in Cauchy-Schwarz: all steps are the same
         raise InputError(
             "Not all workers see the same newest checkpoint, so run.dir is not shared between machines: "
             "use an s3:// url or a folder that every machine mounts."
         )
 
 
-def _check_same_run(config: Config, state: CheckpointMetadata, fingerprint: str) -> list[str]:
-    """Refuse what cannot be continued; what differs otherwise, in words."""
-    run = config.run.name
-    if state.fingerprint != fingerprint:
+def _check_same_run(config: Config, metadata: CheckpointMetadata, fingerprint: str) -> list[str]:
+    """Refuse what cannot be continued, and describe in words what else differs.
+
+    Raises:
+        InputError: The data or a setting that decides what is computed differ.
+    """
+    name = config.run.name
+    if metadata.fingerprint != fingerprint:
         raise InputError(
-            f"Run {run!r} was trained on other data (index {state.fingerprint}), but {config.data.url} has index "
+            f"Run {name!r} was trained on other data (index {metadata.fingerprint}), but {config.data.url} has index "
             f"{fingerprint}: give the old data.url, or choose another --run.name."
         )
-    old, new = dict(flatten_mapping(state.config)), dict(flatten_mapping(config.to_mapping()))
-    old["data.lanes"], new["data.lanes"] = _lanes_in_force(old), _lanes_in_force(new)
+    old = dict(flatten_mapping(metadata.config))
+    new = dict(flatten_mapping(config.to_mapping()))
+    old["data.lanes"] = _lanes_in_force(old)
+    new["data.lanes"] = _lanes_in_force(new)
     changes = []
     for key, value in new.items():
-        before = old.get(key, value)
-        if before == value:
+        old_value = old.get(key, value)
+        if old_value == value:
             continue
-        makes_d_classify = key == "objective.supervised" and not (before and value)
-        if key in _FIXED or key.startswith(_FIXED_SECTIONS) or makes_d_classify:
+        makes_d_classify = key == "objective.supervised" and not (old_value and value)
+        if key in _FIXED_SETTINGS or key.startswith(_FIXED_SECTIONS) or makes_d_classify:
             raise InputError(
-                f"Run {run!r} was started with {key} {before!r}, but now it is {value!r}: "
+                f"Run {name!r} was started with {key} {old_value!r}, but now it is {value!r}: "
                 "give the old value, or choose another --run.name."
             )
         if not key.startswith(_FREE_SECTIONS) or key == "run.images":
-            changes.append(f"{key} from {before!r} to {value!r}")
+            changes.append(f"{key} from {old_value!r} to {value!r}")
     return changes
 
 

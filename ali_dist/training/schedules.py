@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+from ali_dist.config import ReportConfig
 
 
 def is_due(every: int, images_before: int, images_now: int) -> bool:
     """Whether a multiple of `every` images was reached between two counts; never if `every` is 0."""
     return every > 0 and images_now // every > images_before // every
+
+
+class DueActions(NamedTuple):
+    """What is to be done after an update."""
+
+    record: bool
+    draw: bool
+    evaluate: bool
+    save: bool
+
+
+def due_actions(report: ReportConfig, *, images_before: int, images_now: int, is_last: bool) -> DueActions:
+    """What is due between two counts of images; everything at the end, and a record wherever anything is.
+
+    Args:
+        report: How often, in images.
+        images_before: Images seen before the update.
+        images_now: Images seen after it.
+        is_last: Whether it was the last update of the run.
+    """
+
+    def reached(every: int) -> bool:
+        return is_last or is_due(every, images_before, images_now)
+
+    draw = reached(report.gallery_every)
+    evaluate = reached(report.evaluate_every)
+    save = reached(report.checkpoint_every)
+    return DueActions(reached(report.log_every) or draw or evaluate or save, draw, evaluate, save)
 
 
 def learning_rate_factor(schedule: str, images_seen: int, total_images: int) -> float:

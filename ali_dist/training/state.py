@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ali_dist.config import Config
+from ali_dist.config import Config, OptimConfig
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.model.ali import ALI
@@ -20,13 +20,22 @@ from ali_dist.training.ddp import wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
-from ali_dist.training.step import LossWeights, Step
-from ali_dist.training.update_rules import choose_way
+from ali_dist.training.step import Step
+from ali_dist.training.update_rules import Situation, UpdateRule, choose_update_rule
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """The game's state on this rank."""
+    """All that learns on this rank, and how it moves.
+
+    Attributes:
+        ali: The networks, unwrapped, on the device.
+        space: The ranges of stored, [0, 1] and model values.
+        average: Averaged copies of the generators; None where the run keeps no average.
+        optimizer: One Adam with a parameter group for theta_g and one for theta_d, in this order.
+        precision: What is cast and scaled.
+        step: One update.
+    """
 
     ali: ALI
     space: DataSpace
@@ -35,103 +44,109 @@ class TrainState:
     precision: Precision
     step: Step
 
-    @classmethod
-    def build(cls, config: Config, index: Index, device: torch.device, world: World) -> TrainState:
-        """Networks, optimiser and update for one rank; identical on every rank. Collective.
-
-        Raises:
-            InputError: Model, objective, precision and data do not go together.
-        """
-        objective, optim, scale = config.objective, config.optim, config.scale
-        precision = Precision(scale.precision, device)
-        ali, space = build_networks(config, index.spec, config.run.seed)
-        if config.model.output_bias_from_data:
-            start_output_bias_at_mean(ali, space, index.pixel_mean)
-        if config.model.decoder_from is not None:
-            load_frozen_decoder(ali, config)
-        penalised = objective.r1 > 0 or objective.r2 > 0
-        couples = find_architecture(config.model.architecture).couples_samples
-        way = choose_way(objective, couples_samples=couples, precision=precision.name)
-        ali.fp32_discriminator = penalised and precision.name == "fp16"
-        ali.to(device)
-        average = WeightAverage(ali, discriminator=objective.supervised > 0) if optim.ema_half_life else None
-        optimizer = torch.optim.Adam(
-            [
-                {"params": ali.generator_parameters(), "lr": optim.lr_g},
-                {"params": ali.discriminator_parameters(), "lr": optim.lr_d},
-            ],
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-            # Exact only for gradients with their parameters' strides, which .backward() makes; never set .grad by hand.
-            fused=True,
-        )
-        step = Step(
-            way,
-            objective.loss,
-            ali,
-            wrap_for_ddp(_compile_networks(ali, way, penalised) if scale.compile else ali, way, device, world),
-            optimizer,
-            precision,
-            global_batch_size=config.data.global_batch_size,
-            world_size=world.size,
-            packing=objective.packing,
-        )
-        return cls(ali, space, average, optimizer, precision, step)
-
-    def set_learning_rates(self, lr_g: float, lr_d: float) -> None:
-        """Rates of the next update."""
+    def set_learning_rates(self, *, lr_g: float, lr_d: float) -> None:
+        """Set the rates of the next update."""
         for group, rate in zip(self.optimizer.param_groups, (lr_g, lr_d), strict=True):
             group["lr"] = rate
 
-    def judged(self) -> dict[str, nn.Module]:
-        """The networks to judge, by name: averages where there are any."""
+    def learning_rates(self) -> dict[str, float]:
+        """The rates of the last update, by the names they have in metrics.jsonl."""
+        lr_g, lr_d = (float(group["lr"]) for group in self.optimizer.param_groups)
+        return {"lr_g": lr_g, "lr_d": lr_d}
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the networks, where there is one. Local: replicas agree, so averages do."""
+        if self.average is not None:
+            self.average.update(decay)
+
+    def inference_networks(self) -> dict[str, nn.Module]:
+        """The networks to draw and evaluate with, by name: averages where there are any."""
         return dict(self.ali.named_children()) | dict(self.average.named_children() if self.average else ())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint holds as tensors, by file; still on the device."""
-        parts = {
+        files = {
             "model": dict(self.ali.state_dict()),
             "optimizer": optimizer_tensors(self.optimizer, dict(self.ali.named_parameters())),
         }
         if self.average is not None:
-            parts["ema"] = dict(self.average.state_dict())
-        return parts
+            files["ema"] = dict(self.average.state_dict())
+        return files
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], precision: dict[str, float]) -> None:
-        """Inverse of `tensors`."""
+        """Take over what a checkpoint holds: the inverse of `tensors`, and the state of the precision."""
         self.ali.load_state_dict(dict(tensors["model"]))
         load_optimizer(self.optimizer, dict(self.ali.named_parameters()), tensors["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(dict(tensors.get("ema") or self._fresh_average()))
+            # A run that keeps an average only from now on starts it at the networks.
+            self.average.load_state_dict(dict(tensors.get("ema") or self.average.weights_of(self.ali)))
         self.precision.load_state_dict(precision)
 
-    def _fresh_average(self) -> dict[str, Tensor]:
-        assert self.average is not None
-        return {n: t for n, t in self.ali.state_dict().items() if n.partition(".")[0] in self.average.names}
 
+def build_train_state(config: Config, index: Index, device: torch.device, world: World) -> TrainState:
+    """Networks, optimizer and update for one rank; identical on every rank. Collective.
 
-def _compile_networks(ali: ALI, way: str, penalised: bool) -> ALI:
-    """The same parameters with the networks compiled; the boundary between them stays eager.
+    Args:
+        config: Of the run.
+        index: Of the training split.
+        device: Where this rank computes.
+        world: The ranks.
 
-    So does D where its graph is used twice (coupled) or differentiated twice (a penalty): compiled code cannot be.
+    Raises:
+        InputError: Model, objective, precision and data do not go together.
     """
-    plain_d = penalised or way in ("penalised", "coupled")
-    discriminator = ali.discriminator if plain_d else cast("nn.Module", torch.compile(ali.discriminator))
+    precision = Precision(config.scale.precision, device)
+    ali, space = build_networks(config, index.spec, config.run.seed)
+    if config.model.output_bias_from_data:
+        start_output_bias_at_mean(ali, space, index.pixel_mean)
+    if config.model.decoder_from is not None:
+        load_frozen_decoder(ali, config)
+    situation = Situation(
+        objective=config.objective,
+        couples_samples=find_architecture(config.model.architecture).couples_samples,
+        precision=precision.name,
+    )
+    rule = choose_update_rule(config.objective.update, situation)
+    ali.fp32_discriminator = situation.has_penalty and precision.name == "fp16"
+    ali.to(device)
+    average = None
+    if config.optim.ema_half_life:
+        average = WeightAverage(ali, discriminator=config.objective.supervised > 0)
+    optimizer = _make_optimizer(ali, config.optim)
+    networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
+    step = Step(
+        rule,
+        config.objective.loss,
+        ali,
+        wrap_for_ddp(networks, rule, device, world),
+        optimizer,
+        precision,
+        global_batch_size=config.data.global_batch_size,
+        world_size=world.size,
+        packing=config.objective.packing,
+    )
+    return TrainState(ali=ali, space=space, average=average, optimizer=optimizer, precision=precision, step=step)
+
+
+def _make_optimizer(ali: ALI, optim: OptimConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        [
+            {"params": ali.generator_parameters(), "lr": optim.lr_g},
+            {"params": ali.discriminator_parameters(), "lr": optim.lr_d},
+        ],
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        # Exact only for gradients with their parameters' strides, which .backward() makes; never set .grad by hand.
+        fused=True,
+    )
+
+
+def _compile_networks(ali: ALI, rule: UpdateRule, situation: Situation) -> ALI:
+    """The same parameters with the networks compiled; the gate between them stays eager.
+
+    So does D where its graph is used or differentiated twice: compiled code cannot be.
+    """
+    keeps_d_eager = rule.reuses_discriminator_graph or situation.has_penalty
+    discriminator = ali.discriminator if keeps_d_eager else cast("nn.Module", torch.compile(ali.discriminator))
     encoder, decoder = (cast("nn.Module", torch.compile(part)) for part in (ali.encoder, ali.decoder))
     return ali.with_networks(encoder, decoder, discriminator, ali.embedding)
-
-
-def loss_weights_at(config: Config, step: int, factor: float) -> LossWeights:
-    """Factors of the update's terms: penalties times `factor`, taken every k-th update at k times their weight."""
-    objective = config.objective
-    due = factor * objective.penalty_every if step % objective.penalty_every == 0 else 0.0
-    return LossWeights(
-        r1=objective.r1 * due,
-        r2=objective.r2 * due,
-        cycle_x=objective.cycle_x,
-        cycle_z=objective.cycle_z,
-        cycle_samples=objective.cycle_samples,
-        supervised=objective.supervised,
-        entropy=objective.entropy,
-        balance=objective.balance,
-    )

@@ -1,64 +1,301 @@
-"""Which of the ways of `step.py` an update is computed in."""
+"""How the gradients of both players are computed: one function and one `UpdateRule` for each way.
+
+scaled       One backward pass of d_loss; a gate before D multiplies each sample's gradient by g_loss' / d_loss'.
+coupled      Two backward passes over one forward pass: for discriminators with batch norm, and for the hinge loss.
+penalised    D's input gradient J, which R1 and R2 need anyway, times each sample's g_loss' is the generators' gradient.
+alternating  Updates D, runs a second forward pass, then updates E and G: not the paper's rule, for comparison.
+inverse      No game: the encoder alone learns to invert a decoder.
+
+The first three are exact: they give both players the gradients of two separate backward passes at the same parameters.
+Each says in `why_not` where it is not exact, so that a choice is refused with the reason, and `auto` takes the first
+rule that is exact. Equations (1) to (6) are those of `step.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from ali_dist.config import ObjectiveConfig
 from ali_dist.errors import InputError
+from ali_dist.model.ali import ALIOutput
+from ali_dist.model.gradient_gates import PassThrough, ScaleGradient, StopGradient
 from ali_dist.model.losses import OBJECTIVES
+from ali_dist.training.step import InputGradients, LossWeights, Step, StepResult, TrainBatch
 
 
-def choose_way(objective: ObjectiveConfig, *, couples_samples: bool, precision: str) -> str:
-    """The way an update is computed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What decides whether an update rule is exact.
 
-    Args:
-        objective: The game; its `update` is the user's choice, or auto.
+    Attributes:
+        objective: The game and its terms.
         couples_samples: Whether D's logit of one sample depends on the others (batch norm).
         precision: fp32, bf16 or fp16.
+    """
+
+    objective: ObjectiveConfig
+    couples_samples: bool
+    precision: str
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether a gradient penalty is asked for."""
+        return self.objective.r1 > 0 or self.objective.r2 > 0
+
+    @property
+    def penalties(self) -> str:
+        """The penalties in words, for refusals."""
+        return f"objective.r1 is {self.objective.r1:g} and objective.r2 is {self.objective.r2:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRule:
+    """How step (5) of Algorithm 1 is computed.
+
+    Attributes:
+        name: As in `objective.update`.
+        gradients: Leaves the gradients of both players in their parameters, and says what is reported.
+        why_not: None where the rule is exact; else the sentence that refuses it.
+        backward_passes: 1 takes one DDP wrapper around ALI, more take one for each network.
+        reuses_discriminator_graph: Whether D's graph is differentiated twice, which compiled code cannot be.
+    """
+
+    name: str
+    gradients: Callable[[Step, TrainBatch, LossWeights], StepResult]
+    why_not: Callable[[Situation], str | None]
+    backward_passes: int = 1
+    reuses_discriminator_graph: bool = False
+
+
+def choose_update_rule(choice: str, situation: Situation) -> UpdateRule:
+    """The rule that `objective.update` names, or for auto the first of `AUTOMATIC_RULES` that is exact.
 
     Raises:
-        InputError: The choice is not exact for this model and objective.
+        InputError: The choice is not exact for this model and objective, or no rule is.
     """
-    update, penalised = objective.update, objective.r1 > 0 or objective.r2 > 0
-    if objective.game == "inverse":
-        return "inverse"
-    penalties = f"objective.r1 is {objective.r1:g} and objective.r2 is {objective.r2:g}"
-    if objective.unary and penalised:
-        raise InputError(
-            f"objective.unary is true, which gives D three logits for each pair, but {penalties}, and a gradient "
-            f"penalty is of one logit: set objective.unary to false, or both penalties to 0."
-        )
-    if penalised and couples_samples:
-        raise InputError(
-            f"{penalties}, but this discriminator has batch norm, whose input gradients mix samples: set both to 0, or "
-            f"choose an architecture without batch norm in D."
-        )
-    if update == "auto":
-        if penalised:
-            return "penalised"
-        linear = not couples_samples and not objective.unary and not objective.entropy and not objective.balance
-        exact = linear and OBJECTIVES[objective.loss].factors is not None and precision != "fp16"
-        return "scaled" if exact else "coupled"
+    if situation.objective.game == "inverse":
+        return UPDATE_RULES["inverse"]  # there is no D whose gradients could be taken in another way
+    refusal = None
+    for name in AUTOMATIC_RULES if choice == "auto" else (choice,):
+        rule = UPDATE_RULES[name]
+        refusal = rule.why_not(situation)
+        if refusal is None:
+            return rule
+    raise InputError(str(refusal))
+
+
+# ---- scaled ----------------------------------------------------------------------------------------------------------
+
+
+def scaled_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """One forward and one backward pass: D's gradient, rescaled sample by sample, is the generators'."""
+    gate = ScaleGradient()
+    output = step.forward(batch, gate)
+    gradient_factors = step.objective.gradient_factors
+    if gradient_factors is None:
+        raise ValueError("the scaled rule needs an objective with gradient factors")
+    factor_q, factor_p = gradient_factors(output.d_q.detach(), output.d_p.detach())
+    gate.factor_q = step.per_sample(factor_q)
+    gate.factor_p = step.per_sample(factor_p)
+    cycle = step.cycle_loss(output, weights)
+    step.backward(step.d_loss(output, weights) + cycle)
+    return step.result(output, cycle=cycle)
+
+
+def _why_not_scaled(situation: Situation) -> str | None:
+    objective = situation.objective
+    impossible = _why_no_penalty(situation)
+    if impossible is not None:
+        return impossible
     for name in ("entropy", "balance"):
-        if update == "scaled" and (value := getattr(objective, name)):
-            raise InputError(
+        if value := getattr(objective, name):
+            return (
                 f"objective.update is 'scaled', but objective.{name} is {value:g}, a loss of D that is not of the "
                 f"game: use 'auto' or 'coupled'."
             )
-    if update in ("scaled", "penalised") and objective.unary:
-        raise InputError(
-            f"objective.update is {update!r}, but objective.unary gives D three logits for each pair, whose gradients "
-            f"do not share one factor: use 'auto' or 'coupled'."
+    if objective.unary:
+        return _unary_refusal("scaled")
+    if situation.couples_samples:
+        return _coupling_refusal("scaled")
+    if OBJECTIVES[objective.loss].gradient_factors is None:
+        return (
+            f"objective.update is 'scaled', which cannot serve objective.loss {objective.loss!r} (its discriminator "
+            f"gradient vanishes where the generators' does not): use 'auto' or 'coupled'."
         )
-    if update in ("scaled", "penalised") and couples_samples:
-        raise InputError(
-            f"objective.update is {update!r}, but this discriminator has batch norm, which couples samples: "
-            "use 'auto' or 'coupled'."
+    if situation.precision == "fp16":
+        return "objective.update is 'scaled', whose factors overflow fp16: use bf16, fp32 or 'auto'."
+    if situation.has_penalty:
+        return (
+            f"objective.update is 'scaled', but {situation.penalties}, which asks for a gradient penalty: use 'auto' "
+            f"or 'penalised', or set both to 0."
         )
-    if update == "scaled" and precision == "fp16":
-        raise InputError("objective.update is 'scaled', whose factors overflow fp16: use bf16, fp32 or 'auto'.")
-    if update == "coupled" and penalised:
-        raise InputError(
-            f"objective.update is 'coupled', but {penalties}, which asks for a gradient penalty: use 'auto' or "
-            f"'penalised', or set both to 0."
+    return None
+
+
+# ---- coupled ---------------------------------------------------------------------------------------------------------
+
+
+def coupled_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """One forward pass, and a backward pass for each player.
+
+    By `.backward(inputs=...)`, never `autograd.grad`: DistributedDataParallel does not reduce what the latter returns.
+    """
+    output = step.forward(batch, PassThrough())
+    cycle = step.cycle_loss(output, weights)
+    step.backward(step.d_loss(output, weights), inputs=step.theta_d, retain=True)
+    step.backward(step.g_loss(output) + cycle, inputs=step.theta_g)
+    return step.result(output, cycle=cycle)
+
+
+def _why_not_coupled(situation: Situation) -> str | None:
+    impossible = _why_no_penalty(situation)
+    if impossible is not None:
+        return impossible
+    if situation.has_penalty:
+        return (
+            f"objective.update is 'coupled', but {situation.penalties}, which asks for a gradient penalty: use 'auto' "
+            f"or 'penalised', or set both to 0."
         )
-    return update
+    return None
+
+
+# ---- penalised -------------------------------------------------------------------------------------------------------
+
+
+def penalised_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """One forward pass, D's input gradient, and one backward pass; a plain scaled update where no penalty is due."""
+    if not weights.has_penalty and _can_scale(step, weights):
+        return scaled_gradients(step, batch, weights)
+    output = step.forward(batch, StopGradient(differentiable=True))
+    gradients = step.input_gradients(output)
+    penalty = step.gradient_penalty(gradients, weights)
+    cycle = step.cycle_loss(output, weights)
+    step.backward(step.d_loss(output, weights) + penalty + _surrogate_g_loss(step, output, gradients) + cycle)
+    return step.result(output, penalty=penalty, cycle=cycle)
+
+
+def _can_scale(step: Step, weights: LossWeights) -> bool:
+    """Whether an update without a penalty may be a scaled one."""
+    has_class_terms = weights.entropy or weights.balance
+    return step.objective.gradient_factors is not None and step.precision.name != "fp16" and not has_class_terms
+
+
+def _surrogate_g_loss(step: Step, output: ALIOutput, gradients: InputGradients) -> Tensor:
+    """<generator output, constant>, which has exactly the generators' gradient; its value means nothing."""
+    slopes = step.objective.g_slopes(output.d_q.detach(), output.d_p.detach())
+    slope_q, slope_p = map(step.per_sample, slopes)
+    surrogate = (output.x_tilde * gradients.x_p.detach() * _per_row(slope_p, output.x_tilde)).sum()
+    if output.z_hat is not None and gradients.z is not None:
+        on_z_hat = gradients.z.detach()[: len(output.z_hat)] * _per_row(slope_q, output.z_hat)
+        surrogate = surrogate + (output.z_hat * on_z_hat).sum()
+    # Per pack, like the loss: each of its pairs gets the whole pack's gradient.
+    return surrogate * step.packing
+
+
+def _per_row(per_sample: Tensor, like: Tensor) -> Tensor:
+    """Values [b], shaped so that they multiply the rows of `like`."""
+    return per_sample.view(-1, *[1] * (like.dim() - 1))
+
+
+def _why_not_penalised(situation: Situation) -> str | None:
+    impossible = _why_no_penalty(situation)
+    if impossible is not None:
+        return impossible
+    if situation.objective.unary:
+        return _unary_refusal("penalised")
+    if situation.couples_samples:
+        return _coupling_refusal("penalised")
+    return None
+
+
+# ---- alternating and inverse -----------------------------------------------------------------------------------------
+
+
+def alternating_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """D moves first; E and G then see the new D in a second forward pass. Not Algorithm 1."""
+    output = step.forward(batch, StopGradient(differentiable=weights.has_penalty))
+    penalty = output.d_q.new_zeros(())
+    if weights.has_penalty:
+        penalty = step.gradient_penalty(step.input_gradients(output), weights)
+    step.backward(step.d_loss(output, weights) + penalty, inputs=step.theta_d)
+    step.update_parameters()
+    output_of_new_d = step.forward(batch, PassThrough())
+    cycle = step.cycle_loss(output_of_new_d, weights)
+    step.backward(step.g_loss(output_of_new_d) + cycle, inputs=step.theta_g)
+    return step.result(output, penalty=penalty, cycle=cycle)
+
+
+def inverse_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """The encoder's error as an inverse of the decoder; D takes no part."""
+    output = step.forward(batch, StopGradient(differentiable=False))
+    cycle = step.cycle_loss(output, weights)
+    step.backward(cycle)
+    return step.result(output, cycle=cycle)
+
+
+def _why_not_inverse(situation: Situation) -> str | None:
+    if situation.objective.game != "inverse":
+        return f"objective.update is 'inverse', but objective.game is {situation.objective.game!r}: use 'auto'."
+    return None
+
+
+# ---- refusals that several rules share -------------------------------------------------------------------------------
+
+
+def _why_no_penalty(situation: Situation) -> str | None:
+    """Why the penalties that are asked for cannot be taken by any rule; None where they can, or none is asked for."""
+    if situation.objective.unary and situation.has_penalty:
+        return (
+            f"objective.unary is true, which gives D three logits for each pair, but {situation.penalties}, and a "
+            f"gradient penalty is of one logit: set objective.unary to false, or both penalties to 0."
+        )
+    if situation.couples_samples and situation.has_penalty:
+        return (
+            f"{situation.penalties}, but this discriminator has batch norm, whose input gradients mix samples: set "
+            f"both to 0, or choose an architecture without batch norm in D."
+        )
+    return None
+
+
+def _unary_refusal(name: str) -> str:
+    return (
+        f"objective.update is {name!r}, but objective.unary gives D three logits for each pair, whose gradients do not "
+        f"share one factor: use 'auto' or 'coupled'."
+    )
+
+
+def _coupling_refusal(name: str) -> str:
+    return (
+        f"objective.update is {name!r}, but this discriminator has batch norm, which couples samples: use 'auto' or "
+        f"'coupled'."
+    )
+
+
+UPDATE_RULES = {
+    rule.name: rule
+    for rule in (
+        UpdateRule(name="scaled", gradients=scaled_gradients, why_not=_why_not_scaled),
+        UpdateRule(
+            name="coupled",
+            gradients=coupled_gradients,
+            why_not=_why_not_coupled,
+            backward_passes=2,
+            reuses_discriminator_graph=True,
+        ),
+        UpdateRule(
+            name="penalised",
+            gradients=penalised_gradients,
+            why_not=_why_not_penalised,
+            reuses_discriminator_graph=True,
+        ),
+        UpdateRule(name="alternating", gradients=alternating_gradients, why_not=_why_no_penalty, backward_passes=2),
+        UpdateRule(name="inverse", gradients=inverse_gradients, why_not=_why_not_inverse),
+    )
+}
+"""All rules by name. A new one is a function and a row here."""
+
+AUTOMATIC_RULES = ("scaled", "coupled", "penalised")
+"""The rules that `auto` chooses from; it takes the first that is exact, so the cheapest comes first."""

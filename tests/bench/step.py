@@ -32,8 +32,8 @@ from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks
 from ali_dist.model.data_space import DataSpace
 from ali_dist.training.precision import Precision
-from ali_dist.training.state import TrainState, loss_weights_at
-from ali_dist.training.step import TrainBatch
+from ali_dist.training.state import build_train_state
+from ali_dist.training.step import TrainBatch, loss_weights_at
 from tests.bench.contest import Contestant, summarise, take_turns
 from tests.bench.reference_step import UsualStep, with_stock_layers
 
@@ -104,7 +104,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     precision = Precision(settings.precision, device)
     layer = {"scale.precision": precision.name, **layer}
     config, index = _config(settings, layer), _stand_in_index(SAMPLE_SHAPES[settings.preset])
-    weights = loss_weights_at(config, 0, 1.0)
+    weights = loss_weights_at(config.objective, 0, 1.0)
     found = []
     for name in (USUAL, USUAL_OUR_LAYERS):
         ali, space = build_networks(config, index.spec, config.run.seed)
@@ -122,8 +122,8 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
         )
         found.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
     for way in ways_for(config):
-        ours = TrainState.build(_config(settings, layer, {"objective.update": way}), index, device, World())
-        assert ours.step.way == way
+        ours = build_train_state(_config(settings, layer, {"objective.update": way}), index, device, World())
+        assert ours.step.rule.name == way
         found.append(Contestant(way, partial(ours.step, inputs, weights), ours.ali, (ours.optimizer,)))
     return found
 

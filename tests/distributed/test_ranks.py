@@ -14,7 +14,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World, average_buffers, check_replicas
 from ali_dist.errors import InputError, Stopped
 from ali_dist.model.architectures import ARCHITECTURES
-from ali_dist.training import loop
+from ali_dist.training import loop, train_batches
 from tests.helpers.distributed import DistributedError, run_distributed
 from tests.helpers.runs import StoppingContext, assert_same, relative_difference, tiny, weights
 
@@ -44,7 +44,7 @@ def train(rank: int, size: int, mapping: dict, stop_before: int | None = None, n
         without_norm()
     ledger = Ledger()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "open_batches", ledger.open)
+        patch.setattr(train_batches, "open_batches", ledger.open)
         try:
             loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, size), stop_before))
         except Stopped:
@@ -217,9 +217,10 @@ def gradients_by_hand(rank: int) -> float:
     from ali_dist.model.losses import OBJECTIVES
     from ali_dist.model.networks import NetworkSizes
     from ali_dist.training.ddp import wrap_for_ddp
+    from ali_dist.training.update_rules import UPDATE_RULES
 
     ali = build_ali(ARCHITECTURES["mixture"], (2,), NetworkSizes(latent=2, width=0.1))
-    players = wrap_for_ddp(ali, "coupled", torch.device("cpu"), World(rank, rank, 2))
+    players = wrap_for_ddp(ali, UPDATE_RULES["coupled"], torch.device("cpu"), World(rank, rank, 2))
     g = torch.Generator().manual_seed(rank)
     pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), PassThrough())
     loss = OBJECTIVES["nonsaturating"].d_loss(pairs.d_q, pairs.d_p).mean()

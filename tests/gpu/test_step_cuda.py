@@ -17,6 +17,7 @@ from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.ddp import wrap_for_ddp
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, Step, TrainBatch
+from ali_dist.training.update_rules import UPDATE_RULES
 from tests.helpers.networks import (
     BATCH,
     EXACT,
@@ -111,7 +112,7 @@ def test_fp16_overflow_skips_both_players_or_neither() -> None:
     ali, batch, precision = networks(cycle=False, device=CUDA), inputs(device=CUDA), Precision("fp16", CUDA)
     parameters = [*ali.generator_parameters(), *ali.discriminator_parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-2, fused=True)  # takes the scale as an argument of its kernel
-    step = Step("coupled", "nonsaturating", ali, ali, optimizer, precision, global_batch_size=BATCH)
+    step = Step(UPDATE_RULES["coupled"], "nonsaturating", ali, ali, optimizer, precision, global_batch_size=BATCH)
     before = [p.detach().clone() for p in parameters]
     handle = next(ali.discriminator.parameters()).register_hook(lambda grad: grad * float("inf"))
     step(TrainBatch(*batch), LossWeights())
@@ -130,7 +131,9 @@ def test_weights_after_three_updates_are_those_of_another_run(way: str) -> None:
         ali, batch = networks(0.3, device=CUDA), inputs(device=CUDA)
         parameters = [*ali.generator_parameters(), *ali.discriminator_parameters()]
         optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-        step = Step(way, "nonsaturating", ali, ali, optimizer, Precision("fp32", CUDA), global_batch_size=BATCH)
+        step = Step(
+            UPDATE_RULES[way], "nonsaturating", ali, ali, optimizer, Precision("fp32", CUDA), global_batch_size=BATCH
+        )
         for number in range(3):
             torch.manual_seed(number)
             step(TrainBatch(*batch), weights_for(way))
@@ -161,7 +164,9 @@ def test_wrapped_for_nccl_an_update_has_the_gradients_of_the_bare_one(way: str) 
     weights, batch = weights_for(way), inputs(device=CUDA)
     bare, _ = step_gradients(networks(0.3, device=CUDA), way, "relativistic", weights, 5, batch)
     ali = networks(0.3, device=CUDA)
-    players = wrap_for_ddp(ali, way, CUDA, World(size=2))  # `World` decides on wrapping, the group on what is averaged
+    players = wrap_for_ddp(
+        ali, UPDATE_RULES[way], CUDA, World(size=2)
+    )  # `World` decides on wrapping, the group on what is averaged
     wrapped, _ = step_gradients(ali, way, "relativistic", weights, 5, batch, players=players)
     assert players is not ali
     assert relative_error(wrapped, bare, floor(bare)) < FP32

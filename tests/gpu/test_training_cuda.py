@@ -21,8 +21,8 @@ from ali_dist.errors import Stopped
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.run_writer import Record
 from ali_dist.training.loop import fit
-from ali_dist.training.state import TrainState, loss_weights_at
-from ali_dist.training.step import TrainBatch
+from ali_dist.training.state import build_train_state
+from ali_dist.training.step import TrainBatch, loss_weights_at
 from tests.helpers.arrays import write
 from tests.helpers.batches import B, X, Y, assert_same, open_source, take
 from tests.helpers.networks import state_of, total_error
@@ -88,7 +88,7 @@ def test_a_run_in_each_precision_plays_the_game_of_fp32(run: Make, precision: st
     for mine, theirs in zip(records(half), records(full), strict=True):
         for name in ("d_loss", "g_loss", "cycle"):
             assert mine[name] == pytest.approx(theirs[name], rel=0.05), name
-    fresh = TrainState.build(half, open_run_data(half).train.index, CUDA, World()).ali.state_dict()
+    fresh = build_train_state(half, open_run_data(half).train.index, CUDA, World()).ali.state_dict()
     unmoved = {name for name, now in weights(half).items() if torch.equal(now, fresh[name].cpu())}
     assert unmoved <= {"discriminator.d_xz.layers.2.0.bias"}  # differences of logits do not depend on it
 
@@ -160,14 +160,16 @@ def test_compiled_networks_take_the_same_step(run: Make, update: str) -> None:
             objective__r2=penalty,
             objective__update=update,
         )
-        players = TrainState.build(config, open_run_data(config).train.index, CUDA, World())
+        players = build_train_state(config, open_run_data(config).train.index, CUDA, World())
         # Adam's first update is a sign, in which rounding of a gradient near 0 shows in full.
         players.step.optimizer = torch.optim.SGD(players.ali.parameters(), lr=0.1)
         before = state_of(players.ali)
         g = torch.Generator().manual_seed(0)
         x = torch.rand(24, *players.space.model_shape, generator=g).to(CUDA)
         z, epsilon = torch.randn(2, 24, config.model.latent_size, generator=g).to(CUDA)
-        losses = [float(loss) for loss in players.step(TrainBatch(x, z, epsilon), loss_weights_at(config, 0, 1.0))]
+        losses = [
+            float(loss) for loss in players.step(TrainBatch(x, z, epsilon), loss_weights_at(config.objective, 0, 1.0))
+        ]
         after = state_of(players.ali)
         return losses, {name: (after[name] - before[name]).float() for name in after}
 

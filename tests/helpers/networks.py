@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ali_dist.model.ali import ALI, GameKind
+from ali_dist.model.ali import ALI, GameSpec
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.gradient_gates import PassThrough, StopGradient
 from ali_dist.model.losses import OBJECTIVES
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import LossWeights, Step, StepLosses, TrainBatch
+from ali_dist.training.step import LossWeights, Step, StepResult, TrainBatch
+from ali_dist.training.update_rules import UPDATE_RULES
 
 BATCH, LATENT = 8, 6
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def networks(
         SHAPES[name],
         NetworkSizes(latent=LATENT, width=0.25 if name == "cifar10" else 0.5),
         discriminator_dropout=dropout,
-        game=GameKind(cycle_x=cycle, cycle_z=cycle, cycle_samples=cycle),
+        game=GameSpec(cycle_x=cycle, cycle_z=cycle, cycle_samples=cycle),
     )
     return ali.to(device)
 
@@ -68,15 +69,15 @@ def two_backward_passes(
     torch.manual_seed(seed)
     d = ali(x, z, epsilon, StopGradient(differentiable=True))
     d_loss = game.d_loss(d.d_q, d.d_p).mean()
-    gx_q, gx_p, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), d.seen, create_graph=True)
+    gx_q, gx_p, gz = torch.autograd.grad(d.d_q.sum() + d.d_p.sum(), d.discriminator_inputs, create_graph=True)
     on_q, on_p = (torch.cat([gx_q, gx_p]).square().flatten(1).sum(1) + gz.square().sum(1)).chunk(2)
     d_loss = d_loss + weights.r1 / 2 * on_q.mean() + weights.r2 / 2 * on_p.mean()
     torch.manual_seed(seed)
     g = ali(x, z, epsilon, PassThrough())
     g_loss = game.g_loss(g.d_q, g.d_p).mean()
-    if g.cycle_x is not None:
-        g_loss = g_loss + weights.cycle_x * g.cycle_x.mean() + weights.cycle_z * g.cycle_z.mean()
-        g_loss = g_loss + weights.cycle_samples * g.cycle_samples.mean()
+    if g.cycle.x is not None:
+        g_loss = g_loss + weights.cycle_x * g.cycle.x.mean() + weights.cycle_z * g.cycle.z.mean()
+        g_loss = g_loss + weights.cycle_samples * g.cycle.samples.mean()
     theta_g = torch.autograd.grad(g_loss, ali.generator_parameters())
     return [*theta_g, *torch.autograd.grad(d_loss, ali.discriminator_parameters())]
 
@@ -91,11 +92,11 @@ def step_gradients(
     *,
     precision: str = "fp32",
     players: nn.Module | None = None,
-) -> tuple[list[Tensor], StepLosses]:
+) -> tuple[list[Tensor], StepResult]:
     """Gradients that one update steps with, theta_g's and theta_d's, and its losses."""
     optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
     policy = Precision(precision, batch[0].device)
-    step = Step(way, loss, ali, players or ali, optimizer, policy, global_batch_size=len(batch[0]))
+    step = Step(UPDATE_RULES[way], loss, ali, players or ali, optimizer, policy, global_batch_size=len(batch[0]))
     torch.manual_seed(seed)
     losses = step(TrainBatch(*batch), weights)
     return optimizer.seen, losses

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ali_dist.model.ali import ALI, GameKind, LabelledBatch
+from ali_dist.model.ali import ALI, GameSpec, LabelledBatch
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.precision import Precision
-from ali_dist.training.step import LossWeights, Step, StepLosses, TrainBatch
+from ali_dist.training.step import LossWeights, Step, StepResult, TrainBatch
+from ali_dist.training.update_rules import UPDATE_RULES
 from tests.helpers.networks import BATCH, CPU, LATENT, SHAPES, Recorder
 
 EMBEDDING, ATTRIBUTES, CLASSES, LABELLED = 5, 3, 4, 6
@@ -67,7 +68,7 @@ class Variant:
 
     def build(self, *, cycles: bool = False) -> ALI:
         """The same weights at every call, in evaluation mode."""
-        game = GameKind(kind=self.kind, cycle_x=cycles, cycle_z=cycles, cycle_samples=cycles)  # type: ignore[arg-type]
+        game = GameSpec(kind=self.kind, cycle_x=cycles, cycle_z=cycles, cycle_samples=cycles)  # type: ignore[arg-type]
         tables, shape = ARCHITECTURES[self.architecture], _SHAPES[self.architecture]
         return build_ali(tables, shape, self.sizes(), encoder=self.encoder, game=game, seed=1).eval()
 
@@ -103,12 +104,12 @@ UNARY = {
 
 def update(
     variant: Variant, way: str, loss: str, weights: LossWeights, ali: ALI | None = None
-) -> tuple[list, StepLosses]:
+) -> tuple[list, StepResult]:
     """Gradients that one update steps with, theta_g's and then theta_d's, and its losses."""
     ali, batch = ali or variant.build(cycles=weights.cycle_x > 0), variant.batch()
     optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
     fp32 = Precision("fp32", CPU)
-    step = Step(way, loss, ali, ali, optimizer, fp32, global_batch_size=BATCH, packing=variant.packing)
+    step = Step(UPDATE_RULES[way], loss, ali, ali, optimizer, fp32, global_batch_size=BATCH, packing=variant.packing)
     losses = step(batch, weights)
     return optimizer.seen, losses
 

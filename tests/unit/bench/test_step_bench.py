@@ -19,6 +19,7 @@ from torch import nn
 from ali_dist.config import OptimConfig
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, Step, TrainBatch
+from ali_dist.training.update_rules import UPDATE_RULES
 from tests.bench import step as bench
 from tests.bench.contest import Contestant, Measured, summarise, take_turns
 from tests.bench.reference_step import UsualStep
@@ -79,7 +80,7 @@ def test_the_usual_step_is_the_alternating_update(loss: str, weights: LossWeight
     def ours(ali: Any) -> Step:
         groups = [*ali.generator_parameters(), *ali.discriminator_parameters()]
         adam = torch.optim.Adam(groups, lr=optim.lr_g, betas=(optim.beta1, optim.beta2), eps=optim.eps)
-        return Step("alternating", loss, ali, ali, adam, precision, global_batch_size=BATCH)
+        return Step(UPDATE_RULES["alternating"], loss, ali, ali, adam, precision, global_batch_size=BATCH)
 
     usual, alternating = after_two(lambda ali: UsualStep(ali, loss, optim, precision)), after_two(ours)
     for name, mine in usual.items():

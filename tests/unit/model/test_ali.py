@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ali_dist.model.ali import GameKind
+from ali_dist.model.ali import GameSpec
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.data_space import DataSpace
@@ -137,7 +137,7 @@ def test_cycle_terms_are_mean_squared_errors_at_the_stored_size():
         NetworkSizes(latent=4),
         encoder="deterministic",
         native=space.native_from_unit,
-        game=GameKind(cycle_x=True, cycle_z=True, cycle_samples=True),
+        game=GameSpec(cycle_x=True, cycle_z=True, cycle_samples=True),
     )
     ali.eval()  # batch norm would tell one batch from two
     x, z, epsilon = torch.rand(3, 1, 16, 16), torch.randn(3, 4), torch.randn(3, 4)
@@ -149,6 +149,6 @@ def test_cycle_terms_are_mean_squared_errors_at_the_stored_size():
     def through(image):
         return ali.decoder(ali.encoder(image, epsilon)[0])
 
-    torch.testing.assert_close(pairs.cycle_x, error(through(x), x))
-    torch.testing.assert_close(pairs.cycle_samples, error(through(pairs.x_tilde), pairs.x_tilde))
-    torch.testing.assert_close(pairs.cycle_z, (ali.encoder(pairs.x_tilde, epsilon)[1] - z).square().mean(1))
+    torch.testing.assert_close(pairs.cycle.x, error(through(x), x))
+    torch.testing.assert_close(pairs.cycle.samples, error(through(pairs.x_tilde), pairs.x_tilde))
+    torch.testing.assert_close(pairs.cycle.z, (ali.encoder(pairs.x_tilde, epsilon)[1] - z).square().mean(1))

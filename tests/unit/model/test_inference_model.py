@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ali_dist.model.ali import GameKind
+from ali_dist.model.ali import GameSpec
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.data_space import DataSpace
@@ -28,7 +28,7 @@ def trained(variant: Variant) -> tuple[InferenceModel, Tensor, Tensor, Tensor | 
     shape = (2,) if tables.image_size is None else SHAPES[variant.architecture]
 
     def fresh(seed: int) -> dict[str, torch.nn.Module]:
-        game = GameKind(kind=variant.kind)  # type: ignore[arg-type]
+        game = GameSpec(kind=variant.kind)  # type: ignore[arg-type]
         ali = build_ali(tables, shape, variant.sizes(), encoder=variant.encoder, game=game, seed=seed)
         return dict(ali.named_children())
 

@@ -52,18 +52,20 @@ def test_slopes_are_the_derivatives_of_the_generators_loss(name, logits):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("name", [n for n, game in OBJECTIVES.items() if game.factors])
+@pytest.mark.parametrize("name", [n for n, game in OBJECTIVES.items() if game.gradient_factors])
 def test_factors_turn_discriminator_slopes_into_generator_slopes(name, logits):
     d_q, d_p = (t.requires_grad_() for t in logits)
     game = OBJECTIVES[name]
     d_slopes = torch.autograd.grad(game.d_loss(d_q, d_p).sum(), (d_q, d_p))
     g_slopes = torch.autograd.grad(game.g_loss(d_q, d_p).sum(), (d_q, d_p))
-    for factor, d_slope, g_slope in zip(game.factors(d_q.detach(), d_p.detach()), d_slopes, g_slopes, strict=True):
+    for factor, d_slope, g_slope in zip(
+        game.gradient_factors(d_q.detach(), d_p.detach()), d_slopes, g_slopes, strict=True
+    ):
         torch.testing.assert_close(factor * d_slope, g_slope, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n, game in OBJECTIVES.items() if game.factors])
+@pytest.mark.parametrize("name", [n for n, game in OBJECTIVES.items() if game.gradient_factors])
 def test_factors_stay_finite_for_extreme_logits(name):
     far = torch.tensor([-1e4, 1e4])
-    for factor in OBJECTIVES[name].factors(far, far.flip(0)):
+    for factor in OBJECTIVES[name].gradient_factors(far, far.flip(0)):
         assert factor.isfinite().all()

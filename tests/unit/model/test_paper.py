@@ -25,8 +25,8 @@ from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.layers import BatchNorm, Dropout, PixelBias
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.loop import fit
-from ali_dist.training.state import TrainState, loss_weights_at
-from ali_dist.training.step import TrainBatch
+from ali_dist.training.state import TrainState, build_train_state
+from ali_dist.training.step import TrainBatch, loss_weights_at
 from tests.helpers.arrays import labelled, write
 from tests.helpers.runs import StoppingContext, assert_same, tiny, weights
 
@@ -236,7 +236,7 @@ def losses_of(config: Config) -> dict[str, int]:
 def assert_all_moved(config: Config) -> None:
     """Every tensor of every network has left its start."""
     index = open_run_data(config).train.index
-    start = TrainState.build(config, index, CPU, World()).ali
+    start = build_train_state(config, index, CPU, World()).ali
     after = weights(config)
     assert {name.partition(".")[0] for name in after} >= {"encoder", "decoder", "discriminator"}
     still = [name for name, p in start.named_parameters() if torch.equal(p, after[name])]
@@ -247,7 +247,7 @@ def full_width_update(preset: str, data: str) -> tuple[dict[str, Tensor], TrainS
     """Parameters before, and the players after, one update of 2 images at the paper's width."""
     latent_size = config_of(preset).model.latent_size
     config = run(Path(), preset, data, model__width=1.0, model__latent_size=latent_size)
-    players = TrainState.build(config, open_run_data(config).train.index, CPU, World())
+    players = build_train_state(config, open_run_data(config).train.index, CPU, World())
     before = {name: p.detach().clone() for name, p in players.ali.named_parameters()}
     side, g = SIDES[preset], torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, side, side, generator=g)
@@ -255,7 +255,7 @@ def full_width_update(preset: str, data: str) -> tuple[dict[str, Tensor], TrainS
     c = torch.ones(2, 40) if preset == "celeba-conditional" else None
     batch = TrainBatch(x=x, z=z, epsilon=epsilon, c=c)
     torch.manual_seed(0)
-    losses = players.step(batch, loss_weights_at(config, 0, 1.0))
+    losses = players.step(batch, loss_weights_at(config.objective, 0, 1.0))
     assert math.isfinite(losses.d_loss.item() + losses.g_loss.item())
     return before, players
 
@@ -273,6 +273,6 @@ def test_one_update_at_full_width_moves_all_networks_by_about_the_learning_rate(
 def test_output_bias_starts_as_the_logit_of_the_mean_image(made_up):
     config = run(Path(), "svhn", made_up("svhn"))
     index = open_run_data(config).train.index
-    players = TrainState.build(config, index, CPU, World())
+    players = build_train_state(config, index, CPU, World())
     bias = next(m for m in players.ali.decoder.modules() if isinstance(m, PixelBias)).bias
     torch.testing.assert_close(torch.sigmoid(bias).flatten(), torch.tensor(index.pixel_mean), rtol=0, atol=1e-6)

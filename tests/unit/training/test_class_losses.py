@@ -57,7 +57,8 @@ def test_class_loss_does_not_touch_the_logits_of_the_game():
     without = ali(x, z, epsilon, PassThrough())
     torch.testing.assert_close(with_labels.d_q, without.d_q)
     torch.testing.assert_close(with_labels.d_p, without.d_p)
-    assert without.supervised is None
+    assert without.classes is not None
+    assert without.classes.supervised is None
 
 
 @pytest.mark.parametrize("way", ["scaled", "penalised", "coupled"])

@@ -110,7 +110,7 @@ def test_every_labelled_sample_is_used_once_in_each_pass_with_its_own_class(data
     """Passes may be shorter or longer than a batch, and end in the middle of one."""
     config = config_of(data, data__labelled=wanted)
     source = batches(config)
-    found = [source.at(step) for step in range(6)]
+    found = [source.at_step(step) for step in range(6)]
     numbers = [number for x, _ in found for number in ids_of(x)]
     labels = torch.cat([y for _, y in found])
     drawn = labelled_ids(part_of(config), config)[0].tolist()
@@ -126,25 +126,25 @@ def test_shifted_images_are_whole_moves_of_the_samples_and_the_same_in_every_par
     config = config_of(data, data__labelled=12, data__labelled_shift=1)
     plain, moved = batches(config_of(data, data__labelled=12)), batches(config)
     seen = set()
-    for x, y in zip(plain.at(3)[0], moved.at(3)[0], strict=True):
+    for x, y in zip(plain.at_step(3)[0], moved.at_step(3)[0], strict=True):
         padded = torch.nn.functional.pad(x[None].float(), (1, 1, 1, 1), mode="replicate")[0].to(x.dtype)
         side = x.shape[-1]
         moves = [(a, b) for a in range(3) for b in range(3) if torch.equal(padded[:, a : a + side, b : b + side], y)]
         assert moves
         seen |= set(moves)
     assert len(seen) > 4
-    assert torch.equal(batches(config, slice(6, 18)).at(3)[0], moved.at(3)[0][6:18])
-    assert not torch.equal(moved.at(3)[0], moved.at(5)[0])
+    assert torch.equal(batches(config, slice(6, 18)).at_step(3)[0], moved.at_step(3)[0][6:18])
+    assert not torch.equal(moved.at_step(3)[0], moved.at_step(5)[0])
 
 
 def test_the_order_follows_the_runs_seed_and_nothing_that_happened_before(data):
     """Resuming asks for any update first."""
 
     def numbers(step: int, **changes: Any) -> list[int]:
-        return ids_of(batches(config_of(data, **changes)).at(step)[0])
+        return ids_of(batches(config_of(data, **changes)).at_step(step)[0])
 
     source = batches(config_of(data))
-    in_order = [ids_of(source.at(step)[0]) for step in range(4)]
+    in_order = [ids_of(source.at_step(step)[0]) for step in range(4)]
     assert [numbers(step) for step in (3, 0, 2)] == [in_order[step] for step in (3, 0, 2)]
     assert numbers(0, run__seed=1) != in_order[0]
     assert sorted(set(numbers(0, run__seed=1))) == sorted(set(in_order[0]))
@@ -155,9 +155,9 @@ def test_ranks_have_slices_of_the_same_batch(data, world_size):
     config = config_of(data, data__labelled=36)
     each = B // LANES
     for step in (0, 1, 5):
-        whole, y = batches(config).at(step)
+        whole, y = batches(config).at_step(step)
         lanes = [lanes_of_rank(LANES, rank, world_size) for rank in range(world_size)]
-        parts = [batches(config, slice(r.start * each, r.stop * each)).at(step) for r in lanes]
+        parts = [batches(config, slice(r.start * each, r.stop * each)).at_step(step) for r in lanes]
         assert torch.equal(torch.cat([x for x, _ in parts]), whole)
         assert torch.equal(torch.cat([y for _, y in parts]), y)
 

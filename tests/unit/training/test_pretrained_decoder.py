@@ -20,7 +20,7 @@ from ali_dist.errors import InputError, Stopped
 from ali_dist.inference.load import load_run
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.loop import fit
-from ali_dist.training.state import TrainState
+from ali_dist.training.state import build_train_state
 from tests.helpers.arrays import write
 from tests.helpers.runs import StoppingContext, assert_same, tiny, weights
 from tests.helpers.trained import labelled_images, run_folder, trained
@@ -53,7 +53,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def start(config: Config) -> dict[str, Tensor]:
     """The networks before the first update."""
     index = open_run_data(config).train.index
-    return dict(TrainState.build(config, index, torch.device("cpu"), World()).ali.state_dict())
+    return dict(build_train_state(config, index, torch.device("cpu"), World()).ali.state_dict())
 
 
 def moved(config: Config, name: str) -> list[bool]:

@@ -19,7 +19,7 @@ from ali_dist.errors import InputError, Stopped
 from ali_dist.runs.datasets import DataSplit, open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
-from ali_dist.training.state import TrainState
+from ali_dist.training.state import build_train_state
 from tests.helpers.arrays import labelled, write
 from tests.helpers.runs import StoppingContext, tiny
 from tests.helpers.trained import labelled_images
@@ -165,7 +165,7 @@ def test_a_model_that_its_data_or_objective_cannot_train_is_refused(preset, chan
         **{**NOTHING, **labels},
     )
     with pytest.raises(InputError) as refusal:
-        TrainState.build(config_of(preset, **changes), index, torch.device("cpu"), World())
+        build_train_state(config_of(preset, **changes), index, torch.device("cpu"), World())
     assert_sentence(str(refusal.value), names)
 
 

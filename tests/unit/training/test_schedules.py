@@ -65,23 +65,23 @@ def test_the_average_moves_towards_weights_and_statistics_by_what_is_not_kept():
 
 
 def test_ranks_slice_the_same_noise():
-    whole = NoiseSource(3, 12, 5, slice(0, 12), CPU).at(7)
-    parts = [NoiseSource(3, 12, 5, rows, CPU).at(7) for rows in (slice(0, 5), slice(5, 12))]
+    whole = NoiseSource(3, 12, 5, slice(0, 12), CPU).at_step(7)
+    parts = [NoiseSource(3, 12, 5, rows, CPU).at_step(7) for rows in (slice(0, 5), slice(5, 12))]
     for k in range(2):
         assert torch.equal(whole[k], torch.cat([part[k] for part in parts]))
 
 
 def test_noise_is_new_in_every_step_seed_and_role():
     noise = NoiseSource(3, 12, 5, slice(0, 12), CPU)
-    z, epsilon = noise.at(7)
-    again, _ = noise.at(7)
+    z, epsilon = noise.at_step(7)
+    again, _ = noise.at_step(7)
     assert torch.equal(z, again)
-    others = [epsilon, noise.at(8)[0], NoiseSource(4, 12, 5, slice(0, 12), CPU).at(7)[0]]
+    others = [epsilon, noise.at_step(8)[0], NoiseSource(4, 12, 5, slice(0, 12), CPU).at_step(7)[0]]
     assert not any(torch.equal(z, other) for other in others)
 
 
 def test_noise_is_standard_normal():
-    z = torch.cat([NoiseSource(0, 500, 20, slice(0, 500), CPU).at(step)[0] for step in range(20)])
+    z = torch.cat([NoiseSource(0, 500, 20, slice(0, 500), CPU).at_step(step)[0] for step in range(20)])
     assert abs(z.mean().item()) < 0.01
     assert z.std().item() == pytest.approx(1.0, abs=0.01)
 

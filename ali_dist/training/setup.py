@@ -1,0 +1,188 @@
+"""Everything a run works with, built once and in order: data, networks, reporter, checkpoints, resume."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+
+from ali_dist.config import Config
+from ali_dist.distributed import World
+from ali_dist.errors import InputError
+from ali_dist.model.layers import BatchNorm
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
+from ali_dist.runs.run_writer import Record
+from ali_dist.training.context import Context
+from ali_dist.training.labelled_batches import LabelledBatches
+from ali_dist.training.loss_meter import LossMeter
+from ali_dist.training.reporting import RunReporter
+from ali_dist.training.resume import TrainingProgress, resume_run
+from ali_dist.training.state import TrainState, build_train_state
+from ali_dist.training.train_batches import TrainBatches, rows_of_rank
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRun:
+    """What the loop works with on this rank.
+
+    Attributes:
+        config: Of the run.
+        context: Which rank this is, and who may stop it.
+        data: The training split, and the one that is held out.
+        rows: This rank's rows of a global batch.
+        state: The networks and how they move.
+        labelled: The labelled data, where D classifies.
+        reporter: Writes and shows; rank 0 alone has one.
+        checkpoints: Of the run.
+        progress: How far the run is.
+        meter: Losses and speed since the last record.
+        batches: This rank's batches; there once training has started.
+        started: Clock of `time.monotonic` at which this start of the run began.
+    """
+
+    config: Config
+    context: Context
+    data: RunData
+    rows: slice
+    state: TrainState
+    labelled: LabelledBatches | None
+    reporter: RunReporter | None
+    checkpoints: CheckpointStore
+    progress: TrainingProgress
+    meter: LossMeter
+    batches: TrainBatches = field(init=False)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def world(self) -> World:
+        """This rank among all ranks."""
+        return self.context.world
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.context.device
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole run."""
+        return self.config.total_steps()
+
+    @property
+    def global_batch_size(self) -> int:
+        """B, in images."""
+        return self.config.data.global_batch_size
+
+    def start_training(self, stack: ExitStack) -> None:
+        """Open the batches from the next update on, and start the clock. `stack` closes them."""
+        if self.reporter is not None:
+            self.reporter.begin(self.progress)
+        embedding = self.state.ali.embedding
+        self.batches = stack.enter_context(
+            TrainBatches(
+                self.config,
+                self.data.train,
+                self.state.space,
+                self.labelled,
+                world=self.world,
+                device=self.device,
+                condition_size=embedding.in_features if isinstance(embedding, torch.nn.Linear) else 0,
+                start_step=self.progress.step,
+            )
+        )
+        self.meter.start(self.progress.images, self.batches.wait_seconds)
+
+    def seconds(self) -> float:
+        """Training time so far, over all starts of the run."""
+        return self.progress.seconds + time.monotonic() - self.started
+
+    def position(self) -> Record:
+        """Where the run is, as records have it."""
+        return {
+            "step": self.progress.step,
+            "images": self.progress.images,
+            "seconds": round(self.seconds(), 3),
+        }
+
+    def outcome(self, status: str) -> Record:
+        """How the run has ended, as the summary has it."""
+        return {
+            "status": status,
+            **self.position(),
+            "world_size": self.world.size,
+            "restarts": self.progress.restarts,
+            "metrics": self.progress.metrics,
+        }
+
+
+def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRun:
+    """Build everything, and go on from the newest checkpoint. Collective.
+
+    Args:
+        config: What to do.
+        context: Which rank this is, and who may stop it.
+        stack: Closes what is opened here.
+
+    Raises:
+        InputError: Config, data and checkpoint do not go together.
+    """
+    world, device = context.world, context.device
+
+    # The data first: what they are decides the networks.
+    data = open_run_data(config)
+    rows = rows_of_rank(config, world)
+
+    # Networks, optimizer, average, and the update that is exact for them.
+    state = build_train_state(config, data.train.index, device, world)
+    _check_rows(config, state, rows, world)
+    labelled = None
+    if config.objective.supervised:
+        labelled = LabelledBatches(data.train, config, rows, device)
+
+    # Rank 0 writes.
+    store = open_run_store(config)
+    reporter = None
+    if world.is_main:
+        reporter = RunReporter(config, data, state, store, device)
+        stack.callback(reporter.close)
+    say = reporter.say if reporter is not None else _say_nothing
+    checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say)
+    stack.callback(checkpoints.close)
+
+    # Every rank goes on from the same checkpoint, or all begin.
+    progress = resume_run(config, checkpoints, state, data.train.index.fingerprint, world, say)
+    return TrainingRun(
+        config=config,
+        context=context,
+        data=data,
+        rows=rows,
+        state=state,
+        labelled=labelled,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        progress=progress,
+        meter=LossMeter(config.objective.loss, device, world),
+    )
+
+
+def _say_nothing(text: str) -> None:
+    """What ranks other than 0 do with messages for the user."""
+    del text
+
+
+def _check_rows(config: Config, state: TrainState, rows: slice, world: World) -> None:
+    """Refuse a share of the batch that batch norm cannot work on.
+
+    Raises:
+        InputError: This rank has fewer than 2 rows.
+    """
+    count = rows.stop - rows.start
+    if count < 2 and any(isinstance(m, BatchNorm) for m in state.ali.modules()):
+        raise InputError(
+            f"A worker has {count} image of each batch (data.global_batch_size is {config.data.global_batch_size}, "
+            f"workers {world.size}), but batch norm needs at least 2: raise data.global_batch_size, or use fewer "
+            "workers."
+        )
