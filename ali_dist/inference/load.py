@@ -79,7 +79,11 @@ def load_run(
     storage = storage or StorageConfig()
     store, step = _find_run(path, storage)
     checkpoints = CheckpointStore(store, 1, _write_warning)
-    newest = checkpoints.newest(skip=("optimizer",)) if step is None else checkpoints.at(step, skip=("optimizer",))
+    newest = (
+        checkpoints.read_newest(skip=("optimizer",))
+        if step is None
+        else checkpoints.read_step(step, skip=("optimizer",))
+    )
     if newest is None:
         raise InputError(
             f"Run {path!r} has no complete checkpoint in {store.url}: wait for its first one "

@@ -16,7 +16,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World, choose_backend, choose_device
 from ali_dist.errors import Stopped
 from ali_dist.launchers.signals import stop_on_signals
-from ali_dist.runs.run_writer import Record
+from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 
 

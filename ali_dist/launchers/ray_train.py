@@ -41,7 +41,7 @@ from ali_dist.launchers.ray_cluster import (
 from ali_dist.launchers.ray_storage import ray_storage, storage_access
 from ali_dist.launchers.signals import stop_on_signals
 from ali_dist.runs.datasets import open_run_data
-from ali_dist.runs.run_writer import Record
+from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 
 _ELASTIC_START_SECONDS = "30"  # a lost node's reservation lingers; Train waits this long before it starts smaller

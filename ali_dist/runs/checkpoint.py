@@ -4,7 +4,7 @@
         model.safetensors      weights and buffers of the three networks
         ema.safetensors        averaged encoder and decoder, if there is an average
         optimizer.safetensors  Adam's moments and step counts, by parameter name
-        state.json             position, config and identity of the data; see `State`
+        state.json             position, config and identity of the data; see `CheckpointMetadata`
         manifest.json          size and sha256 of every other file; written last
 
 A save copies tensors to host memory and returns; a thread writes them. At most one save is in flight.
@@ -34,28 +34,48 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointMetadata:
-    """What a checkpoint says beside tensors."""
+    """What a checkpoint says beside tensors.
 
-    step: int  # updates done
-    images_seen: int  # real images used, over all ranks
-    epoch: int  # passes over the data begun, counted from 0
-    seconds: float  # training time so far, over all restarts
+    Attributes:
+        step: Updates done.
+        images_seen: Real images used, over all ranks.
+        epoch: Passes over the data begun, counted from 0.
+        seconds: Training time so far, over all restarts.
+        restarts: How often the run was gone on with.
+        fingerprint: Of the training data's index.
+        world_size: Ranks at the time; any other number may continue.
+        config: Of the run, nested.
+        precision: The loss scale, for fp16.
+        metrics: Of the last evaluation.
+        data: What the networks depend on; see `DataSpec`.
+        format_version: Of the whole folder.
+    """
+
+    step: int
+    images_seen: int
+    epoch: int
+    seconds: float
     restarts: int
-    fingerprint: str  # of the training data's index
-    world_size: int  # at the time; any other may continue
+    fingerprint: str
+    world_size: int
     config: dict[str, Any]
-    precision: dict[str, float] = field(default_factory=dict)  # loss scale, for fp16
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
-    data: dict[str, Any] = field(default_factory=dict)  # what the networks depend on; see `data_facts.py`
+    precision: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint, read back and verified."""
+    """A complete checkpoint, read back and verified.
+
+    Attributes:
+        metadata: What it says beside tensors.
+        tensors: By file (model, optimizer, ema), then by name.
+    """
 
     metadata: CheckpointMetadata
-    tensors: dict[str, dict[str, Tensor]]  # by file: model, optimizer, ema
+    tensors: dict[str, dict[str, Tensor]]
 
 
 def _folder_name(step: int) -> str:
@@ -72,24 +92,26 @@ class CheckpointStore:
 
     Args:
         store: The run folder.
-        keep: Newest checkpoints that are kept.
-        say: Where messages for the user go.
+        keep: How many of the newest checkpoints are kept.
+        say: Takes messages for the user.
     """
 
     def __init__(self, store: Store, keep: int, say: Callable[[str], None]) -> None:
-        self._store, self._keep, self._say = store, keep, say
+        self._store = store
+        self._keep = keep
+        self._say = say
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Snapshot now, write in the background. Waits for a save still in flight.
+        """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
 
         Raises:
             StorageError: The previous save failed.
         """
         self.wait()
-        host = {file: copy_to_host(part) for file, part in tensors.items()}
-        self._writer = threading.Thread(target=self._write, args=(metadata, host), name="checkpoint", daemon=True)
+        snapshot = {file: copy_to_host(part) for file, part in tensors.items()}
+        self._writer = threading.Thread(target=self._write, args=(metadata, snapshot), name="checkpoint", daemon=True)
         self._writer.start()
 
     def wait(self) -> None:
@@ -102,7 +124,8 @@ class CheckpointStore:
             self._writer.join()
             self._writer = None
         if self._error is not None:
-            error, self._error = self._error, None
+            error = self._error
+            self._error = None
             raise error
 
     def close(self) -> None:
@@ -115,7 +138,9 @@ class CheckpointStore:
             folder = f"{_FOLDER}/{_folder_name(metadata.step)}"
             files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
             files["state.json"] = json.dumps(asdict(metadata), indent=1).encode()
-            manifest = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in files.items()}
+            manifest = {
+                name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+            }
             self._store.delete([f"{folder}/{_MANIFEST}"])  # a torn folder of the same step must not look complete
             for name, data in files.items():
                 self._store.put(f"{folder}/{name}", data)
@@ -124,32 +149,33 @@ class CheckpointStore:
         except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
             self._error = error
 
-    def _folders(self) -> dict[int, list[str]]:
-        """Keys of every checkpoint folder, complete or not, by step."""
-        found: dict[int, list[str]] = {}
+    def _list_folders(self) -> dict[int, list[str]]:
+        """The keys in every checkpoint folder, complete or not, by step."""
+        keys_by_step: dict[int, list[str]] = {}
         for info in self._store.list(_FOLDER + "/"):
             name = info.key.split("/")[1]
             if name.startswith("step-") and name[5:].isdigit():
-                found.setdefault(int(name[5:]), []).append(info.key)
-        return found
+                keys_by_step.setdefault(int(name[5:]), []).append(info.key)
+        return keys_by_step
 
     def _prune(self) -> None:
-        """Delete all but the newest complete checkpoints, the manifest first; a failed delete is said, not fatal."""
-        folders = self._folders()
-        complete = [step for step, keys in folders.items() if any(k.endswith(_MANIFEST) for k in keys)]
+        """Delete all but the newest complete checkpoints, each manifest first; a failed deletion is only reported."""
+        folders = self._list_folders()
+        complete = [step for step, keys in folders.items() if any(key.endswith(_MANIFEST) for key in keys)]
         for step in sorted(complete)[: -self._keep]:
             try:
-                self._store.delete([k for k in folders[step] if k.endswith(_MANIFEST)])
-                self._store.delete([k for k in folders[step] if not k.endswith(_MANIFEST)])
+                self._store.delete([key for key in folders[step] if key.endswith(_MANIFEST)])
+                self._store.delete([key for key in folders[step] if not key.endswith(_MANIFEST)])
             except Exception as error:
                 self._say(f"The old checkpoint {_folder_name(step)} could not be deleted: {error}")
 
-    def newest(self, skip: Collection[str] = ()) -> Checkpoint | None:
-        """The newest complete checkpoint; torn ones are passed over, and said. None if there is none.
+    def read_newest(self, skip: Collection[str] = ()) -> Checkpoint | None:
+        """The newest complete checkpoint; None if there is none. Incomplete ones are passed over and reported.
 
-        Files of tensors named in `skip` (such as "optimizer") are neither read nor verified.
+        Args:
+            skip: Files of tensors that are neither read nor verified, such as "optimizer".
         """
-        for step in sorted(self._folders(), reverse=True):
+        for step in sorted(self._list_folders(), reverse=True):
             try:
                 return self._read(step, skip)
             except _TornCheckpoint as torn:
@@ -158,15 +184,19 @@ class CheckpointStore:
                 )
         return None
 
-    def at(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
-        """The checkpoint of one step; `skip` as for `newest`.
+    def read_step(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
+        """The checkpoint of one step.
+
+        Args:
+            step: Updates done at the time.
+            skip: Files of tensors that are neither read nor verified.
 
         Raises:
             InputError: There is none, or it is not complete.
         """
-        there = self._folders()
-        if step not in there:
-            names = ", ".join(map(_folder_name, sorted(there))) or "none"
+        folders = self._list_folders()
+        if step not in folders:
+            names = ", ".join(map(_folder_name, sorted(folders))) or "none"
             raise InputError(f"There is no checkpoint {_folder_name(step)} in {self._store.url}; there are: {names}.")
         try:
             return self._read(step, skip)
@@ -210,20 +240,25 @@ def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
     )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's state as {"<parameter name>.<what>": tensor}."""
-    found = {}
-    for name, parameter in named.items():
-        for what, value in optimizer.state.get(parameter, {}).items():
-            found[f"{name}.{what}"] = value
-    return found
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's state by "<parameter name>.<entry>", such as "encoder.stack.layers.0.0.weight.exp_avg".
+
+    Args:
+        optimizer: Of the parameters.
+        parameters: By name.
+    """
+    tensors = {}
+    for name, parameter in parameters.items():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}.{entry}"] = value
+    return tensors
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Inverse of `optimizer_tensors`."""
-    whats = {key.rpartition(".")[2] for key in tensors}
-    for name, parameter in named.items():
-        state = {what: tensors[f"{name}.{what}"] for what in whats if f"{name}.{what}" in tensors}
-        optimizer.state[parameter] = {what: value.to(parameter.device) for what, value in state.items()}
+    """Give the optimizer the state that `optimizer_tensors` has read off another one; arguments as there."""
+    entries = {key.rpartition(".")[2] for key in tensors}
+    for name, parameter in parameters.items():
+        state = {entry: tensors[f"{name}.{entry}"] for entry in entries if f"{name}.{entry}" in tensors}
+        optimizer.state[parameter] = {entry: value.to(parameter.device) for entry, value in state.items()}

@@ -13,7 +13,12 @@ from ali_dist.storage.base import Store
 
 @dataclass(frozen=True, slots=True)
 class DataSplit:
-    """One split: where it lies and what its index says."""
+    """One split of a data set.
+
+    Attributes:
+        store: Its own folder.
+        index: What its index.json says.
+    """
 
     store: Store
     index: Index
@@ -21,14 +26,19 @@ class DataSplit:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """The splits of a run; no holdout where the data have one split only."""
+    """The splits of a run.
+
+    Attributes:
+        train: What is trained on.
+        holdout: What is evaluated on; None where the data have one split only.
+    """
 
     train: DataSplit
     holdout: DataSplit | None
 
 
 def open_url(url: str, storage: StorageConfig) -> Store:
-    """The store at `url` with the run's storage settings."""
+    """Open the store at `url` with the run's storage settings."""
     return open_store(
         url,
         endpoint_url=storage.endpoint_url,
@@ -38,7 +48,7 @@ def open_url(url: str, storage: StorageConfig) -> Store:
 
 
 def open_run_store(config: Config) -> Store:
-    """The run's own folder: run.dir/run.name."""
+    """Open the run's own folder, run.dir/run.name."""
     return open_url(f"{config.run.dir.rstrip('/')}/{config.run.name}", config.storage)
 
 

@@ -13,7 +13,7 @@ from ali_dist.config import Config
 from ali_dist.distributed import any_rank, average_buffers, check_replicas, gather_texts
 from ali_dist.errors import Stopped, TrainingError
 from ali_dist.runs.checkpoint import CheckpointMetadata
-from ali_dist.runs.run_writer import Record
+from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
 from ali_dist.training.randomness import seed_dropout

@@ -22,7 +22,8 @@ from ali_dist.report.image_grids import save_conditions, save_interpolations, sa
 from ali_dist.report.page import write_page
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.datasets import DataSplit, RunData
-from ali_dist.runs.run_writer import Record, RunWriter
+from ali_dist.runs.run_writer import RunWriter
+from ali_dist.runs.trackers import Record
 from ali_dist.storage.base import Store
 from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.state import TrainState
@@ -83,7 +84,7 @@ class RunReporter:
 
     def log(self, record: Record) -> None:
         """A line of training metrics."""
-        self._folder.append(record)
+        self._folder.log_record(record)
         if self._progress is not None:
             self._progress.update(record["images"], record)
 
@@ -143,7 +144,7 @@ class RunReporter:
         if c is not None:
             save_conditions(folder / f"conditions-{when}.png", *self._conditions(model, c))
         for path in sorted(folder.glob(f"*-{when}.png")):
-            self._folder.add_image(path, images)
+            self._folder.log_image(path, images)
 
     def _conditions(self, model: InferenceModel, c: Tensor) -> tuple[Tensor, list[str]]:
         """The same z in every row: under each class, or with the usual attributes and one after the other turned over.
@@ -225,7 +226,7 @@ class RunReporter:
             z=z,
             y=split.y[:_POINTS],
         )
-        self._folder.add_image(path, images)
+        self._folder.log_image(path, images)
 
     @functools.cached_property
     def _holdout(self) -> LabelledArrays:

@@ -82,7 +82,7 @@ def resume_run(
     Raises:
         InputError: The checkpoint belongs to other data or another model, or not all ranks see it.
     """
-    newest = checkpoints.newest()
+    newest = checkpoints.read_newest()
     newest_step = newest.metadata.step if newest else 0
     _check_ranks_agree(newest_step, world, state.step.theta_g[0].device)
     if newest is None:

@@ -14,7 +14,7 @@ from ali_dist.errors import InputError
 from ali_dist.model.layers import BatchNorm
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
-from ali_dist.runs.run_writer import Record
+from ali_dist.runs.trackers import Record
 from ali_dist.training.context import Context
 from ali_dist.training.labelled_batches import LabelledBatches
 from ali_dist.training.loss_meter import LossMeter

@@ -87,7 +87,7 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
         running.wait_for(lambda: bool(run.list("checkpoints/")), timeout=200)
         running.send(signal.SIGTERM)
         assert running.wait() == 75, running.output()
-    newest = CheckpointStore(run, 2, print).newest()
+    newest = CheckpointStore(run, 2, print).read_newest()
     assert newest is not None
     assert newest.state.world_size == 2
     summary = json.loads(run.get("summary.json"))

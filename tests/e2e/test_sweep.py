@@ -171,7 +171,7 @@ def test_a_sweep_in_s3_that_is_asked_to_stop_saves_its_trials_and_goes_on_from_t
     assert "add --resume to go on" in log.read_text()
     assert read(first)["state"] == "running"
     saved = read("trials/000/summary.json")
-    newest = CheckpointStore(store.child("trials/000"), 2, print).newest()
+    newest = CheckpointStore(store.child("trials/000"), 2, print).read_newest()
     assert newest is not None
     assert (saved["status"], saved["images"]) == ("stopped", newest.state.images_seen)
 

@@ -19,7 +19,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World
 from ali_dist.errors import Stopped
 from ali_dist.runs.datasets import open_run_data
-from ali_dist.runs.run_writer import Record
+from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at

@@ -1,0 +1,107 @@
+"""Where metrics and pictures of a run are tracked while it trains: lines of JSON, and TensorBoard.
+
+A tracker is a class with the four methods of `Tracker` and a row in `TRACKERS`; rank 0 alone uses it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Record = dict[str, Any]
+"""What is known at one moment: `event` (train or evaluation), `images`, and values by name."""
+
+
+class Tracker(Protocol):
+    """Takes what a run has to tell while it trains."""
+
+    def log_record(self, record: Record) -> None:
+        """Keep one record."""
+
+    def log_image(self, path: Path, images: int) -> None:
+        """Keep a PNG, drawn after so many images; its name says what it shows."""
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+
+    def close(self) -> None:
+        """Let go of files. May be called twice."""
+
+
+class JsonLinesTracker:
+    """metrics.jsonl: one line for each record, complete on disk when `log_record` returns.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.jsonl"
+
+    def log_record(self, record: Record) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def log_image(self, path: Path, images: int) -> None:
+        """Nothing: pictures are files of the run already."""
+
+    def flush(self) -> None:
+        """Nothing: every line is written through."""
+
+    def close(self) -> None:
+        """Nothing: no file stays open."""
+
+
+class TensorBoardTracker:
+    """tensorboard/: the numbers of records as scalars, pictures as they are.
+
+    The writer is opened by the first record, because it costs a second and writes a file.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "tensorboard"
+        self._writer: SummaryWriter | None = None
+
+    def log_record(self, record: Record) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A run that goes on takes back what an earlier start wrote beyond its checkpoint.
+            self._writer = SummaryWriter(str(self._folder), purge_step=record["images"])
+        for key, value in record.items():
+            if isinstance(value, float) and key != "seconds":
+                self._writer.add_scalar(f"{record['event']}/{key}", value, record["images"])
+
+    def log_image(self, path: Path, images: int) -> None:
+        if self._writer is None:
+            return
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(path) as image:
+            width, height = image.size
+        encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+        tag = path.stem.rpartition("-")[0]
+        events = self._writer._get_file_writer()  # its add_image takes pixels and would encode them once more
+        events.add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), images)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+TRACKERS: dict[str, Callable[[Path], Tracker]] = {"jsonl": JsonLinesTracker, "tensorboard": TensorBoardTracker}
+"""How every tracker is opened on a run's folder; each run uses all of them."""
