@@ -1,8 +1,9 @@
 """What a person sees while training runs.
 
 On a terminal: three live lines (bar, rates and D, last evaluation) under which nothing scrolls, with messages printed
-above them. Anywhere else: one `key=value` line per record. A stream that breaks (a closed terminal, `| head`) is given
-up silently, because training must not die of it; everything shown here is also in metrics.jsonl.
+above them. Anywhere else, and where rich is not installed: one `key=value` line per record. A stream that breaks (a
+closed terminal, `| head`) is given up silently, because training must not die of it; everything shown here is also in
+metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ class Progress:
 
 
 def _console(stream: _Unbreakable) -> Console | None:
-    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb)."""
-    from rich.console import Console
-
+    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb), or rich is not there."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
     console = Console(file=cast("IO[str]", stream))  # it has all of one that rich uses
     return None if console.is_dumb_terminal else console
 

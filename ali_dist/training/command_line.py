@@ -86,7 +86,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 @contextmanager
 def progress(name: str, total: int | None) -> Iterator[Advance]:
-    """A bar on a terminal, nothing elsewhere; the block calls what it is given with each advance.
+    """A bar on a terminal that rich can draw on, nothing elsewhere; the block calls what it is given with each advance.
 
     Args:
         name: What is being done.
@@ -95,8 +95,12 @@ def progress(name: str, total: int | None) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda samples: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        yield lambda samples: None
+        return
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
