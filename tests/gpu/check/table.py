@@ -166,27 +166,28 @@ def _cells(results: Results) -> Iterator[str]:
     cells = figures(results, "cell")
     if not cells:
         return
-    yield "Update: images/s of the usual style and of our exact way; others as ratios to the usual; share of the roof"
+    yield "Update: images/s of the usual style and of our exact way, its share of the roof, and ratios to the usual"
     yield (
-        f"{'preset':<8}{'batch':>6} {'prec.':<6}{'mode':<9}{'usual':>9}{'ours':>9} {'way':<10}{'ms':>8}{'ratio':>6}"
-        f"{'min':>6}{'max':>6}{'roof':>7}{'MB':>7}  others"
+        f"{'preset':<8}{'batch':>6} {'prec.':<6}{'mode':<9}{'usual':>9}{'ours':>9} {'way':<10}{'ms':>8}{'roof':>7}"
+        f"{'MB':>8}{'ratio':>7}{'layers':>8}{'coupled':>8}{'altern.':>8}"
     )
     for cell in cells:
         yield _cell(cell, results)
 
 
 def _cell(cell: Figure, results: Results) -> str:
-    settings, usual, best = cell["settings"], cell["rows"][0], ours(cell)
+    settings, best = cell["settings"], ours(cell)
+    rows = {row["step"]: row for row in cell["rows"]}
     head = f"{settings['preset']:<8}{settings['batch']:>6} {cell['conditions']['precision']:<6}{mode(cell):<9}"
-    head += f"{usual['images_per_second']:>9,.0f}"
+    head += f"{cell['rows'][0]['images_per_second']:>9,.0f}"
     if best is None:
         return head
     peak = "-" if best["peak_bytes"] is None else f"{best['peak_bytes'] / 1e6:,.0f}"
-    others = [f"{row['step']} {row['ratio']:.2f}" for row in cell["rows"][1:] if row is not best]
+    others = [rows.get(step) for step in ("usual, our layers", "coupled", "alternating")]
+    ratios = "".join(f"{'-' if row in (None, best) else format(row['ratio'], '.2f'):>8}" for row in others)
     return (
         f"{head}{best['images_per_second']:>9,.0f} {best['step']:<10}{best['seconds_per_update'] * 1e3:>8.2f}"
-        f"{best['ratio']:>6.2f}{best['ratio_min']:>6.2f}{best['ratio_max']:>6.2f}{share_of_roof(best, results):>7}"
-        f"{peak:>7}  {', '.join(others).replace('usual, our layers', 'our layers')}"
+        f"{share_of_roof(best, results):>7}{peak:>8}{best['ratio']:>7.2f}{ratios}"
     )
 
 
@@ -231,12 +232,13 @@ def metric_lines(metrics: dict[str, float]) -> list[str]:
 
 def _profiles(results: Results) -> Iterator[str]:
     profiles = figures(results, "profile")
+    what = "kernels" if results["device"] == "cuda" else "operators"
     for number, found in enumerate(profiles):
         peak = "" if found["peak_bytes"] is None else f", peak {found['peak_bytes'] / 1e6:,.0f} MB"
         yield (
             f"Profile of {found['preset']} batch {found['batch']} {found['precision']} {found['step']}: "
             f"{found['seconds'] * 1e3:.2f} ms, busy {found['busy'] * 1e3:.2f} ms, gaps {found['gaps'] * 1e3:.2f} ms, "
-            f"{found['events']:,.0f} kernels{peak}"
+            f"{found['events']:,.0f} {what}{peak}"
         )
         for kernel in found["top"][:MOST_KERNELS] if number == 0 else ():
             yield f"  {kernel['seconds'] * 1e3:>8.3f} ms {kernel['count']:>6.0f} x  {kernel['name']}"

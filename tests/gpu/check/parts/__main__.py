@@ -48,7 +48,8 @@ def _said(program: str, arguments: list[str]) -> str | None:
     if path is None:
         return None
     done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False, timeout=20)
-    return (done.stdout.splitlines() or [None])[0] if done.returncode == 0 else None
+    lines = done.stdout.splitlines()
+    return lines[0] if done.returncode == 0 and lines else None
 
 
 def main() -> int:
