@@ -226,8 +226,8 @@ def test_a_ctrl_c_keeps_what_is_there_and_prints_the_table(tmp_path: Path) -> No
 
 def test_a_check_that_is_killed_leaves_no_part_on_the_device(tmp_path: Path) -> None:
     words = ["--device", "cpu", "--budget", "300", "--out", str(tmp_path), "--parts", "quality"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-m", "tests.gpu.check", *words], cwd=command.ROOT, **quiet)
+    start = [sys.executable, "-m", "tests.gpu.check", *words]
+    process = subprocess.Popen(start, cwd=command.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "results.json").exists():
         assert process.poll() is None

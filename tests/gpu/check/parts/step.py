@@ -108,7 +108,7 @@ def run(task: Task) -> None:
             for row in result["rows"]:
                 row["flops_per_image"] = counted[cell.preset][row["step"]]
             took = time.monotonic() - began
-            task.figures.add("cell", cell=str(cell), took=round(took, 1), **result)
+            task.figures.add("cell", cell=str(cell), took=round(took, 1), **_compilation(cell), **result)
             guesses[cell.compile] = max(took, guesses[cell.compile] / 2)
         _clean(task.device)
 
@@ -127,9 +127,18 @@ def _measure(cell: Cell, task: Task, layer: dict[str, Any]) -> dict[str, Any]:
     return bench.run(settings, lambda line: print(f"{cell}: {line}", file=sys.stderr, flush=True), **layer)
 
 
+def _compilation(cell: Cell) -> dict[str, int]:
+    """What compiling has made of the cell's networks; a break is a place where it fell back on plain Python."""
+    if not cell.compile:
+        return {}
+    counters = torch._dynamo.utils.counters
+    return {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
+
+
 def _clean(device: torch.device) -> None:
     """Give back what the cell held, so that the next one finds an empty device and no compiled code of others."""
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
