@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--budget", "120", "--out", str(tmp_path)]
+    # Some 50 s on one idle core. The budget is what a machine may take that is busy with other things, too.
+    words = ["--device", "cpu", "--budget", "240", "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.gpu.check", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -43,8 +44,11 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
         ("cifar10", "ram"),
         ("cifar10", "stream"),
     ]
-    assert [run["size"] for run in found["quality"]] == [32, 64]
-    pictures = [name for run in found["quality"] for name in run["pictures"]]
+    assert [(f["kind"], f["size"]) for f in found["quality"]] == [
+        ("quality", 32), ("metrics", 32), ("quality", 64), ("metrics", 64),
+    ]  # fmt: skip
+    assert all(f["metrics"]["frechet"] > 0 for f in found["quality"] if f["kind"] == "metrics")
+    pictures = [name for f in found["quality"] for name in f.get("pictures", ())]
     assert len(pictures) == 6
     for name in pictures:
         Image.open(tmp_path / name).verify()

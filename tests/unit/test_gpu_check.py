@@ -338,7 +338,7 @@ def full_results() -> dict[str, Any]:
         "of": 128_000,
         "update": "penalised",
     }
-    quality |= {"precision": "bf16", "seconds": 40.0, "metrics": metrics, "pictures": ["32px-shapes-samples.png"]}
+    quality |= {"precision": "bf16", "seconds": 40.0, "pictures": ["32px-shapes-samples.png"]}
     loop = {
         "kind": "loop",
         "preset": "shapes",
@@ -356,7 +356,7 @@ def full_results() -> dict[str, Any]:
         "tests": [{"kind": "machine", **machine}, {"kind": "collected", "tests": 80}, *tests],
         "step": [*cells, *missed],
         "loop": [loop] * 6,
-        "quality": [quality] * 2,
+        "quality": [quality, {"kind": "metrics", "size": 32, "metrics": metrics}, {**quality, "size": 64}],
         "profile": [profile] * 2,
         "roof": [
             {"kind": "matmul", "side": 8192, "flops": 8e14},

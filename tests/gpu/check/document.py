@@ -17,6 +17,7 @@ from tests.gpu.check.table import (
     figures,
     hardware,
     metric_lines,
+    metrics_of,
     mode,
     ours,
     roofs,
@@ -131,7 +132,7 @@ def _quality(results: Results) -> Iterator[str]:
             f"{run['preset']} at {run['size']} px, {run['precision']}",
             f"{run['images']:,} of {run['of']:,}",
             f"{run['seconds']:.0f} s",
-            "; ".join(metric_lines(run["metrics"])),
+            "; ".join(metric_lines(metrics_of(run, results))),
         )
         for run in figures(results, "quality")
     ]

@@ -25,10 +25,10 @@ class Part:
 
 # In order of worth: if time runs out, it is the last ones that are missed.
 PARTS = (
-    Part("tests", "the GPU tests", weight=3, least=15),
+    Part("tests", "the GPU tests", weight=4, least=15),
     Part("step", "the update, beside the usual style", weight=5, least=15),
     Part("loop", "whole runs: images per second, and waiting for data", weight=2, least=10),
-    Part("quality", "short runs on colour pictures", weight=3, least=15),
+    Part("quality", "short runs on colour pictures", weight=2, least=15),
     Part("profile", "where the time of one update goes", weight=1, least=10),
     Part("roof", "what this device can do at most", weight=0.5, least=10),
 )

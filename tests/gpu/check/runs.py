@@ -22,7 +22,6 @@ TINY: dict[str, Any] = {
     "data.global_batch_size": 8,
     "model.width": 0.1,
     "model.latent_size": 4,
-    "report.evaluation_samples": 40,
     "scale.threads": 1,
 }
 RECORDS = 8  # lines of metrics in a run whose speed is measured; the first is the warm-up

@@ -210,17 +210,21 @@ def _quality(results: Results) -> Iterator[str]:
             f"Quality at {run['size']} px: preset {run['preset']}, {run['images']:,} of its {run['of']:,} images in "
             f"{run['seconds']:.0f} s, {run['precision']}, {run['update']}"
         )
-        yield from (f"  {line}" for line in metric_lines(run["metrics"]))
+        yield from (f"  {line}" for line in metric_lines(metrics_of(run, results)))
         yield f"  pictures: {', '.join(run['pictures'])}"
 
 
+def metrics_of(run: Figure, results: Results) -> dict[str, float]:
+    """What the judge said of a run; empty where time ran out before it could."""
+    return next((f["metrics"] for f in figures(results, "metrics") if f["size"] == run["size"]), {})
+
+
 def metric_lines(metrics: dict[str, float]) -> list[str]:
-    """The metrics that say most, each beside what it is held against."""
+    """The metrics, each beside what it is held against."""
     against = {
         "frechet": "frechet_reference",
         "reconstruction_mse": "reconstruction_mse_reference",
         "label_kept": "classifier_accuracy",
-        "probe_accuracy": "probe_raw_accuracy",
     }
     lines = []
     for name, reference in against.items():

@@ -35,7 +35,9 @@ def _machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {"gpu_memory": properties.total_memory, "multiprocessors": properties.multi_processor_count}
-        found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version())), "driver": _said("nvidia-smi", _DRIVER)}
+        found["driver"] = _said("nvidia-smi", _DRIVER)
+        if torch.distributed.is_available() and torch.distributed.is_nccl_available():
+            found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return found | {"revision": _said("git", ["rev-parse", "--short", "HEAD"])}
 
 
@@ -47,9 +49,11 @@ def _said(program: str, arguments: list[str]) -> str | None:
     path = shutil.which(program)
     if path is None:
         return None
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False, timeout=20)
-    lines = done.stdout.splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
 
 
 def main() -> int:

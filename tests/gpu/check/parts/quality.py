@@ -6,7 +6,14 @@ import shutil
 from pathlib import Path
 
 from ali_dist.config import Config
-from ali_dist.evaluation import classifier
+from ali_dist.data.reader import load_arrays
+from ali_dist.evaluation.classifier import enough_steps, train_classifier
+from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
+from ali_dist.evaluation.inference import decode, encode, sample_decoder
+from ali_dist.evaluation.protocol import Split
+from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_error
+from ali_dist.training.inputs import Part, open_inputs
+from ali_dist.training.saved import Saved, open_saved
 from tests.gpu.check.runs import RECORDS, configure, folder, shapes, train
 from tests.gpu.check.task import Task
 
@@ -14,34 +21,36 @@ from tests.gpu.check.task import Task
 PRESETS = {32: "shapes", 64: "celeba"}
 PICTURES = ("samples", "reconstructions", "interpolations")
 PROBE_UPDATES = 80  # of the run that tells how many images fit
-JUDGING = 25.0  # seconds kept for the judges, the pictures and the checkpoint of a run
-LEAST = 20.0  # seconds of training under which a run says nothing
+JUDGING = 20.0  # seconds kept for the pictures, the checkpoint and the judge of a run
+LEAST = 10.0  # seconds of training under which a run says nothing
+SAMPLES, SEED = 2_000, 0
 
 
 def run(task: Task) -> None:
     """A run for each size, as long as its share of the time; where one fails, the other is still made."""
-    if task.tiny:
-        classifier.STEPS = 2  # the judges are real, and know nothing
     for number, (size, preset) in enumerate(PRESETS.items()):
-        share = task.figures.left() / (len(PRESETS) - number)
+        left = task.figures.left()
+        end = left - left / (len(PRESETS) - number)
         what = f"{preset} at {size} px"
         if not task.tiny and not task.figures.fits(what, JUDGING + LEAST):
             continue
         try:
-            _one(task, size, preset, share)
+            config = _train(task, size, preset, end)
+            task.figures.add("metrics", size=size, preset=preset, metrics=_judge(task, config))
         except Exception as error:
             task.figures.fail(what, error)
 
 
-def _one(task: Task, size: int, preset: str, share: float) -> None:
-    end = task.figures.left() - share
+def _train(task: Task, size: int, preset: str, end: float) -> Config:
+    """Train until `end` seconds are left but for judging; the figure and the pictures are kept before that."""
     data = shapes(task, size)
-    config = configure(task, preset, f"quality-{size}", data)
-    whole, batch = config.run.images, config.data.global_batch_size
-    images = 2 * batch if task.tiny else min(whole, _images(task, size, preset, data, batch, end))
-    summary, speed = train(
-        configure(task, preset, config.run.name, data, run__images=images, report__log_every=max(1, images // 20))
-    )
+    name = f"quality-{size}"
+    first = configure(task, preset, name, data)
+    batch, whole = first.data.global_batch_size, first.run.images
+    images = 2 * batch if task.tiny else min(whole, _images_until(task, size, preset, data, batch, end))
+    changes = {"run__images": images, "report__log_every": max(1, images // 20), "report__evaluation": "none"}
+    config = configure(task, preset, name, data, **changes)
+    summary, speed = train(config)
     task.figures.add(
         "quality",
         size=size,
@@ -52,12 +61,12 @@ def _one(task: Task, size: int, preset: str, share: float) -> None:
         precision=summary["precision"],
         seconds=summary["seconds"],
         images_per_second=speed.images_per_second,
-        metrics=summary["metrics"],
         pictures=_copy_pictures(config, task.out, f"{size}px-{preset}"),
     )
+    return config
 
 
-def _images(task: Task, size: int, preset: str, data: Path, batch: int, end: float) -> int:
+def _images_until(task: Task, size: int, preset: str, data: Path, batch: int, end: float) -> int:
     """Images that can be trained on before `end` seconds are left, judged by a run of some updates."""
     probe = {
         "run__images": PROBE_UPDATES * batch,
@@ -79,3 +88,37 @@ def _copy_pictures(config: Config, out: Path, prefix: str) -> list[str]:
             shutil.copyfile(found[-1], out / name)
             copied.append(name)
     return copied
+
+
+def _judge(task: Task, config: Config) -> dict[str, float]:
+    """The metrics of `evaluation.suite` that a GPU computes in seconds.
+
+    The suite's probes on raw pixels are left out: at 64 pixels they keep one CPU core at work for minutes.
+    """
+    device, samples = task.device, 40 if task.tiny else SAMPLES
+    saved = open_saved(str(folder(config)), device=device)
+    inputs = open_inputs(config)
+    if inputs.holdout is None:
+        raise RuntimeError("the shapes have no split to judge on")
+    known, unseen = (_split(saved, part) for part in (inputs.train, inputs.holdout))
+    if unseen.y is None:
+        raise RuntimeError("the shapes have no classes to judge by")
+    judge = train_classifier(known, seed=SEED, device=device, steps=2 if task.tiny else enough_steps(known.x))
+    reference = Gaussian.of(judge.features(known.x))
+    x_tilde = sample_decoder(saved.model, samples, SEED, device)
+    x_rec = decode(saved.model, encode(saved.model, unseen.x, SEED, device)[2], device)
+    right, kept = (judge.classify(judge.features(x)).eq(unseen.y) for x in (unseen.x, x_rec))
+    return {
+        "frechet": scaled_frechet_distance(judge.features(x_tilde), reference),
+        "frechet_reference": scaled_frechet_distance(judge.features(unseen.x), reference),
+        "reconstruction_mse": mean_squared_error(unseen.x, x_rec),
+        "reconstruction_mse_reference": mean_image_error(known.x, unseen.x),
+        "label_kept": float(kept.double().mean()),
+        "classifier_accuracy": float(right.double().mean()),
+    }
+
+
+def _split(saved: Saved, part: Part) -> Split:
+    """A whole split at the training size, in memory."""
+    x, y = load_arrays(part.store, part.index)
+    return Split(saved.space.unit_from_stored(x), y, part.index.classes)
