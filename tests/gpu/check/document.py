@@ -48,7 +48,8 @@ def markdown(results: Results) -> str:
     """All that was measured, as Markdown."""
     if results.get("device") != "cuda":
         raise InputError("These results are of a CPU on tiny settings, which say nothing: give those of a GPU.")
-    return "\n".join([*_head(results), *_roof(results), *_cells(results), *_loops(results), *_quality(results)])
+    sections = (_head, _roof, _cells, _profiles, _loops, _quality)
+    return "\n".join(line for section in sections for line in section(results)).rstrip()
 
 
 def _head(results: Results) -> Iterator[str]:
@@ -61,7 +62,7 @@ def _head(results: Results) -> Iterator[str]:
     yield f"GPU tests: {tests}."
     for name, part in results["parts"].items():
         if part["status"] != "ok":
-            yield f"The part `{name}` was {part['status']}: {part['reason']}."
+            yield f"The part `{name}`: {part['status']} ({part['reason']})."
     yield ""
 
 
@@ -110,6 +111,23 @@ def _cells(results: Results) -> Iterator[str]:
     headings = ("networks", "computed", "update", "images/s", "ms", "against the usual", "of the roof", "memory")
     if rows:
         yield from _rows(headings, rows)
+
+
+def _profiles(results: Results) -> Iterator[str]:
+    rows = [
+        (
+            f"{found['preset']}, batch {found['batch']}, {found['precision']}, {found['step']}",
+            *(f"{found[what] * 1e3:.2f} ms" for what in ("seconds", "busy", "gaps")),
+            f"{found['events']:,.0f}",
+            f"{found['top'][0]['name'][:60]}, {found['top'][0]['seconds'] / found['busy']:.0%}".replace("|", "/"),
+        )
+        for found in figures(results, "profile")
+        if found["top"]
+    ]
+    if rows:
+        yield from _rows(
+            ("one update", "time", "kernels at work", "gaps", "kernels", "longest kernel, its share"), rows
+        )
 
 
 def _loops(results: Results) -> Iterator[str]:
