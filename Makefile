@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install launcher venv demo s3-demo test test-fast lint format bench sweep image up submit down clean
+.PHONY: help install launcher venv demo s3-demo test test-fast lint format bench gpu sweep image up submit down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ sweep: $(INSTALLED) ## search hyper-parameters; ARGS="--preset mixture --trials 
 
 bench: $(INSTALLED) ## measure training steps against the usual public way
 	@$(PY) -m tests.bench.step $(ARGS)
+
+gpu: ## measure everything on this machine's GPU, without installing anything; ARGS="--budget 300"
+	@if [ -x $(PY) ]; then python=$(PY); else python=python3; fi; $$python -m tests.gpu.check $(ARGS)
 
 CLUSTER := cluster/local.yaml
 

@@ -194,19 +194,23 @@ def _print_first(lines: list[str]) -> None:
 
 @contextmanager
 def _show_progress() -> Iterator[StartTracking]:
-    """Progress lines on a terminal, nothing elsewhere."""
+    """Progress lines on a terminal that rich can draw on, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda name, total: lambda samples: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:
+        yield lambda name, total: lambda samples: None
+        return
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:

@@ -78,8 +78,13 @@ def train(config: Config) -> None:
     from ali_dist.launchers.local import run_local
 
     if uses_ray(config):
-        from ali_dist.launchers.ray_train import run_on_ray  # the only way to an import of ray
-
+        try:
+            from ali_dist.launchers.ray_train import run_on_ray  # the only way to an import of ray
+        except ImportError as error:
+            raise InputError(
+                f"scale.workers is {config.scale.workers!r}, which needs Ray, but cannot be imported ({error}): "
+                "install ray[default,train], or train in this process with --scale.workers 0."
+            ) from error
         run_on_ray(config)
     else:
         run_local(config)

@@ -10,6 +10,18 @@ import pytest
 from tests.helpers.swift import SwiftServer
 
 
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Without pytest-timeout, as on a bare machine, its setting in pyproject.toml is known, and idle."""
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "seconds that a test may take; needs pytest-timeout")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Its marker likewise."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): what a test may take; needs pytest-timeout")
+
+
 @pytest.fixture(autouse=True)
 def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take AWS_* variables and profiles away: only what a test sets itself is in force, and nothing leaves loopback."""

@@ -84,24 +84,37 @@ def print_table(
         notes: What those are that `metric_notes` does not know.
         stream: Where to; default: stdout.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     target = stream or sys.stdout
-    table = Table(box=None, header_style="bold", pad_edge=False)
     intervals = any(value.low is not None for value in measured.values())
     headings = ("Metric", "Value", *(("95 % interval",) if intervals else ()), "Reference", "What it is")
+    keys = {note.title: key for key, note in METRICS.items()}
+    rows = []
+    for title, value, reference, text in metric_rows({name: value.mean for name, value in measured.items()}):
+        key = keys.get(title, title)
+        between = (_format_interval(measured[key], key in METRICS and METRICS[key].share),) if intervals else ()
+        rows.append((title, value, *between, reference, text or notes.get(key, "")))
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        target.write(_plain_table([headings, *rows]))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for number, heading in enumerate(headings):
         table.add_column(
             heading, no_wrap=number < len(headings) - 2, max_width=34 if number == len(headings) - 2 else None
         )
-    keys = {note.title: key for key, note in METRICS.items()}
-    for title, value, reference, text in metric_rows({name: value.mean for name, value in measured.items()}):
-        key = keys.get(title, title)
-        between = (_format_interval(measured[key], key in METRICS and METRICS[key].share),) if intervals else ()
-        table.add_row(title, value, *between, reference, text or notes.get(key, ""))
+    for row in rows:
+        table.add_row(*row)
     console = Console(file=target, highlight=False, width=None if target.isatty() else _WIDTH, soft_wrap=False)
     console.print(table)
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same without rich: one line a row, its columns aligned and its texts unbroken."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _format_interval(measured: MetricEstimate, share: bool) -> str:

@@ -1,8 +1,9 @@
 """What a person sees while training runs.
 
 On a terminal: three live lines (bar, rates and D, last evaluation) under which nothing scrolls, with messages printed
-above them. Anywhere else: one `key=value` line per record. A stream that breaks (a closed terminal, `| head`) is given
-up silently, because training must not die of it; everything shown here is also in metrics.jsonl.
+above them. Anywhere else, and where rich is not installed: one `key=value` line per record. A stream that breaks (a
+closed terminal, `| head`) is given up silently, because training must not die of it; everything shown here is also in
+metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -67,9 +68,11 @@ class TrainingProgressDisplay:
 
 
 def _make_console(stream: _UnbreakableStream) -> Console | None:
-    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb)."""
-    from rich.console import Console
-
+    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb), or rich is not there."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
     console = Console(file=cast("IO[str]", stream))  # it has all of one that rich uses
     return None if console.is_dumb_terminal else console
 
@@ -222,7 +225,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def show_progress(name: str, total: int | None) -> Iterator[Advance]:
-    """A bar on a terminal, nothing elsewhere; the block calls what it is given with each advance.
+    """A bar on a terminal that rich can draw on, nothing elsewhere; the block calls what it is given with each advance.
 
     Args:
         name: What is being done.
@@ -231,8 +234,18 @@ def show_progress(name: str, total: int | None) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda samples: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:
+        yield lambda samples: None
+        return
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -29,7 +29,7 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
-from ali_dist.model.build import build_networks
+from ali_dist.model.build import build_networks, find_architecture
 from ali_dist.model.data_space import DataSpace
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
@@ -38,7 +38,12 @@ from tests.bench.contest import Contestant, summarise, take_turns
 from tests.bench.reference_step import UsualStep, with_stock_layers
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-SAMPLE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}  # as stored, by preset
+SAMPLE_SHAPES = {  # as stored, by preset
+    "digits": (1, 8, 8),
+    "cifar10": (3, 32, 32),
+    "svhn": (3, 32, 32),
+    "celeba": (3, 64, 64),
+}
 USUAL, USUAL_OUR_LAYERS = "usual", "usual, our layers"
 RATIO = f"speed of a step over that of {USUAL!r} in the same round; median over rounds, smallest and largest round"
 Say = Callable[[str], None]
@@ -46,7 +51,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The command's options; None stands for a default that depends on others."""
+    """The command's options; None stands for a default that depends on others.
+
+    `steps` names the steps to measure beside `usual`; None is every one.
+    """
 
     preset: str = "cifar10"
     batch: int | None = None
@@ -58,11 +66,16 @@ class Settings:
     compile: bool = False
     fused_usual: bool = False
     clock: str = "wall"
+    steps: tuple[str, ...] | None = None
 
 
 def _config(settings: Settings, *layers: dict[str, Any]) -> Config:
     """The preset as `settings` change it; `layers` come last."""
-    own: dict[str, Any] = {"scale.precision": settings.precision, "scale.compile": settings.compile}
+    own: dict[str, Any] = {
+        "scale.precision": settings.precision,
+        "scale.compile": settings.compile,
+        "model.output_bias_from_data": False,  # there are no data, and it changes no step's speed
+    }
     if settings.batch is not None:
         own |= {"data.global_batch_size": settings.batch, "run.images": settings.batch}
     return from_mapping(load_preset(settings.preset), own, *layers)
@@ -76,6 +89,8 @@ def ways_for(config: Config) -> list[str]:
     """The ways that are exact for these networks and terms, the fastest first; then the alternating one."""
     if _penalised(config):
         return ["penalised", "alternating"]
+    if find_architecture(config.model.architecture).couples_samples:
+        return ["coupled", "alternating"]
     return [*(["scaled"] if config.scale.precision != "fp16" else []), "coupled", "alternating"]
 
 
@@ -106,7 +121,8 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     config, index = _config(settings, layer), _stand_in_index(SAMPLE_SHAPES[settings.preset])
     weights = loss_weights_at(config.objective, 0, 1.0)
     found = []
-    for name in (USUAL, USUAL_OUR_LAYERS):
+    wanted = settings.steps or (USUAL_OUR_LAYERS, *ways_for(config))
+    for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in wanted)):
         ali, space = build_networks(config, index.spec, config.run.seed)
         inputs = _inputs(config, space, device)
         if name == USUAL:
@@ -121,7 +137,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
             fused=settings.fused_usual,
         )
         found.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
-    for way in ways_for(config):
+    for way in (way for way in ways_for(config) if way in wanted):
         ours = build_train_state(_config(settings, layer, {"objective.update": way}), index, device, World())
         assert ours.step.rule.name == way
         found.append(Contestant(way, partial(ours.step, inputs, weights), ours.ali, (ours.optimizer,)))
@@ -150,13 +166,13 @@ def run(settings: Settings, say: Say, **layer: Any) -> dict[str, Any]:
     measured = take_turns(contestants, settings.rounds, updates, device, say, CLOCKS[settings.clock])
     return {
         "settings": {**dataclasses.asdict(settings), "batch": images, "updates": updates},
-        "conditions": _conditions(device, Precision(settings.precision, device).name),
+        "conditions": conditions(device, Precision(settings.precision, device).name),
         "rows": summarise(measured, USUAL, images),
         "ratio_is": RATIO,
     }
 
 
-def _conditions(device: torch.device, precision: str) -> dict[str, Any]:
+def conditions(device: torch.device, precision: str) -> dict[str, Any]:
     """Hardware, versions and date that the figures belong to."""
     found = {
         "date": datetime.now(UTC).date().isoformat(),

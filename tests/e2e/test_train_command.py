@@ -86,19 +86,6 @@ def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits
     assert f"step-{summary['step']:09d}" in checkpoints(config)
 
 
-def test_a_local_run_needs_neither_ray_nor_s3_nor_webdataset(tmp_path, digits):
-    config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto", report__evaluation_samples=100)
-    program = (
-        "import sys\n"
-        "for name in ('ray', 'boto3', 'botocore', 'webdataset'): sys.modules[name] = None\n"
-        f"from ali_dist.train import main\nsys.exit(main({arguments(config)!r}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_no_arguments_mean_the_digits(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["--dry-run"]) == 0

@@ -27,7 +27,12 @@ from tests.helpers.networks import BATCH, inputs, networks
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"model.width": 0.1, "model.latent_size": 4}
-WAYS = {"digits": ["penalised", "alternating"], "cifar10": ["scaled", "coupled", "alternating"]}
+WAYS = {
+    "digits": ["penalised", "alternating"],
+    "cifar10": ["scaled", "coupled", "alternating"],
+    "svhn": ["coupled", "alternating"],
+    "celeba": ["coupled", "alternating"],
+}
 
 
 def small(preset: str, **changes: Any) -> bench.Settings:
@@ -54,6 +59,12 @@ def test_every_step_starts_from_the_same_weights_and_moves_all_of_its_own(preset
             mine = [name for name in after if name.startswith(part)]
             moved = [name for name in mine if not torch.equal(before[name], after[name])]
             assert len(moved) > 0.8 * len(mine), part  # a gradient can be 0: of D's last bias, behind dropout
+
+
+def test_some_of_the_steps_are_measured_beside_the_usual_one() -> None:
+    """Where compiling every step would take too long."""
+    contestants = bench.make_contestants(small("cifar10", steps=("scaled",)), CPU, **SMALL)
+    assert [c.name for c in contestants] == ["usual", "scaled"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +167,7 @@ def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
 def test_columns_of_the_table_are_aligned() -> None:
     result = {
         "settings": dataclasses.asdict(small("digits")),
-        "conditions": bench._conditions(CPU, "fp32"),
+        "conditions": bench.conditions(CPU, "fp32"),
         "rows": summarise({"usual": Measured([10.0]), "alternating": Measured([0.5], 123_456_789)}, "usual", 4),
     }
     lines = bench.table(result).splitlines()
