@@ -30,7 +30,7 @@ from pathlib import Path
 from ali_dist.errors import INTERRUPTED, InputError, exit_code
 from cluster import ray_cli as ray_commands
 from cluster import ssh, tunnel
-from cluster.checks import find_problems, read_documents
+from cluster.checks import check_documents, read_documents
 from cluster.cluster_file import ClusterFile, load_cluster_file
 from cluster.jobs import JobClient
 
@@ -118,8 +118,8 @@ def start_cluster(cluster: ClusterFile) -> int:
     # Before all else: the checks load Ray, which keeps the mode of authentication that it finds when it is loaded.
     ray_commands.make_token()
     ray_commands.use_token(cluster.path)
-    if found := find_problems(read_documents(cluster.path)):
-        raise InputError("\n".join(f"{cluster.path}: {sentence}" for sentence in found))
+    if findings := check_documents(read_documents(cluster.path)):
+        raise InputError("\n".join(f"{cluster.path}: {finding}" for finding in findings))
     if cluster.is_local:
         ssh.check_machines(cluster)
     if cluster.is_local and _is_up(cluster):
