@@ -15,6 +15,7 @@ from cluster.checks.findings import Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 ALI = ROOT / "cluster" / "ali.yaml"
+LOCAL = ROOT / "cluster" / "local.yaml"
 RAYJOB = ROOT / "cluster" / "rayjob.yaml"
 SECURITY_GROUP = "sg-0123456789abcdef0"
 DELETED = object()

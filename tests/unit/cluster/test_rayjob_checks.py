@@ -11,7 +11,7 @@ import copy
 import pytest
 
 from cluster.checks import check_documents, read_documents
-from cluster.host import pinned_versions
+from cluster.host import read_pinned_versions
 from tests.helpers.cluster_files import (
     DELETED,
     FILLED_IN,
@@ -98,7 +98,7 @@ RAYJOB_CASES: list[tuple[KeyPath, object, tuple[str, ...]]] = [
         ("env.AWS_SECRET_ACCESS_KEY", "secretKeyRef"),
     ),
     # what trains
-    ((*CLUSTER, "rayVersion"), "2.59.0", ("rayVersion is '2.59.0'", pinned_versions(ROOT)["ray"])),
+    ((*CLUSTER, "rayVersion"), "2.59.0", ("rayVersion is '2.59.0'", read_pinned_versions(ROOT)["ray"])),
     ((*HEAD, "rayStartParams", "num-cpus"), "4", ("rayStartParams.num-cpus is '4'", 'num-cpus: "0"')),
     ((*WORKER, "minReplicas"), 9, ("workerGroupSpecs[0].replicas is 0", "minReplicas 9")),
     ((*WORKER, "groupName"), "gpu-on-demand", ("groupName is 'gpu-on-demand'", "name of its own")),
