@@ -99,7 +99,7 @@ def set_up_machines(cluster: ClusterFile, root: Path) -> list[str]:
     """Copy the cluster's files to all machines and run its setup commands there, on all machines at once.
 
     `ray up` does the same on the head and then lets the head do it on the others, whose failures stay in its logs.
-    It finds everything done and takes no time for it.
+    When it runs afterwards, it finds everything done.
 
     Args:
         cluster: A cluster of own machines.
@@ -118,17 +118,17 @@ def set_up_machines(cluster: ClusterFile, root: Path) -> list[str]:
         for target, source in cluster.mounts:
             completed = _copy_to_machine(cluster, root / Path(source).expanduser(), address, target)
             if completed.returncode:  # rsync prints the reason first and its exit code last
-                return f"{address} does not take {source}: {_output_lines(completed)[0]}"
+                return f"{address} does not take {source}: {_list_output_lines(completed)[0]}"
         for command in cluster.setup:
             completed = run_remote(cluster, address, command, _SETUP_SECONDS)
             if completed.returncode:
-                return f"{address} could not be set up: {_output_lines(completed)[-1]}"
+                return f"{address} could not be set up: {_list_output_lines(completed)[-1]}"
         return ""
 
     return _collect_failures(cluster, set_up_machine)
 
 
-def _output_lines(completed: Completed) -> list[str]:
+def _list_output_lines(completed: Completed) -> list[str]:
     """What a command that failed has printed; at least one line."""
     return (completed.stderr or completed.stdout).strip().splitlines() or [f"exit code {completed.returncode}"]
 

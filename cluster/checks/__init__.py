@@ -43,7 +43,7 @@ def check_documents(documents: list[Any]) -> list[Finding]:
     """
     if not documents or not all(isinstance(document, Mapping) for document in documents):
         problem = "is not a mapping, but has to be a cluster for `ray up` or a RayJob"
-        return [Finding("The file", problem, "start from cluster/ali.yaml")]
+        return [Finding("The file", problem, "start from cluster/local.yaml, ali.yaml or rayjob.yaml")]
     if any("kind" in document or "apiVersion" in document for document in documents):
         specific = _check_manifests(documents)
     else:

@@ -64,7 +64,8 @@ def check_aws(document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 @cache
-def _botocore_session() -> Any:
+def _load_botocore_session() -> Any:
+    """botocore's description of AWS, which is slow to load."""
     import botocore.session
 
     return botocore.session.Session()
@@ -85,7 +86,7 @@ def _check_region(provider: Mapping[str, Any]) -> Iterator[Finding]:
         fix = "name one, such as us-west-2"
         yield Finding.wrong_value("provider.region", None, "Ray cannot start without one", fix)
         return
-    session = _botocore_session()
+    session = _load_botocore_session()
     regions = [
         name for part in session.get_available_partitions() for name in session.get_available_regions("ec2", part)
     ]
@@ -129,7 +130,7 @@ def _check_launch_request(key: str, parameters: Mapping[str, Any]) -> Iterator[F
     """What EC2 would refuse, according to botocore's description of RunInstances."""
     from botocore.validate import ParamValidator
 
-    shape = _botocore_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    shape = _load_botocore_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     # SubnetIds is Ray's own: it tries one after the other, as SubnetId. Ray also fills in the two counts.
     request = {name: value for name, value in parameters.items() if name != "SubnetIds"}
     yield from _check_against_shape(key, request, shape)

@@ -38,7 +38,8 @@ def check_pod(key: str, pod: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_shared_memory(key, pod, containers[0])
 
 
-def _volumes_by_name(pod: Mapping[str, Any]) -> dict[Any, Mapping[str, Any]]:
+def _map_volumes(pod: Mapping[str, Any]) -> dict[Any, Mapping[str, Any]]:
+    """Name to volume."""
     return {volume.get("name"): volume for volume in map(as_mapping, as_list(pod.get("volumes")))}
 
 
@@ -47,7 +48,7 @@ def _check_isolation(key: str, pod: Mapping[str, Any]) -> Iterator[Finding]:
         if pod.get(name):
             expected = "pods share nothing with their machine"
             yield Finding.wrong_value(f"{key}.spec.{name}", pod[name], expected, "take it out")
-    for name, volume in _volumes_by_name(pod).items():
+    for name, volume in _map_volumes(pod).items():
         if "hostPath" in volume:
             expected = "pods share no folder with their machine"
             yield Finding.wrong_value(f"{key}.spec.volumes.{name}", "hostPath", expected, "use an emptyDir or a claim")
@@ -108,7 +109,7 @@ def _check_memory_limit(key: str, container: Mapping[str, Any]) -> Iterator[Find
 
 def _check_mounts(key: str, pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[Finding]:
     """Every mount is of a volume that the pod has."""
-    volumes = _volumes_by_name(pod)
+    volumes = _map_volumes(pod)
     for mount in map(as_mapping, as_list(container.get("volumeMounts"))):
         name = mount.get("name")
         if name not in volumes:
@@ -127,7 +128,7 @@ def _check_shared_memory(key: str, pod: Mapping[str, Any], container: Mapping[st
     """Shared memory is large enough and has a limit. Ray runs in a pod's first container."""
     mounts = [as_mapping(mount) for mount in as_list(container.get("volumeMounts"))]
     names = {mount.get("mountPath"): mount.get("name") for mount in mounts}
-    volume = _volumes_by_name(pod).get(names.get("/dev/shm"))
+    volume = _map_volumes(pod).get(names.get("/dev/shm"))
     shared = as_mapping(as_mapping(volume).get("emptyDir"))
     if shared.get("medium") != "Memory" or "sizeLimit" not in shared:
         expected = "Ray and NCCL need more than a container's 64 MiB, and without a limit it may eat the pod's memory"

@@ -29,7 +29,7 @@ BASES = ("bare", "like-rays")
 
 @pytest.fixture(scope="module")
 def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """buildah with the images localhost/bare, localhost/like-rays and localhost/dependencies."""
+    """buildah with localhost/bare, localhost/like-rays and localhost/dependencies."""
     reason = images.missing()
     if reason:
         pytest.skip(reason)
@@ -46,9 +46,9 @@ def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         tool("tag", "localhost/base", "localhost/bare")
         images.write_dependencies(folder / "dependencies")
         tool.build("localhost/dependencies", folder / "dependencies")
-        (folder / "like-rays").mkdir()
-        (folder / "like-rays" / "Dockerfile").write_text(images.LIKE_RAYS, encoding="utf-8")
-        tool.build("localhost/like-rays", folder / "like-rays")
+        (folder / "dressed").mkdir()
+        (folder / "dressed" / "Dockerfile").write_text(images.LIKE_RAYS, encoding="utf-8")
+        tool.build("localhost/like-rays", folder / "dressed")
         yield tool
 
 
