@@ -3,21 +3,21 @@
 #   docker build -t ali-dist:0.1.0 .
 #   docker run --rm --gpus all -v "$PWD/runs:/work/runs" ali-dist:0.1.0 python -m ali_dist.train --run.name demo
 #
-# All Python lives in a virtual environment, /opt/ali, Ray included, so that what runs is what constraints.txt names.
-# The base gives what `ray up` and Kubernetes expect of a node: user `ray`, sudo, rsync, ssh, bash, wget. Its plain CPU
-# kind is enough for GPUs: torch brings its own CUDA libraries, the host's NVIDIA runtime the driver. It holds no
+# All Python packages, Ray included, are in the virtual environment /opt/ali, so that what runs is what constraints.txt
+# names. The base has what `ray up` and Kubernetes expect of a node: user `ray`, sudo, rsync, ssh, bash, wget. Ray's CPU
+# image is enough for GPUs: torch brings its own CUDA libraries, the host's NVIDIA runtime brings the driver. It has no
 # compiler; for `--scale.compile true`, which calls one, build with --build-arg BASE_IMAGE=rayproject/ray:2.60.0-py311-gpu.
-# Any other image with Python 3.11, its venv module and bash will do on Kubernetes.
+# On Kubernetes any other image with Python 3.11, its venv module and bash works, too.
 #
-# The dependencies are gigabytes, and the same for many versions of the code. Once built and pushed, they can be used on
-# machines that never built them; then a changed line of code costs seconds:
+# The dependencies are gigabytes, and the same for many versions of the code. Once they are built and pushed, machines
+# that have never built them can use them, and a changed line of code costs seconds:
 #
 #   docker build --target dependencies -t registry.example.com/ali-dependencies:1 .
 #   docker build --build-context dependencies=docker-image://registry.example.com/ali-dependencies:1 -t ali-dist:0.1.0 .
 
 ARG BASE_IMAGE=rayproject/ray:2.60.0-py311-cpu
 
-# Only pyproject.toml and constraints.txt can change this layer.
+# Only a change of pyproject.toml or constraints.txt builds this stage anew.
 FROM ${BASE_IMAGE} AS dependencies
 USER root
 WORKDIR /build
@@ -27,7 +27,7 @@ RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["
     && python3 -m venv /opt/ali \
     && /opt/ali/bin/python -m pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
-# The package itself: small, and new at every change of the code. The pinned setuptools builds it, nothing is fetched.
+# The package itself is small, and new at every change of the code. The pinned setuptools builds it; nothing is fetched.
 FROM ${BASE_IMAGE} AS package
 USER root
 WORKDIR /build
@@ -47,8 +47,9 @@ LABEL org.opencontainers.image.title="ali-dist" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 USER root
 COPY --from=dependencies /opt/ali /opt/ali
-# `ray up` starts Ray from login shells (`bash --login -c -i`), which set PATH anew: /etc/profile, then the user's own
-# files, where Ray's image puts its conda in front. The last word is ours, in both. In Ray's image user 1000 is `ray`.
+# `ray up` starts Ray from login shells (`bash --login -c -i`), which set PATH anew: in /etc/profile, and then in the
+# user's own files, where Ray's image puts its conda first. So our environment is put first at the end of both. In Ray's
+# image user 1000 is `ray`.
 RUN --mount=type=bind,from=package,source=/wheel,target=/wheel \
     /opt/ali/bin/python -m pip install --no-deps --no-cache-dir --no-index --ignore-installed /wheel/*.whl \
     && { getent passwd 1000 > /dev/null || useradd --home-dir /home/ray --shell /bin/bash --uid 1000 ray; } \

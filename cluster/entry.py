@@ -1,7 +1,7 @@
-"""The first thing of a job that has keys to storage: `python -m cluster.entry COMMAND ...`, on the head.
+"""The first process of a job that has access keys to storage: `python -m cluster.entry COMMAND ...`, on the head.
 
-Ray writes a job's environment variables into log files that everybody on a machine may read, and shows them in command
-lines. A job's metadata it keeps in memory. So keys come as metadata, and become variables of the command alone.
+Ray writes a job's environment variables into log files that every user of a machine may read, and shows them in command
+lines; a job's metadata it keeps in memory. So the keys arrive as metadata and become variables of the command alone.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ import os
 import sys
 from collections.abc import Mapping
 
-MARK = "access:"
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+ACCESS_PREFIX = "access:"  # of the metadata's names that are environment variables
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
-def with_access(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with keys as variables, and no longer in the job's metadata, which Ray would pass on."""
-    job = json.loads(environment.get(_JOB, "{}"))
+def unpack_access(environment: Mapping[str, str]) -> dict[str, str]:
+    """Turn the access keys in a job's metadata into variables.
+
+    Args:
+        environment: The job's environment, in which Ray describes the job.
+
+    Returns:
+        A copy with the keys as variables and without them in the metadata, which Ray would pass on.
+    """
+    job = json.loads(environment.get(_JOB_CONFIG, "{}"))
     metadata = job.get("metadata", {})
-    keys = {name.removeprefix(MARK): value for name, value in metadata.items() if name.startswith(MARK)}
-    rest = {name: value for name, value in metadata.items() if not name.startswith(MARK)}
-    return {**environment, _JOB: json.dumps({**job, "metadata": rest}), **keys}
+    keys = {
+        name.removeprefix(ACCESS_PREFIX): value for name, value in metadata.items() if name.startswith(ACCESS_PREFIX)
+    }
+    others = {name: value for name, value in metadata.items() if not name.startswith(ACCESS_PREFIX)}
+    return {**environment, _JOB_CONFIG: json.dumps({**job, "metadata": others}), **keys}
 
 
 if __name__ == "__main__":
-    os.execvpe(sys.argv[1], sys.argv[1:], with_access(os.environ))
+    os.execvpe(sys.argv[1], sys.argv[1:], unpack_access(os.environ))

@@ -13,76 +13,91 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ali_dist.errors import InputError
+from ali_dist.errors import FAILED, STOPPED, InputError
 from ali_dist.launchers.ray_storage import ACCESS_VARIABLES, storage_access
-from cluster.entry import MARK
+from cluster.entry import ACCESS_PREFIX
 
-STOPPED, FAILED = 75, 1
-# From the root of the working directory: data and results have their own ways, and `data` is also a package's name.
-_LEFT_BEHIND = [".git", ".venv", "/runs/", "/data/", "/.swift/", "*.egg-info", ".*_cache", ".hypothesis"]
-_ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+# What does not travel with a job, beside what git ignores. A leading slash stands for the root of the working folder:
+# `data` is also the name of a package.
+_EXCLUDED_PATHS = [".git", ".venv", "/runs/", "/data/", "/.swift/", "*.egg-info", ".*_cache", ".hypothesis"]
+ENDED_STATES = ("STOPPED", "SUCCEEDED", "FAILED")
+_MOST_JOBS = 5  # known jobs that a sentence lists
 
 
 class JobClient:
-    """The job server at an address, e.g. http://127.0.0.1:8265.
+    """The client of a cluster's job server.
+
+    Args:
+        address: The server's address, such as http://127.0.0.1:8265.
+        start_hint: What starts the server, as a phrase for messages.
 
     Raises:
-        InputError: Ray does not answer there.
+        InputError: No server of Ray answers at the address.
     """
 
-    def __init__(self, address: str, how_to_start: str) -> None:
+    def __init__(self, address: str, start_hint: str) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)  # else each upload and log comes with remarks about itself
-        self._how_to_start = how_to_start
-        self.address = address
-        with self._answering():
+        logging.getLogger("ray").setLevel(logging.ERROR)  # or Ray remarks on each upload and each log
+        self._start_hint = start_hint
+        self._address = address
+        with self._explain_errors():
             self._client: Any = JobSubmissionClient(address)
 
-    def submit(self, entrypoint: Sequence[str], folder: Path, passed: Sequence[str]) -> str:
-        """Start a command with the contents of a folder; the job's id.
+    def submit_job(self, entrypoint: Sequence[str], folder: Path, variables: Sequence[str]) -> str:
+        """Start a command in a copy of a folder, and return the job's id.
 
         Args:
             entrypoint: The command and its arguments.
-            folder: The job starts in a copy of it, without what git ignores, data and results.
-            passed: NAME, whose value is taken from here, or NAME=VALUE: for the environment of all its processes.
+            folder: What travels with the job, but for data, results and what git ignores.
+            variables: Environment variables of all its processes: NAME=VALUE, or NAME for the value here.
+
+        Raises:
+            InputError: The folder cannot be sent, or a variable is refused.
         """
         runtime = {
             "working_dir": str(folder),
-            "excludes": _LEFT_BEHIND,
-            "env_vars": choose_environment(passed, os.environ),
+            "excludes": _EXCLUDED_PATHS,
+            "env_vars": collect_variables(variables, os.environ),
         }
-        access = {MARK + name: value for name, value in storage_access().items()}
+        access = {ACCESS_PREFIX + name: value for name, value in storage_access().items()}
         if access and not (folder / "cluster" / "entry.py").is_file():
             raise InputError(f"{folder} is not the project's folder, which has to travel with the job: go there first.")
-        words = [*(["python", "-m", "cluster.entry"] if access else []), *entrypoint]
-        with self._answering():
+        prefix = ["python", "-m", "cluster.entry"] if access else []
+        command = shlex.join([*prefix, *entrypoint])
+        with self._explain_errors():
             try:
-                # Keys go into the request's body: into no file, and no argument that others could read.
-                job = self._client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime, metadata=access)
+                # The keys travel in the request's body: in no file, and in no argument that others could read.
+                job = self._client.submit_job(entrypoint=command, runtime_env=runtime, metadata=access)
             except ValueError as error:
                 raise InputError(f"{folder} cannot be sent to the cluster: {error}") from error
         return str(job)
 
-    def follow(self, job: str) -> int:
-        """Show the job's output to its end; its exit code, 75 where it was stopped."""
-        self.info(job)
+    def show_output(self, job: str) -> int:
+        """Write the output of a job to stdout until it ends, and return its exit code, as `wait_for_exit_code` does.
 
-        async def show() -> None:
+        Raises:
+            InputError: There is no such job.
+        """
+        self.get_job(job)
+
+        async def write_lines() -> None:
             async for lines in self._client.tail_job_logs(job):
                 sys.stdout.write(lines)
                 sys.stdout.flush()
 
-        with self._answering():
-            asyncio.run(show())
-        return self.outcome(job)
+        with self._explain_errors():
+            asyncio.run(write_lines())
+        return self.wait_for_exit_code(job)
 
-    def outcome(self, job: str, timeout: float = 60.0) -> int:
-        """The exit code of a job that has ended or soon will: its command's own, or 75 where it was stopped."""
-        deadline = time.monotonic() + timeout
-        while self.info(job).status not in _ENDED and time.monotonic() < deadline:
-            time.sleep(0.5)
-        info = self.info(job)
+    def wait_for_exit_code(self, job: str, timeout: float = 60.0) -> int:
+        """The exit code of a job's own command, or 75 if the job was stopped.
+
+        Args:
+            job: A job that has ended or is about to end.
+            timeout: Seconds to wait for its end.
+        """
+        info = self._wait_for_end(job, timeout)
         if info.status == "STOPPED":
             return STOPPED
         if info.driver_exit_code is None:
@@ -90,81 +105,89 @@ class JobClient:
             return FAILED
         return int(info.driver_exit_code)
 
-    def stop(self, job: str, timeout: float = 180.0) -> str:
-        """Ask a job to save and stop, wait for it; its state then.
+    def stop_job(self, job: str, timeout: float = 180.0) -> str:
+        """Ask a job to save a checkpoint and stop, wait up to `timeout` seconds, and return its state then.
 
         Raises:
             InputError: There is no such job.
         """
-        if self.info(job).status in _ENDED:
-            return str(self.info(job).status)
-        with self._answering():
-            self._client.stop_job(job)
+        if self.get_job(job).status not in ENDED_STATES:
+            with self._explain_errors():
+                self._client.stop_job(job)
+        return str(self._wait_for_end(job, timeout).status)
+
+    def _wait_for_end(self, job: str, timeout: float) -> Any:
+        """What the server knows of a job when it has ended, or when `timeout` seconds have passed."""
         deadline = time.monotonic() + timeout
-        while self.info(job).status not in _ENDED and time.monotonic() < deadline:
+        while (info := self.get_job(job)).status not in ENDED_STATES and time.monotonic() < deadline:
             time.sleep(0.5)
-        return str(self.info(job).status)
+        return info
 
-    def info(self, job: str) -> Any:
-        """What the server knows of a job.
+    def get_job(self, job: str) -> Any:
+        """What the server knows of a job: Ray's `JobDetails`.
 
         Raises:
             InputError: There is no such job.
         """
-        with self._answering():
+        with self._explain_errors():
             try:
                 return self._client.get_job_info(job)
             except RuntimeError as error:
                 if "does not exist" not in str(error):
                     raise
-                known = [entry.submission_id for entry in self.all() if entry.submission_id]
-                raise InputError(
-                    f"The cluster has no job {job!r}; it has {', '.join(known[-5:]) or 'none yet'}."
-                ) from error
+                known = [entry.submission_id for entry in self.list_jobs() if entry.submission_id]
+                newest = f"its newest are {', '.join(known[-_MOST_JOBS:])}" if known else "it has had none yet"
+                raise InputError(f"The cluster has no job {job!r}: give the id of another one; {newest}.") from error
 
-    def all(self) -> list[Any]:
-        """All jobs, the oldest first."""
-        with self._answering():
+    def list_jobs(self) -> list[Any]:
+        """All jobs as Ray's `JobDetails`, the oldest first."""
+        with self._explain_errors():
             return sorted(self._client.list_jobs(), key=lambda entry: entry.start_time or 0)
 
-    def nodes(self) -> list[Any]:
-        """The machines that are in the cluster now."""
+    def list_nodes(self) -> list[Any]:
+        """The machines that are in the cluster now, as Ray's `NodeState`."""
         from ray.util.state import list_nodes
 
-        with self._answering():
-            return list(list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], limit=1000))
+        with self._explain_errors():
+            return list(list_nodes(address=self._address, filters=[("state", "=", "ALIVE")], limit=1000))
 
     @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Ray's complaints about a server that is not there or not ours, as sentences."""
+    def _explain_errors(self) -> Iterator[None]:
+        """Turn Ray's errors about a server that does not answer, or refuses the token, into sentences."""
         try:
             yield
         except Exception as error:
-            kind, text = type(error).__name__, str(error)
+            kind = type(error).__name__
+            text = str(error)
             if isinstance(error, ConnectionError) or "ConnectionError" in kind or "Failed to connect" in text:
-                raise InputError(f"Ray does not answer: start it with {self._how_to_start}.") from error
+                raise InputError(f"Ray does not answer: start it with {self._start_hint}.") from error
             if "Authentication" in kind or "nauthorized" in text:
                 raise InputError(
-                    "The cluster does not know the token in ~/.ray/auth_token: it was started with another one; take "
-                    f"that, or start the cluster anew with {self._how_to_start}."
+                    "The cluster does not know the token in ~/.ray/auth_token, for it was started with another one: "
+                    f"use that one, or start the cluster anew with {self._start_hint}."
                 ) from error
             raise
 
 
-def choose_environment(passed: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """What --env asks for, by name.
+def collect_variables(variables: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that --env names, with their values.
+
+    Args:
+        variables: NAME=VALUE, or NAME for the value in `environment`.
+        environment: This process's environment.
 
     Raises:
-        InputError: A name has no value here, or is one that must not get into Ray's logs.
+        InputError: A name has no value, or its value must not get into Ray's logs.
     """
-    found = {}
-    for word in passed:
-        name, equals, value = word.partition("=")
+    values = {}
+    for text in variables:
+        name, equals, value = text.partition("=")
         if name in ACCESS_VARIABLES:
             raise InputError(
-                f"--env {name}: it is passed on by itself where it is set; Ray would log what --env names."
+                f"--env {name} would show the value in Ray's logs: leave it out; where the variable is set, it is "
+                "passed on by itself."
             )
         if not equals and name not in environment:
             raise InputError(f"--env {name}: the variable is not set here; set it, or give --env {name}=VALUE.")
-        found[name] = value if equals else environment[name]
-    return found
+        values[name] = value if equals else environment[name]
+    return values

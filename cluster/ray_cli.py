@@ -1,4 +1,4 @@
-"""Ray's own commands, with the environment in which they do what they should."""
+"""Ray's own commands, and the environment variables and the token that they need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from ali_dist.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-# Ray looks for it here on every machine, and so do its own commands when a user calls them.
-TOKEN = Path("~/.ray/auth_token")
-SETTINGS = {
+# Ray looks for the token here on every machine, also when a user calls Ray's own commands.
+TOKEN_FILE = Path("~/.ray/auth_token")
+_RAY_VARIABLES = {
     "RAY_AUTH_MODE": "token",
     # The newer autoscaler cannot start own machines (Ray 2.60: of several workers it starts one, and loops).
     "RAY_UP_enable_autoscaler_v2": "0",
@@ -22,64 +22,68 @@ SETTINGS = {
 
 
 def make_token() -> None:
-    """The token that closes clusters to everybody else: made on first use, readable by its owner alone.
+    """Make the token that closes clusters to everybody else, on first use, and readable by its owner alone.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The token cannot be written.
     """
-    path = TOKEN.expanduser()
+    path = TOKEN_FILE.expanduser()
     try:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            before = os.umask(0o077)
+            previous_mask = os.umask(0o077)
             try:
-                subprocess.run(command_words("get-auth-token", "--generate"), check=True, capture_output=True)
+                subprocess.run(build_ray_command("get-auth-token", "--generate"), check=True, capture_output=True)
             finally:
-                os.umask(before)
+                os.umask(previous_mask)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): it keeps the clusters' token.") from error
+        raise InputError(
+            f"{path}, which holds the token of your clusters, cannot be written ({error.strerror}): make it writable."
+        ) from error
 
 
-def use_token(file: object = None) -> None:
-    """Make Ray in this process, and in what it starts, show the token.
+def use_token(cluster_path: str | Path | None = None) -> None:
+    """Make Ray show the token, in this process and in those that it starts.
 
     Args:
-        file: That of the cluster; None for one that others started, whose token may also be in RAY_AUTH_TOKEN.
+        cluster_path: The cluster's file. None for a cluster that others started, whose token may also be in the
+            variable RAY_AUTH_TOKEN.
 
     Raises:
-        InputError: There is no token for the cluster, or two.
+        InputError: There is no token for the cluster, or there are two.
     """
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    there = TOKEN.expanduser().exists()
-    if file is not None and named:
+    is_in_variable = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    is_in_file = TOKEN_FILE.expanduser().exists()
+    if cluster_path is not None and is_in_variable:
         raise InputError(
-            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set, but clusters get the token of {TOKEN}: unset it; to use "
-            "another token, put it into that file."
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set, but clusters get the token of {TOKEN_FILE}: unset it; to "
+            "use another token, put it into that file."
         )
-    if file is not None and not there:
+    if cluster_path is not None and not is_in_file:
         raise InputError(
-            f"There is no token in {TOKEN}, so the cluster was not started from here: start it with python -m cluster "
-            f"up {file}, or bring the token here."
+            f"There is no token in {TOKEN_FILE}, so the cluster was not started from here: start it with python -m "
+            f"cluster up {cluster_path}, or bring the token here."
         )
-    os.environ.update(SETTINGS if named or there else {**SETTINGS, "RAY_AUTH_MODE": "disabled"})
+    has_token = is_in_variable or is_in_file
+    os.environ.update(_RAY_VARIABLES if has_token else {**_RAY_VARIABLES, "RAY_AUTH_MODE": "disabled"})
 
 
-def command_words(*arguments: str) -> list[str]:
-    """`ray` of this Python, with arguments."""
+def build_ray_command(*arguments: str) -> list[str]:
+    """The command line of this Python's `ray` with `arguments`."""
     return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
 
 
 def run_ray(arguments: Sequence[str], *, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-    """A `ray` command from the project's folder, where the files that a cluster mounts are.
+    """Run `ray` in the project's folder, from which the paths of files that a cluster mounts start.
 
     Args:
-        arguments: Of `ray`.
+        arguments: The arguments of `ray`.
         quiet: Keep its output instead of showing it.
     """
     return subprocess.run(
-        command_words(*arguments, "--log-style=pretty"),
+        build_ray_command(*arguments, "--log-style=pretty"),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         text=True,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs on a machine of the cluster, before Ray starts there: ~/ali/venv has what constraints.txt pins, or is made so.
-# Exit code 1, with one sentence, where that cannot be.
+# Runs on each machine of the cluster before Ray starts there: makes ~/ali/venv hold what constraints.txt pins.
+# Exits with 1 and one sentence where that is not possible.
 set -eu
 cd "$(dirname "$0")"
 venv=$PWD/venv
@@ -23,7 +23,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear "$venv"
 fi
 echo "$(hostname): installing what constraints.txt pins into $venv; some minutes and 6 GB the first time."
-# What pyproject.toml asks for, without the project itself: the code travels with each job.
-"$venv/bin/python" host.py wanted >wanted.txt
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt --requirement wanted.txt
+# The project itself is not installed: its code travels with each job.
+"$venv/bin/python" host.py requirements >requirements.txt
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt
 "$venv/bin/python" host.py missing

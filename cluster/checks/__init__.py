@@ -1,29 +1,31 @@
-"""Say what is wrong with a file that starts a cluster, before anything is started: `python -m cluster.checks FILE...`.
+"""Check a file that starts a cluster before anything is started: `python -m cluster.checks FILE...`.
 
-Files for Ray's launcher (AWS, or machines over SSH) and for Kubernetes (a RayJob and what goes with it). Needs neither
-network nor account. Exit code 0 if all is well, 2 if not, with a sentence for each finding on stderr.
+It takes files for Ray's cluster launcher (AWS, or your own machines over SSH) and for Kubernetes (a RayJob and the
+manifests beside it), and needs neither a network nor an account. It prints a sentence for each finding on stderr; the
+exit code is 0 if there are none, otherwise 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ali_dist.errors import InputError
-from cluster.checks import aws as aws_checks
-from cluster.checks import findings
-from cluster.checks import ray as ray_checks
-from cluster.checks import rayjob as rayjob_checks
+from cluster.checks.aws import check_aws
+from cluster.checks.findings import Finding, as_mapping, check_placeholders, check_secrets
+from cluster.checks.ray import check_ray
+from cluster.checks.rayjob import check_manifest
 
 
 def read_documents(path: Path) -> list[Any]:
-    """The documents of a YAML file.
+    """The documents of a YAML file, without empty ones.
 
     Raises:
-        InputError: If the file is not there or is not YAML.
+        InputError: The file cannot be read or is not YAML.
     """
     try:
         return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document is not None]
@@ -33,26 +35,43 @@ def read_documents(path: Path) -> list[Any]:
         raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it there.") from error
 
 
-def find_problems(documents: list[Any]) -> list[str]:
-    """All findings about the documents of one file, in the order of its rules; none if it can be used as it is."""
-    if any(not isinstance(document, Mapping) for document in documents) or not documents:
-        return ["The file is not a mapping, but has to be a cluster for `ray up` or a RayJob: start from ali.yaml."]
+def check_documents(documents: list[Any]) -> list[Finding]:
+    """Check all documents of one file.
+
+    Returns:
+        The findings, each once, beginning with the values that the user has yet to fill in.
+    """
+    if not documents or not all(isinstance(document, Mapping) for document in documents):
+        problem = "is not a mapping, but has to be a cluster for `ray up` or a RayJob"
+        return [Finding("The file", problem, "start from cluster/local.yaml, ali.yaml or rayjob.yaml")]
     if any("kind" in document or "apiVersion" in document for document in documents):
-        found = list(rayjob_checks.check_rayjob(documents))
-    elif len(documents) > 1:
-        found = [f"The file is {len(documents)} documents, but Ray reads one: take out the lines ---."]
+        specific = _check_manifests(documents)
     else:
-        found = list(_check_cluster(documents[0]))
+        specific = _check_cluster(documents)
+    placeholders = chain.from_iterable(map(check_placeholders, documents))
+    secrets = chain.from_iterable(map(check_secrets, documents))
+    return list(dict.fromkeys([*placeholders, *specific, *secrets]))
+
+
+def _check_manifests(documents: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    """A file for Kubernetes: one RayJob, and what the job needs beside it."""
+    kinds = [document.get("kind") for document in documents]
+    if kinds.count("RayJob") != 1:
+        yield Finding.wrong_value("kind", kinds, "exactly one document is a RayJob", "add it, or take the others out")
     for document in documents:
-        found += [*findings.find_secrets(document)]
-    gaps = [gap for document in documents for gap in findings.find_gaps(document)]
-    return list(dict.fromkeys([*gaps, *found]))
+        yield from check_manifest(document)
 
 
-def _check_cluster(config: Mapping[str, Any]) -> list[str]:
-    kind = findings.as_mapping(config.get("provider")).get("type")
-    if kind not in ("aws", "local"):
-        expected = "clusters are started on AWS or on machines over SSH"
-        return [findings.describe_finding("provider.type", kind, expected, "write type: aws or type: local")]
-    found = list(ray_checks.check_ray(config))
-    return [*found, *aws_checks.check_aws(config)] if kind == "aws" else found
+def _check_cluster(documents: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    """A file for Ray's cluster launcher: one document, on AWS or on machines over SSH."""
+    if len(documents) > 1:
+        yield Finding("The file", f"has {len(documents)} documents, but Ray reads one", "take out the lines ---")
+        return
+    provider = as_mapping(documents[0].get("provider")).get("type")
+    if provider not in ("aws", "local"):
+        expected = "the launcher starts clusters on AWS or on machines over SSH"
+        yield Finding.wrong_value("provider.type", provider, expected, "write type: aws or type: local")
+        return
+    yield from check_ray(documents[0])
+    if provider == "aws":
+        yield from check_aws(documents[0])

@@ -1,4 +1,4 @@
-"""Say what is wrong with a file that starts a cluster: `python -m cluster.checks FILE...`."""
+"""Check files that start clusters: `python -m cluster.checks FILE...`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import sys
 from pathlib import Path
 
 import cluster.checks
-from ali_dist.errors import InputError
-from cluster.checks import find_problems, read_documents
+from ali_dist.errors import WRONG_INPUT, InputError
+from cluster.checks import check_documents, read_documents
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit code."""
+    """Run the command and return its exit code: 0 if nothing is wrong with the files, otherwise 2."""
     names = sys.argv[1:] if arguments is None else arguments
     if not names or names[0].startswith("-"):
         print((cluster.checks.__doc__ or "").strip(), file=sys.stderr)
-        return 0 if names in (["-h"], ["--help"]) else 2
+        return 0 if names in (["-h"], ["--help"]) else WRONG_INPUT
     code = 0
     for name in names:
         try:
-            found = find_problems(read_documents(Path(name)))
+            sentences = [str(finding) for finding in check_documents(read_documents(Path(name)))]
         except InputError as error:
-            found = [str(error)]
-        for sentence in found:
+            sentences = [str(error)]
+        for sentence in sentences:
             print(f"{name}: {sentence}", file=sys.stderr)
-        code = 2 if found else code
+            code = WRONG_INPUT
     return code
 
 

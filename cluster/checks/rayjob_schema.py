@@ -1,9 +1,14 @@
 """Which keys a RayJob has, and of what kind their values are, as KubeRay 1.5.1 to 1.7.0 describe them.
 
-Of what Kubernetes itself allows in a pod, rare and deprecated keys are left out: they are told as unknown.
+Rare and deprecated keys of Kubernetes' own pods are left out, and are reported as unknown.
 
-A fact is a kind ("text", "whole", "number", "flag", "quantity"), a tuple of the words that are allowed, a mapping of
-keys to facts, a list with the fact of each element, or ANY for what is not looked into. `misfits` compares.
+A schema is one of these:
+
+  a word        the kind of the value: "text", "whole", "number", "flag" or "quantity"
+  a tuple       the texts that are allowed
+  a mapping     the schema of each key; "*" stands for any key
+  a list        the schema of each element
+  ANY           the value is not checked
 """
 
 from __future__ import annotations
@@ -12,12 +17,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.checks.findings import describe_finding, describe_unknown
+from cluster.checks.findings import Finding
 
 ANY = object()
 TEXTS = {"*": "text"}  # any keys, texts as values
 QUANTITIES = {"*": "quantity"}
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kKMGTPE]i?)?")
+# What each kind is called in a sentence, and what to write.
+_KINDS = {
+    "text": ("a text", "it in quotes where it looks like a number"),
+    "whole": ("a whole number", "a whole number from 0 up, without quotes"),
+    "number": ("a number", "a number from 0 up, without quotes"),
+    "flag": ("true or false", "true or false, without quotes"),
+    "quantity": ("a quantity", "something such as 500m or 4Gi"),
+}
 
 SECURITY = {
     "runAsNonRoot": "flag",
@@ -232,39 +245,43 @@ JOB = {
 RAYJOB = {"apiVersion": ("ray.io/v1",), "kind": ("RayJob",), "metadata": METADATA, "spec": JOB}
 
 
-def find_misfits(where: str, value: object, fact: Any) -> Iterator[str]:
-    """Sentences about keys that are unknown and values that are of another kind than `fact` says."""
-    if fact is ANY:
+def check_schema(document: object) -> Iterator[Finding]:
+    """Keys of a RayJob that are unknown, and values that are of another kind than KubeRay expects."""
+    yield from _compare_value("", document, RAYJOB)
+
+
+def _compare_value(key: str, value: object, schema: Any) -> Iterator[Finding]:
+    if schema is ANY:
         return
-    if isinstance(fact, dict):
-        yield from _mapping_misfits(where, value, fact)
-    elif isinstance(fact, list):
+    if isinstance(schema, dict):
+        yield from _compare_mapping(key, value, schema)
+    elif isinstance(schema, list):
         if not isinstance(value, list):
-            yield describe_finding(where, value, "Kubernetes expects a list", "put each element after a dash")
+            yield Finding.wrong_value(key, value, "Kubernetes expects a list", "put each element after a dash")
         else:
             for number, element in enumerate(value):
-                yield from find_misfits(f"{where}[{number}]", element, fact[0])
-    elif isinstance(fact, tuple):
-        if value not in fact:
-            yield describe_finding(where, value, "Kubernetes takes no such word", f"use one of {', '.join(fact)}")
-    elif not _has_type(fact, value):
-        examples = {"text": "a text, in quotes if it looks like a number", "whole": "a whole number from 0 up"}
-        expected = examples.get(fact, {"flag": "true or false", "number": "a number"}.get(fact, "such as 500m or 4Gi"))
-        yield describe_finding(where, value, f"it has to be a {fact}", f"write {expected}")
+                yield from _compare_value(f"{key}[{number}]", element, schema[0])
+    elif isinstance(schema, tuple):
+        if value not in schema:
+            fix = f"use one of {', '.join(schema)}"
+            yield Finding.wrong_value(key, value, "Kubernetes does not know this word", fix)
+    elif not _is_of_kind(schema, value):
+        name, example = _KINDS[schema]
+        yield Finding.wrong_value(key, value, f"it has to be {name}", f"write {example}")
 
 
-def _mapping_misfits(where: str, value: object, fact: dict[str, Any]) -> Iterator[str]:
+def _compare_mapping(key: str, value: object, schema: dict[str, Any]) -> Iterator[Finding]:
     if not isinstance(value, Mapping):
-        yield describe_finding(where, value, "Kubernetes expects keys with values", "write them below it")
+        yield Finding.wrong_value(key, value, "Kubernetes expects keys with values", "write them below it")
         return
-    for key, inner in value.items():
-        if key in fact or "*" in fact:
-            yield from find_misfits(f"{where}.{key}" if where else str(key), inner, fact.get(key, fact.get("*")))
+    for name, inner in value.items():
+        if name in schema or "*" in schema:
+            yield from _compare_value(f"{key}.{name}" if key else str(name), inner, schema.get(name, schema.get("*")))
         else:
-            yield describe_unknown(where, key, fact, "Kubernetes")
+            yield Finding.unknown_key(key, name, schema, "Kubernetes")
 
 
-def _has_type(kind: str, value: object) -> bool:
+def _is_of_kind(kind: str, value: object) -> bool:
     if kind == "text":
         return isinstance(value, str)
     if kind == "flag":

@@ -1,8 +1,9 @@
-"""The container image: the Dockerfile is built for real, and the commands are run in what comes out.
+"""The container image: the Dockerfile is built, and the commands are run in the image.
 
-The base is a minimal Debian, bare and dressed as Ray's own image, instead of Ray's, which only a registry has. Of the
-Dockerfile's steps one is replaced, the installation of gigabytes, by this Python's packages, the way that users give a
-ready-made stage: `--build-context dependencies=...`. Needs root, buildah, crun and debootstrap, skips itself elsewhere.
+The base is a minimal Debian, once as it is and once set up like Ray's own image, which only a registry has. One step of
+the Dockerfile is replaced: instead of installing gigabytes, the build takes this Python's packages, in the way in which
+users give it a ready-made stage (`--build-context dependencies=...`). The tests need root, buildah, crun and
+debootstrap, and are skipped elsewhere.
 Run: `make test ARGS=tests/e2e/test_image.py`
 """
 
@@ -53,7 +54,7 @@ def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module", params=BASES)
 def image(request: pytest.FixtureRequest, buildah: Buildah) -> str:
-    """A container of the image on each of the bases."""
+    """The name of a container of the image on one of the bases."""
     base = str(request.param)
     buildah.build(
         f"localhost/ali-{base}",
@@ -66,64 +67,65 @@ def image(request: pytest.FixtureRequest, buildah: Buildah) -> str:
     return base
 
 
-def test_the_dockerfile_with_built_packages_for_the_installation_builds_and_says_what_it_is(
-    buildah: Buildah, image: str
-) -> None:
-    found = json.loads(buildah("inspect", "--type", "image", f"localhost/ali-{image}").stdout)["OCIv1"]["config"]
-    assert found["User"] == "1000"
-    assert found["WorkingDir"] == "/work"
-    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in found["Labels"].items()}
+def test_the_dockerfile_builds_an_image_with_its_labels_user_and_folders(buildah: Buildah, image: str) -> None:
+    config = json.loads(buildah("inspect", "--type", "image", f"localhost/ali-{image}").stdout)["OCIv1"]["config"]
+    assert config["User"] == "1000"
+    assert config["WorkingDir"] == "/work"
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
     assert labels["title"] == "ali-dist"
     assert labels["version"] == ali_dist.__version__
     assert labels["revision"] == "abc123"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["base.name"] == f"localhost/{image}"
-    # Ray's launcher looks for HOME among the image's variables, and mounts files into root's home where it is not.
-    assert "HOME=/home/ray" in found["Env"]
+    # Ray's launcher looks for HOME among the image's variables, and mounts files into root's home if there is none.
+    assert "HOME=/home/ray" in config["Env"]
 
 
-def test_the_commands_run_as_a_user_who_is_not_root_and_may_write_results_only(buildah: Buildah, image: str) -> None:
+def test_the_commands_run_as_a_user_who_is_not_root_and_can_write_only_results(buildah: Buildah, image: str) -> None:
     assert buildah.run(image, "id", "-u").stdout == "1000\n"
-    done = buildah.run(image, "python", "-m", "ali_dist.train", "--preset", "cifar10", "--dry-run")
-    assert "parameters" in done.stdout
+    dry_run = buildah.run(image, "python", "-m", "ali_dist.train", "--preset", "cifar10", "--dry-run")
+    assert "parameters" in dry_run.stdout
     assert "Search hyper-parameters" in buildah.run(image, "python", "-m", "tuning.sweep", "--help").stdout
-    wrong = buildah.run(image, "python", "-m", "ali_dist.train", "--optim.lr_gg", "1", check=False)
-    assert "optim.lr_g" in wrong.stderr
+    mistake = buildah.run(image, "python", "-m", "ali_dist.train", "--optim.lr_gg", "1", check=False)
+    assert "optim.lr_g" in mistake.stderr
     buildah.run(image, "sh", "-c", "touch /work/x && rm /work/x && touch ~/x && rm ~/x")
-    for place in ("/opt/ali/x", "/etc/x", "/usr/x"):
-        assert buildah.run(image, "touch", place, check=False).returncode != 0, place
+    for path in ("/opt/ali/x", "/etc/x", "/usr/x"):
+        assert buildah.run(image, "touch", path, check=False).returncode != 0, path
 
 
-def test_the_installed_package_is_run_and_not_a_checkout(buildah: Buildah, image: str) -> None:
+def test_the_installed_package_runs_and_not_a_checkout(buildah: Buildah, image: str) -> None:
     code = "import ali_dist, tuning, sys; print(ali_dist.__file__, tuning.__file__, sys.prefix)"
     for name in buildah.run(image, "python", "-c", code).stdout.split():
         assert name.startswith("/opt/ali"), name
 
 
 def test_login_shells_find_the_image_s_python_and_ray(buildah: Buildah, image: str) -> None:
-    """Ray's launcher runs everything in `bash --login -c -i`; other tools in shells without -i or without --login."""
+    """Ray's launcher runs everything in `bash --login -c -i`; other tools leave out -i or --login."""
     for options in (["--login", "-c", "-i"], ["--login", "-c"], ["-c"]):
-        found = buildah.run(image, "bash", *options, "command -v python; command -v ray; ray --version").stdout
-        assert found.splitlines()[:2] == ["/opt/ali/bin/python", "/opt/ali/bin/ray"], options
-        assert "version" in found.splitlines()[2], options
+        output = buildah.run(image, "bash", *options, "command -v python; command -v ray; ray --version").stdout
+        python, ray, version = output.splitlines()[:3]
+        assert (python, ray) == ("/opt/ali/bin/python", "/opt/ali/bin/ray"), options
+        assert "version" in version, options
 
 
-def names(folder: str) -> set[str]:
-    """Every file and link below a folder, relative to it; not what is mounted into containers while they run."""
-    found = set()
+def list_files(folder: str) -> set[str]:
+    """Every file and link below a folder, relative to it, without what is mounted into containers while they run."""
+    names = set()
     for path, _, files in os.walk(folder):
-        found |= {os.path.relpath(os.path.join(path, name), folder) for name in files}
-    return {name for name in found if not name.startswith(("proc/", "sys/", "dev/", "run/", "tmp/"))}
+        names |= {os.path.relpath(os.path.join(path, name), folder) for name in files}
+    return {name for name in names if not name.startswith(("proc/", "sys/", "dev/", "run/", "tmp/"))}
 
 
-def test_nothing_is_left_of_the_build_but_the_environment_and_its_path(buildah: Buildah, image: str) -> None:
-    """No compiler, no cache of pip or apt, no source, no wheel: the image differs from its base in few places."""
+def test_the_build_leaves_only_the_environment_and_its_path(buildah: Buildah, image: str) -> None:
+    """The image differs from its base in few files: no compiler, no cache of pip or apt, no source code, no wheel."""
     buildah("from", "--name", f"before-{image}", f"localhost/{image}")
     buildah("from", "--name", f"after-{image}", f"localhost/ali-{image}")
-    before, after = (names(buildah("mount", f"{when}-{image}").stdout.strip()) for when in ("before", "after"))
-    users = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid")  # and copies, name-
+    before, after = (list_files(buildah("mount", f"{when}-{image}").stdout.strip()) for when in ("before", "after"))
+    # These files of the users' names have copies with a dash at the end.
+    users = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid")
     new = {name for name in after - before if not name.startswith(("opt/ali/", *users))}
-    assert new - {"etc/hosts", "etc/resolv.conf"} <= {"etc/profile.d/ali.sh", "home/ray/.bashrc"}  # two are buildah's
+    of_buildah = {"etc/hosts", "etc/resolv.conf"}
+    assert new - of_buildah <= {"etc/profile.d/ali.sh", "home/ray/.bashrc"}
     assert before <= after
     assert not [name for name in after if Path(name).name in ("gcc", "cc", "g++", "make", "cmake")]
     environment = [name for name in after if name.startswith("opt/ali/")]
@@ -133,13 +135,13 @@ def test_nothing_is_left_of_the_build_but_the_environment_and_its_path(buildah: 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("image", ["like-rays"], indirect=True)
-def test_ray_starts_in_the_image_and_lets_nobody_in_without_the_token(buildah: Buildah, image: str) -> None:
+def test_ray_starts_in_the_image_and_refuses_another_token(buildah: Buildah, image: str) -> None:
     script = """
         export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0123456789abcdef0123456789abcdef
         ray start --head --node-ip-address=127.0.0.1 --num-cpus=0 --dashboard-host=127.0.0.1 --disable-usage-stats &&
         echo started && ray health-check --address 127.0.0.1:6379 && echo healthy
         RAY_AUTH_TOKEN=ffffffffffffffffffffffffffffffff ray status 2>&1 | grep --only-matching InvalidAuthToken
     """
-    done = buildah.run_alone(image, "bash", "-c", script)
-    for word in ("started", "healthy", "InvalidAuthToken"):
-        assert word in done.stdout.splitlines(), done.stdout + done.stderr
+    completed = buildah.run_alone(image, "bash", "-c", script)
+    for line in ("started", "healthy", "InvalidAuthToken"):
+        assert line in completed.stdout.splitlines(), completed.stdout + completed.stderr

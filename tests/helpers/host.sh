@@ -1,6 +1,7 @@
 #!/bin/bash
-# The inside of one machine of `tests.helpers.hosts`: private folders over shared ones, then an SSH server for ever.
-# Runs in namespaces of its own (mount, pid, network, uts).
+# What runs in one machine of `tests.helpers.hosts`: it mounts private folders over shared ones, and then runs an SSH
+# server for ever. It is called in namespaces of its own (mount, pid, network, uts), with four arguments: the machine's
+# folder, its name, the virtual environment and the project's folder.
 set -eu
 own=$1 name=$2 venv=$3 code=$4
 hostname "$name"
@@ -12,7 +13,7 @@ mount --bind "$own" /mnt/own
 mount --bind "$own/home" /mnt/home
 mount --bind "$venv" /mnt/venv
 mount --bind "$own/passwd" /etc/passwd
-# Only what a job brings with it may run: our code is not there under its usual path.
+# Only the code that a job brings with it may run, so the code at its usual path is hidden.
 for package in ali_dist tuning cluster; do
     mount --bind /mnt/empty "$code/$package"
 done
@@ -21,7 +22,7 @@ mount --bind "$own/tmp" /tmp
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir /run/sshd
-mkdir -p "$venv" # it may have been below what is covered now
+mkdir -p "$venv" # it may have been in a folder that is hidden now
 [ -e "$venv/bin/python" ] || mount --bind /mnt/venv "$venv"
 if [ -e /mnt/home/ali/venv ]; then
     mount --bind /mnt/venv /mnt/home/ali/venv

@@ -1,4 +1,4 @@
-"""What a newcomer meets before any of our code: installation, make, and imports that cost nothing.
+"""What a newcomer meets before any of our code: the installation, make, and imports that load nothing heavy.
 
 Run: `make test ARGS=tests/unit/project/test_tooling.py`
 """
@@ -20,21 +20,21 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def pins() -> dict[str, str]:
-    """Name to exact version, from constraints.txt."""
+def read_pins() -> dict[str, str]:
+    """Name to exact version, from constraints.txt, each line of which is checked."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     for line in lines:
         if line and not line.startswith("#"):
             match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)", line)
             assert match, f"{line!r} is not name==version"
-            assert canonicalize_name(match[1]) not in found, f"{line!r} is there twice"
-            found[canonicalize_name(match[1])] = match[2]
-    return found
+            assert canonicalize_name(match[1]) not in pins, f"{line!r} pins a package a second time"
+            pins[canonicalize_name(match[1])] = match[2]
+    return pins
 
 
-def requirements() -> list[Requirement]:
-    """Everything that pyproject.toml asks for, extras included."""
+def read_requirements() -> list[Requirement]:
+    """Everything that pyproject.toml requires, including its extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     return [Requirement(text) for group in groups for text in group]
@@ -42,35 +42,35 @@ def requirements() -> list[Requirement]:
 
 def test_constraints_are_exact_pins_inside_the_ranges_of_pyproject() -> None:
     """A dependency that is not pinned, or pinned outside its range, makes tomorrow's install differ from today's."""
-    versions = pins()
-    for requirement in requirements():
+    versions = read_pins()
+    for requirement in read_requirements():
         name = canonicalize_name(requirement.name)
         assert name in versions, f"{name} is not pinned"
         assert requirement.specifier.contains(versions[name]), f"{requirement} does not allow {versions[name]}"
 
 
 def test_importing_any_module_loads_no_heavy_optional_library() -> None:
-    """Local mode starts fast and works where Ray, boto3 and webdataset are not installed: such imports are lazy."""
+    """Local mode starts fast, and works without Ray, boto3 and webdataset, because such imports are lazy."""
     code = """if True:
         import importlib, pkgutil, sys
         import ali_dist
 
         heavy = {"boto3", "botocore", "matplotlib", "ray", "rich", "sklearn", "tensorboard", "webdataset"}
-        names = [m.name for m in pkgutil.walk_packages(ali_dist.__path__, "ali_dist.")]
+        names = [module.name for module in pkgutil.walk_packages(ali_dist.__path__, "ali_dist.")]
         for name in names:
             if name not in ("ali_dist.launchers.ray_train", "ali_dist.launchers.ray_cluster"):
                 importlib.import_module(name)
                 assert not heavy & set(sys.modules), f"importing {name} loads {sorted(heavy & set(sys.modules))}"
         print(len(names))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 5
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert int(completed.stdout) > 5
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Path:
-    """A folder with our Makefile and nothing installed, for runs of make that must not touch this checkout."""
+    """A folder with our Makefile and nothing installed, for calls of make that must not touch this checkout."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -79,70 +79,58 @@ def make(tmp_path: Path) -> Path:
 
 
 def run_make(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     variables["PATH"] = path or variables["PATH"]
     command = [str(shutil.which("make")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
 
 
 def test_the_launcher_needs_no_pytorch(tmp_path: Path) -> None:
-    """`make launcher` installs ray[default], boto3 and pyyaml alone."""
-    absent = ["torch", "torchvision", "sklearn", "webdataset", "tensorboard", "matplotlib", "PIL", "safetensors"]
-    absent += ["numpy", "pandas", "pyarrow", "rich"]
+    """`make launcher` installs ray[default], boto3 and pyyaml alone, so nothing else may be imported."""
+    uninstalled = ["torch", "torchvision", "sklearn", "webdataset", "tensorboard", "matplotlib", "PIL", "safetensors"]
+    uninstalled += ["numpy", "pandas", "pyarrow", "rich"]
     code = (
-        f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+        f"import runpy, sys\nsys.modules.update(dict.fromkeys({uninstalled}))\n"
         "import cluster.checks.aws, cluster.jobs, cluster.tunnel\n"
         "sys.argv[1:] = ['up', 'cluster/local.yaml']\nrunpy.run_module('cluster', run_name='__main__')"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, "still has placeholders" in done.stderr) == (2, True), done.stderr
+    assert (completed.returncode, "still has placeholders" in completed.stderr) == (2, True), completed.stderr
 
 
-def test_make_alone_lists_every_target_that_users_may_call(make: Path) -> None:
-    """The default target installs nothing and explains the others."""
-    done = run_make(make)
-    assert done.returncode == 0, done.stderr
-    for target in (
-        "install",
-        "demo",
-        "s3-demo",
-        "test",
-        "test-fast",
-        "lint",
-        "format",
-        "bench",
-        "up",
-        "submit",
-        "down",
-        "clean",
-    ):
-        assert re.search(rf"^  make {target} +\w", done.stdout, re.MULTILINE), target
+def test_make_without_a_target_lists_every_target_for_users(make: Path) -> None:
+    """The default target explains the others and installs nothing."""
+    completed = run_make(make)
+    assert completed.returncode == 0, completed.stderr
+    targets = "install launcher demo s3-demo test test-fast lint format bench sweep image up submit down clean"
+    for target in targets.split():
+        assert re.search(rf"^  make {target} +\w", completed.stdout, re.MULTILINE), target
     assert not (make / ".venv").exists()
 
 
 def test_make_refuses_an_old_python_in_one_sentence(make: Path) -> None:
-    """Without a recent Python nothing is created, and the reader learns what to install."""
+    """Without a recent Python nothing is created, and the message says what to install."""
     tools = make / "tools"
     tools.mkdir()
     (tools / "sh").symlink_to(str(shutil.which("sh")))
     for name in ("python3", "python3.11"):
         (tools / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
         (tools / name).chmod(0o755)
-    done = run_make(make, "install", path=str(tools))
-    assert done.returncode != 0
-    assert done.stderr.startswith("ali_dist needs Python 3.11 or newer")
-    assert "make PYTHON=" in done.stderr
+    completed = run_make(make, "install", path=str(tools))
+    assert completed.returncode != 0
+    assert completed.stderr.startswith("ali_dist needs Python 3.11 or newer")
+    assert "make PYTHON=" in completed.stderr
     assert not (make / ".venv").exists()
 
 
 def test_an_installed_checkout_starts_at_once_and_a_changed_pin_installs_again(make: Path) -> None:
-    """The stamp is what makes a second `make demo` start in seconds; it must age with pyproject and constraints."""
+    """A stamp lets a second `make demo` start in seconds. It is outdated when pyproject or constraints are newer."""
     stamp = make / ".venv" / ".installed"
     stamp.parent.mkdir()
     stamp.touch()

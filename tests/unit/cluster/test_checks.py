@@ -1,7 +1,7 @@
-"""The files that start clusters with Ray's launcher: valid, closed, and every break of them is told in a sentence.
+"""The files for Ray's cluster launcher are valid and closed, and every mistake in them is reported in one sentence.
 
-Each rule has a case that breaks the shipped file in that way alone. Nothing here needs a network or an account.
-Run: `make test ARGS=tests/unit/cluster/test_cluster_checks.py`
+Each check has a case that breaks the shipped file in that way alone. Nothing here needs a network or an account.
+Run: `make test ARGS=tests/unit/cluster/test_checks.py`
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.checks import find_problems, read_documents
+from cluster.checks import check_documents, read_documents
 from cluster.checks.__main__ import main
-from tests.helpers.cluster_files import ALI, FILLED, GONE, RAYJOB, ROOT, broken, told
+from tests.helpers.cluster_files import (
+    ALI,
+    DELETED,
+    FILLED_IN,
+    RAYJOB,
+    ROOT,
+    KeyPath,
+    assert_single_finding,
+    check_broken,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +38,16 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def test_the_shipped_file_is_right_once_the_marked_values_are_filled_in() -> None:
-    assert find_problems(FILLED[ALI]) == []
+def test_the_shipped_file_is_right_once_its_placeholders_are_filled_in() -> None:
+    assert check_documents(FILLED_IN[ALI]) == []
 
 
-def test_the_shipped_file_names_each_value_that_is_yet_to_be_filled_in_once() -> None:
-    """Nothing starts with somebody else's names; a value that is used in three places is asked for once."""
-    told(find_problems(read_documents(ALI)), "metadata.security_groups[0]", "CHANGE-ME")
+def test_the_shipped_file_reports_each_placeholder_once() -> None:
+    """Nothing starts with somebody else's values, and a placeholder that is used in three places is reported once."""
+    assert_single_finding(check_documents(read_documents(ALI)), "metadata.security_groups[0]", "CHANGE-ME")
 
 
-def test_every_value_to_change_on_aws_stands_above_the_line() -> None:
+def test_every_value_that_users_change_on_aws_is_above_the_line() -> None:
     above, _, below = ALI.read_text(encoding="utf-8").partition("# ---- What can stay")
     assert "CHANGE-ME" in above
     assert "CHANGE-ME" not in below
@@ -47,8 +56,8 @@ def test_every_value_to_change_on_aws_stands_above_the_line() -> None:
         assert value not in used, f"{value} is repeated below the line"
 
 
-def test_what_goes_to_aws_machines_exists_and_is_neither_git_nor_the_whole_folder() -> None:
-    mounts = FILLED[ALI][0]["file_mounts"]
+def test_what_is_copied_to_aws_machines_exists_and_is_neither_git_nor_the_whole_folder() -> None:
+    mounts = FILLED_IN[ALI][0]["file_mounts"]
     sources = [source for source in mounts.values() if source != "~/.ray/auth_token"]
     assert len(sources) == len(mounts) - 1
     for source in sources:
@@ -56,24 +65,24 @@ def test_what_goes_to_aws_machines_exists_and_is_neither_git_nor_the_whole_folde
     assert {"constraints.txt", "pyproject.toml", "ali_dist", "tuning"} <= set(sources)
 
 
-def test_the_commented_container_block_is_right_when_put_in_the_place_it_names() -> None:
-    """What users uncomment is checked like the rest; inside the image nothing is installed."""
+def test_the_commented_out_container_block_is_right_in_the_place_that_it_names() -> None:
+    """What users may uncomment is checked like the rest. Inside the image nothing is installed."""
     block = ALI.read_text(encoding="utf-8").partition("# docker:\n")[2]
     lines = ["docker:", *(line.removeprefix("# ") for line in block.splitlines())]
-    given_block = yaml.safe_load("\n".join(lines))
-    assert set(given_block) == {"docker", "file_mounts", "initialization_commands", "setup_commands"}
-    assert find_problems([FILLED[ALI][0] | given_block]) == []
+    container_block = yaml.safe_load("\n".join(lines))
+    assert set(container_block) == {"docker", "file_mounts", "initialization_commands", "setup_commands"}
+    assert check_documents([FILLED_IN[ALI][0] | container_block]) == []
 
 
 def test_the_head_finds_a_dead_machine_within_half_a_minute() -> None:
-    """With n failed checks of t seconds, p apart, it takes n (t + p); Ray's defaults took 64 s in a measurement."""
-    start = FILLED[ALI][0]["head_start_ray_commands"][-1]
+    """n failed checks of t seconds each, p seconds apart, take n (t + p). With Ray's defaults we measured 64 s."""
+    start = FILLED_IN[ALI][0]["head_start_ray_commands"][-1]
     seconds = {key: int(value) for key, value in re.findall(r"RAY_health_check_(\w+)=(\d+)", start)}
     assert seconds["failure_threshold"] * (seconds["timeout_ms"] + seconds["period_ms"]) <= 30_000
 
 
-def test_spot_machines_are_preferred_and_others_stand_by() -> None:
-    nodes = FILLED[ALI][0]["available_node_types"]
+def test_spot_machines_are_preferred_to_on_demand_ones() -> None:
+    nodes = FILLED_IN[ALI][0]["available_node_types"]
     spot = [name for name, node in nodes.items() if "InstanceMarketOptions" in node["node_config"]]
     assert spot == ["gpu-spot"]
     assert nodes["gpu-spot"]["priority"] > nodes["gpu-on-demand"]["priority"]
@@ -83,21 +92,21 @@ def test_spot_machines_are_preferred_and_others_stand_by() -> None:
 NODE = ("available_node_types", "gpu-spot")
 SPOT = (*NODE, "node_config")
 START = "ulimit -n 65536; ray start --head --num-cpus=0 --dashboard-host=127.0.0.1"
-AWS_CASES: list[tuple[tuple[str | int, ...], object, tuple[str, ...]]] = [
+AWS_CASES: list[tuple[KeyPath, object, tuple[str, ...]]] = [
     # Ray's own validator
     (("max_wokers",), 3, ("max_wokers", "did you mean 'max_workers'?")),
     ((*NODE, "resource"), {}, ("available_node_types.gpu-spot.resource ", "did you mean 'resources'?")),
-    ((*NODE, "resources"), GONE, ("available_node_types.gpu-spot.resources is missing",)),
+    ((*NODE, "resources"), DELETED, ("available_node_types.gpu-spot.resources is missing",)),
     ((*NODE, "min_workers"), "one", ("available_node_types.gpu-spot.min_workers is 'one'", "integer")),
     (("head_node_type",), "haed", ("head_node_type",)),
-    # what it lets pass
+    # what Ray's validator accepts
     ((*NODE, "max_workers"), -1, ("gpu-spot.min_workers is 0", "max_workers, which is -1")),
     (("idle_timeout_minutes",), 0, ("idle_timeout_minutes is 0", "above 0")),
     (("provider", "regio"), "x", ("provider.regio ", "did you mean 'region'?")),
-    (("provider", "region"), GONE, ("provider.region is missing", "us-west-2")),
+    (("provider", "region"), DELETED, ("provider.region is missing", "us-west-2")),
     (("provider", "region"), "us-wset-2", ("provider.region is 'us-wset-2'", "us-west-2")),
     (("provider", "availability_zone"), "us-west-2a,us-west-1b", ("availability_zone is 'us-west-1b'", "us-west-2a")),
-    (("provider", "cache_stopped_nodes"), GONE, ("provider.cache_stopped_nodes is missing", "write false")),
+    (("provider", "cache_stopped_nodes"), DELETED, ("provider.cache_stopped_nodes is missing", "write false")),
     (("provider", "aws_credentials"), {"aws_access_key_id": "~"}, ("provider.aws_credentials", "take it out")),
     (
         ("provider", "security_group"),
@@ -120,11 +129,11 @@ AWS_CASES: list[tuple[tuple[str | int, ...], object, tuple[str, ...]]] = [
         ("IamInstanceProfile is", "instance-profile/my-profile"),
     ),
     # closed by default
-    ((*SPOT, "IamInstanceProfile"), GONE, ("gpu-spot.node_config.IamInstanceProfile is missing", "few rights")),
-    ((*SPOT, "SecurityGroupIds"), GONE, ("SecurityGroupIds is missing", "opens SSH to the whole world")),
-    ((*SPOT, "MetadataOptions"), GONE, ("MetadataOptions.HttpTokens is missing", "IMDSv2")),
+    ((*SPOT, "IamInstanceProfile"), DELETED, ("gpu-spot.node_config.IamInstanceProfile is missing", "few rights")),
+    ((*SPOT, "SecurityGroupIds"), DELETED, ("SecurityGroupIds is missing", "opens SSH to the whole world")),
+    ((*SPOT, "MetadataOptions"), DELETED, ("MetadataOptions.HttpTokens is missing", "IMDSv2")),
     ((*SPOT, "MetadataOptions", "HttpTokens"), "optional", ("HttpTokens is 'optional'", "HttpTokens: required")),
-    ((*SPOT, "BlockDeviceMappings"), GONE, ("BlockDeviceMappings is missing", "not encrypted")),
+    ((*SPOT, "BlockDeviceMappings"), DELETED, ("BlockDeviceMappings is missing", "not encrypted")),
     ((*SPOT, "BlockDeviceMappings", 0, "Ebs", "Encrypted"), False, ("Encrypted is False", "Encrypted: true")),
     (
         ("head_start_ray_commands", 1),
@@ -137,14 +146,14 @@ AWS_CASES: list[tuple[tuple[str | int, ...], object, tuple[str, ...]]] = [
         "RAY_AUTH_MODE=disabled ray start",
         ("RAY_AUTH_MODE in worker_start_ray_commands is 'disabled'",),
     ),
-    (("worker_start_ray_commands",), GONE, ("worker_start_ray_commands is missing", "without a token")),
+    (("worker_start_ray_commands",), DELETED, ("worker_start_ray_commands is missing", "without a token")),
     (("worker_start_ray_commands",), ["ray stop"], ("worker_start_ray_commands", "ray start")),
     (
         ("head_start_ray_commands", 2),
         "RAY_health_check_periode_ms=1; RAY_AUTH_MODE=token ray start --num-cpus=0",
         ("RAY_health_check_periode_ms", "did you mean 'RAY_health_check_period_ms'?"),
     ),
-    (("file_mounts", "~/.ray/auth_token"), GONE, ("file_mounts.~/.ray/auth_token is missing", "get-auth-token")),
+    (("file_mounts", "~/.ray/auth_token"), DELETED, ("file_mounts.~/.ray/auth_token is missing", "get-auth-token")),
     (("file_mounts", "~/all"), ".", ("file_mounts.~/all is '.'", ".git")),
     (("file_mounts", "~/all"), "../ali/.git", ("file_mounts.~/all", ".git")),
     (("setup_commands", 3), "pip install -U ray", ("setup_commands is 'pip install -U ray'", "--constraint")),
@@ -165,16 +174,14 @@ AWS_CASES: list[tuple[tuple[str | int, ...], object, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "fragments"), AWS_CASES, ids=lambda value: "")
-def test_a_broken_aws_file_is_told_in_one_sentence(
-    path: tuple[str | int, ...], value: object, fragments: tuple[str, ...]
-) -> None:
-    told(broken(ALI, path, value), *fragments)
+def test_a_mistake_in_an_aws_file_is_one_finding(path: KeyPath, value: object, fragments: tuple[str, ...]) -> None:
+    assert_single_finding(check_broken(ALI, path, value), *fragments)
 
 
 def test_a_secret_is_not_repeated_by_the_sentence_about_it() -> None:
-    found = broken(ALI, ("metadata", "password"), "correct horse battery staple")
-    told(found, "metadata.password")
-    assert "battery" not in found[0]
+    findings = check_broken(ALI, ("metadata", "password"), "correct horse battery staple")
+    assert_single_finding(findings, "metadata.password")
+    assert "battery" not in str(findings[0])
 
 
 LOCAL = {
@@ -187,41 +194,40 @@ LOCAL = {
 }
 
 
-def test_a_file_for_own_machines_is_held_to_the_same_rules_without_those_of_aws() -> None:
-    assert find_problems([LOCAL]) == []
-    told(find_problems([LOCAL | {"file_mounts": {}}]), "file_mounts.~/.ray/auth_token is missing")
-    told(find_problems([LOCAL | {"provider": {"type": "gcp"}}]), "provider.type is 'gcp'", "aws")
+def test_a_file_for_own_machines_passes_the_same_checks_without_those_of_aws() -> None:
+    assert check_documents([LOCAL]) == []
+    assert_single_finding(check_documents([LOCAL | {"file_mounts": {}}]), "file_mounts.~/.ray/auth_token is missing")
+    assert_single_finding(check_documents([LOCAL | {"provider": {"type": "gcp"}}]), "provider.type is 'gcp'", "aws")
 
 
-def places(document: Any) -> list[tuple[str | int, ...]]:
-    """Paths of everything in a document, mappings and lists included."""
-    found: list[tuple[str | int, ...]] = []
+def list_paths(document: Any) -> list[KeyPath]:
+    """Paths of all values in a document, mappings and lists included."""
+    paths: list[KeyPath] = []
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:
-        found.append((key,))
+        paths.append((key,))
         if isinstance(value, dict | list):
-            found += [(key, *rest) for rest in places(value)]
-    return found
+            paths += [(key, *rest) for rest in list_paths(value)]
+    return paths
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
-def test_whatever_stands_in_a_file_it_is_answered_with_sentences(data: st.DataObject) -> None:
-    """A check that crashes says nothing: any value of any kind, anywhere, ends in sentences or in none."""
+def test_any_value_anywhere_in_a_file_is_answered_with_sentences(data: st.DataObject) -> None:
+    """A check that crashes reports nothing: any kind of value, anywhere, leads to sentences or to none."""
     file = data.draw(st.sampled_from([ALI, RAYJOB]))
-    path = data.draw(st.sampled_from(places(FILLED[file][-1])))
-    junk = data.draw(st.sampled_from([GONE, None, 0, -1, 1.5, True, "", "x", [], [None], {}, {"x": 1}, [[]]]))
-    for sentence in broken(file, path, junk):
-        assert isinstance(sentence, str)
+    path = data.draw(st.sampled_from(list_paths(FILLED_IN[file][-1])))
+    junk = data.draw(st.sampled_from([DELETED, None, 0, -1, 1.5, True, "", "x", [], [None], {}, {"x": 1}, [[]]]))
+    for sentence in map(str, check_broken(file, path, junk)):
         assert "\n" not in sentence
         assert sentence.endswith((".", "?"))
 
 
-def test_the_command_prints_sentences_and_says_by_its_exit_code_whether_all_is_well(
+def test_the_command_prints_a_sentence_for_each_finding_and_exits_with_2_if_there_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = tmp_path / "good.yaml"
-    good.write_text(yaml.safe_dump(FILLED[ALI][0]), encoding="utf-8")
+    good.write_text(yaml.safe_dump(FILLED_IN[ALI][0]), encoding="utf-8")
     assert main([str(good)]) == 0
     assert capsys.readouterr() == ("", "")
     bad = tmp_path / "bad.yaml"
@@ -236,7 +242,9 @@ def test_the_command_prints_sentences_and_says_by_its_exit_code_whether_all_is_w
 
 
 @pytest.mark.parametrize("text", ["", "[]", "text", "a: 1\n---\nb: 2", "{}"])
-def test_a_file_that_is_something_else_is_told(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_describes_no_cluster_is_one_sentence(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text, encoding="utf-8")
     assert main([str(path)]) == 2
