@@ -42,7 +42,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleConfig:
-    """On what the run is spread. None of this changes what is learnt, up to rounding and batch-norm statistics."""
+    """On what the run is spread. None of this changes what is learned, up to rounding and batch-norm statistics."""
 
     workers: str = setting("auto", "auto, 0 (in this process, no Ray), N Ray Train workers, or MIN:MAX elastic")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: bf16 where the GPU has it, else fp32")

@@ -149,7 +149,7 @@ def anomalies(place: Place, seed: int) -> Metrics:
 def _images(store: Any, index: Any) -> LabelledArrays:
     """A labelled split at the size the digit networks work at."""
     x, y = load_arrays(store, index)
-    space = DataSpace.of(ARCHITECTURES["digits"], tuple(index.shape))
+    space = DataSpace.for_architecture(ARCHITECTURES["digits"], tuple(index.shape))
     return LabelledArrays(space.unit_from_stored(x), y)
 
 

@@ -184,8 +184,8 @@ def images(tmp_path_factory):
     [
         ("none", {"model__condition": "classes"}, ("model.condition is 'classes'", "no labels")),
         ("none", {"model__condition": "attributes"}, ("model.condition is 'attributes'", "no labels")),
-        ("attributes", {"model__condition": "classes"}, ("has 3 attributes", "use 'attributes'")),
-        ("classes", {"model__condition": "attributes"}, ("has 4 classes", "use 'classes'")),
+        ("attributes", {"model__condition": "classes"}, ("have 3 attributes", "use 'attributes'")),
+        ("classes", {"model__condition": "attributes"}, ("have 4 classes", "use 'classes'")),
         ("none", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
         ("attributes", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
         # 96 samples of 4 classes, 24 of each
