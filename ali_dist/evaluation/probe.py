@@ -6,7 +6,7 @@ Source: the protocol of arXiv 1606.00704 section 4 for SVHN (L2-SVM on the encod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -73,3 +73,21 @@ def balanced_draw(labels: NDArray[np.int64], count: int, rng: np.random.Generato
         )
     each = min(max(1, count // len(classes)), int(sizes.min()))
     return np.concatenate([rng.choice(np.flatnonzero(labels == c), each, replace=False) for c in classes])
+
+
+def balanced_rows(labels: NDArray[np.int64], count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
+    """Row numbers of `count` samples (rounded down to equally many per class), drawn without replacement.
+
+    Raises:
+        InputError: fewer labels than classes, fewer than two classes, or a class with too few samples.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    each = count // len(classes)
+    if each < 1:
+        raise InputError(f"{count} labels are fewer than the {len(classes)} classes: ask for at least one per class.")
+    if sizes.min() < each:
+        raise InputError(
+            f"{count} labels are {each} per class, but class {classes[sizes.argmin()]} has only {sizes.min()} samples: "
+            f"ask for at most {int(sizes.min()) * len(classes)} labels."
+        )
+    return balanced_draw(labels, count, np.random.default_rng(seed))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.few_labels import balanced_rows
+from ali_dist.evaluation.probe import balanced_rows
 
 LABELS = 1000
 DRAWS = 100

@@ -26,7 +26,6 @@ from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources.base import keep_classes
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.errors import InputError, exit_code
-from ali_dist.evaluation.few_labels import few_label_baselines
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.launchers.local import run_local
 from ali_dist.model.architectures import ARCHITECTURES
@@ -34,6 +33,7 @@ from ali_dist.model.data_space import DataSpace
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.storage import open_store
 from ali_dist.training.labelled_batches import labelled_ids
+from tests.bench.few_labels import few_label_baselines
 
 Metrics = dict[str, float]
 Layer = dict[str, Any]

@@ -11,7 +11,6 @@ about 26, 10, 5 % of 360 test images, the network on 19, 2, 0.3 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
-from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import in_batches, make_generator
 from ali_dist.evaluation.classifiers import fill_weights
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.probe import balanced_draw
 
 PENALTIES = tuple(10.0**power for power in range(-5, 1))
 FOLDS = 5
@@ -38,24 +35,6 @@ DROPOUT = 0.3
 FEATURES = 128
 LARGEST_SHIFT = 1 / 8
 """Of the image's side, in each direction."""
-
-
-def balanced_rows(labels: NDArray[np.int64], count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
-    """Row numbers of `count` samples (rounded down to equally many per class), drawn without replacement.
-
-    Raises:
-        InputError: fewer labels than classes, fewer than two classes, or a class with too few samples.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    each = count // len(classes)
-    if each < 1:
-        raise InputError(f"{count} labels are fewer than the {len(classes)} classes: ask for at least one per class.")
-    if sizes.min() < each:
-        raise InputError(
-            f"{count} labels are {each} per class, but class {classes[sizes.argmin()]} has only {sizes.min()} samples: "
-            f"ask for at most {int(sizes.min()) * len(classes)} labels."
-        )
-    return balanced_draw(labels, count, np.random.default_rng(seed))
 
 
 def few_label_baselines(
@@ -73,7 +52,7 @@ def few_label_baselines(
     Returns:
         few_labels_svm_error, few_labels_cnn_error: share (0 to 1) of wrong holdout labels.
     """
-    assert train.y is not None and holdout.y is not None, "few-label baselines need labels"
+    assert train.y is not None, "few-label baselines need labels"
     chosen = torch.from_numpy(rows)
     labelled = LabelledArrays(train.x[chosen], train.y[chosen])
     return {
@@ -95,7 +74,8 @@ def pixel_svm_error(labelled: LabelledArrays, holdout: LabelledArrays, *, seed: 
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import LinearSVC
 
-    assert labelled.y is not None and holdout.y is not None
+    assert labelled.y is not None
+    assert holdout.y is not None
     mean = labelled.x.mean(dim=0)
     x, x_holdout = ((split.x - mean).flatten(1).numpy() for split in (labelled, holdout))
     dual = len(x) < x.shape[1]
@@ -121,7 +101,8 @@ def small_cnn_error(
     AdamW with a cosine decay to 0, random shifts of up to 1/8 of the side with the border repeated. No flips: they
     change what a digit says. The same arguments give the same error (bit for bit on a CPU).
     """
-    assert labelled.y is not None and holdout.y is not None
+    assert labelled.y is not None
+    assert holdout.y is not None
     draws, device = make_generator(seed, "few-label network"), torch.device(device)
     trunk, head = _build_small_cnn(labelled.x.shape[1], int(labelled.y.max()) + 1, draws)
     network = nn.Sequential(trunk, head).to(device)
