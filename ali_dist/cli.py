@@ -12,14 +12,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ali_dist.config import StorageConfig
 from ali_dist.config.loading import did_you_mean, parse_overrides, setting_infos
-from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 OptionGroup = argparse.ArgumentParser | argparse._ArgumentGroup
 
@@ -144,6 +144,10 @@ def device_from_arguments(arguments: argparse.Namespace) -> torch.device:
     Raises:
         InputError: A GPU was asked for and there is none.
     """
+    import torch  # here, so that commands that use no device start quickly
+
+    from ali_dist.distributed import World, choose_device
+
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device is cuda, but torch sees no GPU here: use cpu or auto.")
     return choose_device(arguments.device, (World.from_torchrun() or World()).local_rank)

@@ -13,11 +13,11 @@ from ali_dist.evaluation.svm import PENALTIES, EmbeddedSplit, LinearMachine, fit
 
 
 def blobs(count: int, seed: int, *, classes: int = 3, features: int = 40, gap: float = 0.25) -> EmbeddedSplit:
-    """Gaussian classes around fixed random centres, in turn."""
+    """Gaussian classes around fixed random centers, in turn."""
     rng = np.random.default_rng(seed)
-    centres = gap * np.random.default_rng(99).normal(size=(classes, features))
+    centers = gap * np.random.default_rng(99).normal(size=(classes, features))
     labels = np.arange(count) % classes
-    return EmbeddedSplit((centres[labels] + rng.normal(size=(count, features))).astype(np.float32), labels)
+    return EmbeddedSplit((centers[labels] + rng.normal(size=(count, features))).astype(np.float32), labels)
 
 
 POOL, VALIDATION, TEST = blobs(600, 0), blobs(100, 1), blobs(5000, 2)
@@ -50,22 +50,22 @@ def test_fitting_in_the_span_of_the_samples_changes_nothing(classes: int) -> Non
     assert ours.error(test) > 0  # not a comparison of two perfect scores
 
 
-def test_standardising_undoes_scales_and_shifts() -> None:
+def test_standardizing_undoes_scales_and_shifts() -> None:
     scales = np.geomspace(1e-3, 1e3, 40).astype(np.float32)
     plain, bent = (
-        fit_svm(part, 0.1, seed=0, standardise=True)
-        for part in (POOL, EmbeddedSplit(POOL.features * scales + 5, POOL.labels))
+        fit_svm(split, 0.1, seed=0, standardize=True)
+        for split in (POOL, EmbeddedSplit(POOL.features * scales + 5, POOL.labels))
     )
     assert bent.error(EmbeddedSplit(TEST.features * scales + 5, TEST.labels)) == pytest.approx(
         plain.error(TEST), abs=0.01
     )
     assert fit_svm(
-        EmbeddedSplit(np.ones((4, 2), np.float32), np.arange(4) % 2), 1.0, seed=0, standardise=True
+        EmbeddedSplit(np.ones((4, 2), np.float32), np.arange(4) % 2), 1.0, seed=0, standardize=True
     ).converged
 
 
 def test_errors_are_counted_over_all_chunks_of_rows() -> None:
-    """A machine that always says class 7 is wrong on the rest, in a split larger than one chunk."""
+    """A machine that always answers class 7 is wrong on the rest, in a split larger than one chunk."""
     labels = np.where(np.arange(10_000) < 2_500, 7, 1)
     machine = LinearMachine(np.zeros((1, 2)), np.array([1.0, 0.0]), np.array([7, 1]), converged=True)
     assert machine.error(EmbeddedSplit(np.zeros((10_000, 1), np.float32), labels)) == 0.75
@@ -96,22 +96,24 @@ def test_c_is_chosen_on_validation_alone() -> None:
     assert opposed.validation_error == min(errors)
 
 
-def test_noise_scores_chance_and_the_labels_themselves_score_full_marks() -> None:
+def test_noise_gets_chance_level_and_the_labels_themselves_full_marks() -> None:
     rng = np.random.default_rng(0)
     noise = [
-        EmbeddedSplit(rng.normal(size=part.features.shape).astype(np.float32), part.labels)
-        for part in (POOL, VALIDATION, TEST)
+        EmbeddedSplit(rng.normal(size=split.features.shape).astype(np.float32), split.labels)
+        for split in (POOL, VALIDATION, TEST)
     ]
     assert svm_protocol(*noise, labels=60, draws=3, penalties=[1e-2, 1]).error_mean == pytest.approx(2 / 3, abs=0.05)
-    told = [EmbeddedSplit(np.eye(3, dtype=np.float32)[part.labels], part.labels) for part in (POOL, VALIDATION, TEST)]
-    assert svm_protocol(*told, labels=60, draws=3, penalties=[1.0]).error_mean == 0
+    revealed = [
+        EmbeddedSplit(np.eye(3, dtype=np.float32)[split.labels], split.labels) for split in (POOL, VALIDATION, TEST)
+    ]
+    assert svm_protocol(*revealed, labels=60, draws=3, penalties=[1.0]).error_mean == 0
 
 
 def test_two_processes_give_the_result_of_one_and_progress_counts_every_fit() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     arguments: dict[str, Any] = {"labels": 30, "draws": 3, "seed": 2, "penalties": [1e-3, 1e-1]}
-    one = svm_protocol(POOL, VALIDATION, TEST, **arguments, progress=lambda *at: told.append(at))
-    assert told == [(done, 5) for done in range(1, 6)]
+    one = svm_protocol(POOL, VALIDATION, TEST, **arguments, on_fit=lambda *counts: reported.append(counts))
+    assert reported == [(done, 5) for done in range(1, 6)]
     assert svm_protocol(POOL, VALIDATION, TEST, **arguments, jobs=2) == one
     assert svm_protocol(POOL, VALIDATION, TEST, **(arguments | {"seed": 3})) != one
 
