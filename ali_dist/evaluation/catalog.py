@@ -1,7 +1,7 @@
 """The catalog of metrics: one row for each number that `summary.json` or `evaluate` may hold.
 
 Whatever shows, offers or compares metrics reads this table: the report page and its charts, the table of `evaluate` and
-its `--metrics`, the live line on the terminal, and the metrics a sweep can be told to optimize. A new metric is a
+its `--metrics`, the live line on the terminal, and the metrics that a sweep can optimize. A new metric is a
 module in this package and a row here.
 """
 
@@ -320,74 +320,11 @@ def metric_keys() -> list[str]:
     return [*METRICS, *(key for key in reference_keys() if key not in METRICS)]
 
 
-def is_known_key(key: str) -> bool:
-    """Whether a key is a metric's, a reference's, or one of a family (`condition_kept_NAME`)."""
-    return key in METRICS or key in reference_keys() or key.startswith(tuple(_FAMILIES))
-
-
-@dataclass(frozen=True, slots=True)
-class MetricRow:
-    """One line of a table of metrics, as text.
-
-    Attributes:
-        key: The metric.
-        title: Its name in words.
-        value: Its value, formatted.
-        reference: What it is held against, formatted; empty where there is nothing.
-        text: What it is; empty for a metric without a row in the catalog.
-    """
-
-    key: str
-    title: str
-    value: str
-    reference: str
-    text: str
-
-
-def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
-    """The lines of a table of `metrics`: first those of the catalog in its order, then the others as they come.
-
-    References have no line of their own: they stand beside the metric that is held against them.
-    """
-    rows = [
-        MetricRow(key, info.title, format_metric(key, metrics[key]), _format_reference(info, metrics), info.text)
-        for key, info in METRICS.items()
-        if key in metrics
-    ]
-    hidden = {*METRICS, *reference_keys()}
-    others = (key for key in metrics if key not in hidden and not key.endswith("_reference"))
-    return rows + [_row_beside_catalog(key, metrics) for key in others]
-
-
-def format_metric(key: str, value: float) -> str:
-    """A metric's value in about four digits; a share in percent."""
-    if _is_share(key):
-        return f"{value * 100:.1f} %"
-    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
-
-
-def _is_share(key: str) -> bool:
-    row = METRICS.get(_family_of(key) or key)
-    return row is not None and row.is_share
-
-
-def _family_of(key: str) -> str | None:
-    """The metric that a key of a family splits up; None for other keys."""
+def family_of(key: str) -> str | None:
+    """The metric that a key of a family splits up, such as `condition_kept` for `condition_kept_NAME`; else None."""
     return next((whole for prefix, whole in _FAMILIES.items() if key.startswith(prefix)), None)
 
 
-def _row_beside_catalog(key: str, metrics: Mapping[str, float]) -> MetricRow:
-    """The line of a family's metric, or of one that the catalog does not have."""
-    family = _family_of(key)
-    title = key if family is None else f"{METRICS[family].title}: {key.removeprefix(f'{family}_')}"
-    reference = metrics.get(f"{key}_reference")
-    beside = "" if family is None or reference is None else format_metric(key, reference)
-    return MetricRow(key, title, format_metric(key, metrics[key]), beside, "")
-
-
-def _format_reference(info: MetricInfo, metrics: Mapping[str, float]) -> str:
-    if info.reference is None:
-        return info.reference_text
-    if info.reference not in metrics:
-        return ""
-    return f"{format_metric(info.key, metrics[info.reference])} ({info.reference_text})"
+def is_known_key(key: str) -> bool:
+    """Whether a key is a metric's, a reference's, or one of a family (`condition_kept_NAME`)."""
+    return key in METRICS or key in reference_keys() or family_of(key) is not None

@@ -1,6 +1,6 @@
 """The galleries of a trained model, as files: which conditions and images they are made of, and where they go.
 
-What is drawn of them, `report/galleries.py` decides. Galleries of one seed show the same latents and the same images
+`report/galleries.py` decides what is drawn. Galleries of one seed show the same latents and the same images
 at every checkpoint. A picture shows images at the size the model works at, enlarged; single images have the size the
 data are stored at.
 """
@@ -21,7 +21,7 @@ from ali_dist.inference.conditions import ConditionQuery
 from ali_dist.inference.load import LoadedRun
 from ali_dist.inference.samples import conditions_for_samples, draw_labels, draw_samples
 from ali_dist.report import galleries
-from ali_dist.report.galleries import Gallery
+from ali_dist.report.gallery_layouts import Gallery
 from ali_dist.report.image_grids import save_image
 from ali_dist.runs.datasets import DataSplit
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.config.loading import flatten_mapping, setting_infos
-from ali_dist.evaluation.catalog import METRICS, metric_rows
+from ali_dist.evaluation.catalog import METRICS
 from ali_dist.report.charts import ChartCurve, line_chart
+from ali_dist.report.metric_rows import metric_rows
 from ali_dist.report.template import note_html, page_html, section_html
 from ali_dist.runs.run_reader import Record, RunReader
 

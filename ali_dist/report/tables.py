@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Self
 
-from ali_dist.evaluation.catalog import format_metric, metric_rows
+from ali_dist.report.metric_rows import format_metric, metric_rows
 
 _REFERENCE_WIDTH = 34  # most characters of a line in the table's column of references
 _WIDTH = 140  # characters of the table's lines where the output is no terminal

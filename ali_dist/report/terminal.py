@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
-from ali_dist.evaluation.catalog import METRICS, format_metric
+from ali_dist.evaluation.catalog import METRICS
+from ali_dist.report.metric_rows import format_metric
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

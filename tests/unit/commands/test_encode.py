@@ -59,7 +59,7 @@ def test_draws_of_z_differ_by_seed_and_scatter_about_the_mean(plain, tmp_path):
     assert abs(float(((a - mu) / sigma).std()) - 1) < 0.2
 
 
-def test_an_interrupted_folder_is_gone_on_with_and_not_done_again(plain, tmp_path, capsys):
+def test_an_interrupted_folder_is_completed_and_what_it_holds_is_kept(plain, tmp_path, capsys):
     succeed(encode, plain, "--out", tmp_path)
     whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "features-00001.npz").unlink()

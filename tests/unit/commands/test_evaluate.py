@@ -97,6 +97,12 @@ def test_conditional_models_are_measured_under_the_holdout_s_conditions(by_class
         assert 0 <= result["condition_kept"] <= 1
 
 
+def test_every_condition_of_a_conditional_model_has_its_interval(by_class, tmp_path, capsys):
+    result = evaluate_to_json(tmp_path, by_class, "--samples", 40, "--seeds", 2)
+    assert set(result["intervals"]) == set(result["metrics"])
+    assert "Condition kept: zero" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", [evaluate, generate, encode])
 def test_help_is_readable_and_a_missing_run_is_named(command, capsys):
     with pytest.raises(SystemExit) as left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ali_dist.evaluation.catalog import METRICS, format_metric, is_known_key, metric_keys, metric_rows, reference_keys
+from ali_dist.evaluation.catalog import METRICS, is_known_key, metric_keys, reference_keys
 from tests.unit.evaluation.test_evaluators import IMAGE_KEYS, LABEL_KEYS
 
 PUBLIC_KEYS = {
@@ -53,12 +53,3 @@ def test_what_can_be_optimized_or_drawn_is_comparable() -> None:
 def test_references_are_no_metrics_with_rows_of_their_own() -> None:
     assert not set(reference_keys()) & set(METRICS)
     assert len(metric_keys()) == len(set(metric_keys()))
-    shown = metric_rows(dict.fromkeys(metric_keys(), 0.5))
-    assert [row.key for row in shown] == list(METRICS)
-
-
-def test_shares_are_shown_in_percent_in_families_too() -> None:
-    assert format_metric("label_kept", 0.934) == "93.4 %"
-    assert format_metric("condition_kept_hat", 0.5) == "50.0 %"
-    assert format_metric("frechet", 21.341) == "21.34"
-    assert format_metric("something_new", 1e-6) == "1.0e-06"

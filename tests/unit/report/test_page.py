@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ali_dist.config import Config
-from ali_dist.evaluation.catalog import METRICS, metric_rows
+from ali_dist.evaluation.catalog import METRICS, metric_keys
 from ali_dist.report import charts
 from ali_dist.report.charts import ChartCurve, axis_ticks, line_chart, thin_out
 from ali_dist.report.image_grids import save_samples
+from ali_dist.report.metric_rows import format_metric, metric_rows
 from ali_dist.report.page import format_duration, write_page
 from ali_dist.runs.run_reader import RunReader, newest_images
 
@@ -138,6 +139,18 @@ def test_the_newest_grid_of_each_kind_is_shown(tmp_path: Path) -> None:
 def test_metrics_that_the_catalog_lacks_are_still_shown() -> None:
     rows = metric_rows({"frechet": 3.0, "something_new": 1.5})
     assert [(row.title, row.value) for row in rows] == [(METRICS["frechet"].title, "3"), ("something_new", "1.5")]
+
+
+def test_every_metric_has_a_row_and_references_stand_beside_them() -> None:
+    shown = metric_rows(dict.fromkeys(metric_keys(), 0.5))
+    assert [row.key for row in shown] == list(METRICS)
+
+
+def test_shares_are_shown_in_percent_in_families_too() -> None:
+    assert format_metric("label_kept", 0.934) == "93.4 %"
+    assert format_metric("condition_kept_hat", 0.5) == "50.0 %"
+    assert format_metric("frechet", 21.341) == "21.34"
+    assert format_metric("something_new", 1e-6) == "1.0e-06"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (0.00011, 0.00019), (5, 5), (0, 0), (1e6, 7e9)])
