@@ -236,23 +236,23 @@ def draw_run_galleries(
     x = data.x[order]
     c = conditions_from_labels(model, data.y)
     c = None if c is None else c[order]
-
-    def draw(first: int | None, last: int | None) -> tuple[Tensor, Tensor | None]:
-        return x[first:last], None if c is None else c[first:last]
-
     galleries: dict[str, Gallery] = {}
     if c is not None:
         columns, labels = _run_columns(c, spec)
         galleries["conditions"] = draw_conditions(model, columns, labels, count=ROWS, seed=seed, device=device)
-    ends = min(2 * ROWS, len(x) // 2 * 2)
+    # The first images are reconstructed, the last ones are ends of paths: an even number of them.
+    pairs = slice(0, RECONSTRUCTIONS)
     first_end = max(0, len(x) - 2 * ROWS)
-    galleries["interpolations"] = draw_interpolations(
-        model, *draw(first_end, first_end + ends), seed=seed, device=device
-    )
-    galleries["reconstructions"] = draw_reconstructions(model, *draw(None, RECONSTRUCTIONS), seed=seed, device=device)
+    ends = slice(first_end, first_end + min(2 * ROWS, len(x) // 2 * 2))
+    galleries["interpolations"] = draw_interpolations(model, x[ends], _take(c, ends), seed=seed, device=device)
+    galleries["reconstructions"] = draw_reconstructions(model, x[pairs], _take(c, pairs), seed=seed, device=device)
     c_samples = None if c is None else draw_rows(c, SAMPLES, seed)
     galleries["samples"] = draw_samples(model, SAMPLES, c_samples, seed=seed, device=device)
     return galleries
+
+
+def _take(c: Tensor | None, rows: slice) -> Tensor | None:
+    return None if c is None else c[rows]
 
 
 def _run_columns(c: Tensor, spec: DataSpec) -> tuple[Tensor, list[str]]:
