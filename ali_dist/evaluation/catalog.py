@@ -277,13 +277,13 @@ _ROWS = (
     ),
     MetricInfo(
         key="auroc_egbad_cross_entropy_standardised",
-        title="The same, standardized (c.-e.)",
+        title="AUROC of EGBAD, cross-entropy, standardized",
         meaning="of EGBAD's sum with cross-entropy, each term standardized on normal training samples",
         better="higher",
     ),
     MetricInfo(
         key="auroc_egbad_features_standardised",
-        title="The same, standardized (features)",
+        title="AUROC of EGBAD, features, standardized",
         meaning="of EGBAD's sum with feature matching, each term standardized likewise",
         better="higher",
     ),

@@ -212,7 +212,7 @@ def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardize: boo
 
 
 def _fit_quietly(solver: object, x: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
-    """Fit without a warning at the limit of iterations, which `LinearMachine.converged` keeps: 150 would follow."""
+    """Fit without warnings at the limit of iterations; `LinearMachine.converged` tells of it instead."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
