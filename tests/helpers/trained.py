@@ -19,7 +19,7 @@ COUNTS = {"train": 96, "test": 40}
 
 
 def labelled_images(folder: Path, labels: str) -> Path:
-    """Random 8x8 images, 40 to a shard, with 4 classes, 3 attributes, or no labels, as splits train and test."""
+    """Write splits train and test of random 8x8 images, 40 to a shard, with 4 classes, 3 attributes or no labels."""
     for split, count in COUNTS.items():
         rng = np.random.default_rng(count)
         x = rng.integers(0, 256, (count, 1, SIDE, SIDE), dtype=np.uint8)
@@ -34,7 +34,7 @@ def labelled_images(folder: Path, labels: str) -> Path:
 
 
 def trained(folder: Path, data: Path, name: str = "tiny", **changes: Any) -> Config:
-    """A run of 8 updates on `data`, finished."""
+    """Train a run of 8 updates on `data`; gives its config."""
     places = {"run__name": name, "data__url": str(data), "data__source": "none"}
     config = tiny(folder, **{**places, **changes})
     fit(config, StoppingContext())

@@ -103,7 +103,7 @@ def test_features_of_a_pair_are_what_the_last_layer_reads(name):
     torch.testing.assert_close(model.score(x, z, c), d)
 
 
-def test_a_condition_is_asked_for_and_refused_where_it_has_no_meaning():
+def test_a_condition_is_required_by_conditional_models_and_refused_by_others():
     conditional, x, z, c = trained(TRAINED["conditional"])
     plain, *_ = trained(TRAINED["plain"])
     with pytest.raises(ValueError, match="needs c"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ali_dist.config import Config
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.evaluation.batched import decode_batched, encode_batched, sample_decoder
-from ali_dist.evaluation.classifiers import judge_updates, train_classifier
+from ali_dist.evaluation.classifiers import classifier_updates, train_classifier
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_error
@@ -103,8 +103,8 @@ def _judge(task: Task, config: Config) -> dict[str, float]:
     known, unseen = (_split(saved, part) for part in (inputs.train, inputs.holdout))
     if unseen.y is None:
         raise RuntimeError("the shapes have no classes to judge by")
-    judge = train_classifier(known, seed=SEED, device=device, steps=2 if task.tiny else judge_updates(known.x))
-    reference = Gaussian.of(judge.features(known.x))
+    judge = train_classifier(known, seed=SEED, device=device, steps=2 if task.tiny else classifier_updates(known.x))
+    reference = Gaussian.fit(judge.features(known.x))
     x_tilde = sample_decoder(saved.model, samples, SEED, device)
     x_rec = decode_batched(saved.model, encode_batched(saved.model, unseen.x, SEED, device)[2], device)
     right, kept = (judge.classify(judge.features(x)).eq(unseen.y) for x in (unseen.x, x_rec))
