@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class Batch(NamedTuple):
+class DataBatch(NamedTuple):
     """This rank's part of one global batch, on the rank's device.
 
     Attributes:
@@ -39,7 +39,7 @@ class BatchSource(Protocol):
 
     def __iter__(self) -> Self: ...
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> DataBatch: ...
 
     def close(self) -> None:
         """Stop threads and let go of memory; the source gives no more batches. Closing twice is fine."""

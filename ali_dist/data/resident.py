@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ali_dist.data.batch import Batch
+from ali_dist.data.batch import DataBatch
 from ali_dist.data.order import DataOrder, Ids, find_substitutes
 from ali_dist.data.shards.reader import ShardReader, read_all
 
@@ -63,7 +63,7 @@ class ResidentSource:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> DataBatch:
         if self._x is None:
             raise RuntimeError("this source of batches is closed")
         begin = time.perf_counter()
@@ -78,7 +78,7 @@ class ResidentSource:
         self.substituted += self._cases.get(step, [])
         self._step += 1
         self.wait_seconds += time.perf_counter() - begin
-        return Batch(x, y, self._ids[:, part].reshape(-1))
+        return DataBatch(x, y, self._ids[:, part].reshape(-1))
 
     def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
         """Rows of `source` on the wanted device; from host memory by way of pinned memory, without waiting."""

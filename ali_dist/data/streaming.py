@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ali_dist.data.batch import Batch
+from ali_dist.data.batch import DataBatch
 from ali_dist.data.order import DataOrder, Ids, Window, find_substitutes
 from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader
 
@@ -96,7 +96,7 @@ class StreamSource:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> DataBatch:
         if self._error is not None:
             raise self._error
         if self._closed.is_set():
@@ -110,7 +110,7 @@ class StreamSource:
         y = None if item.y is None else item.y.to(self._device, non_blocking=True)
         self.substituted += item.cases
         self.wait_seconds += time.perf_counter() - begin
-        return Batch(x, y, item.ids)
+        return DataBatch(x, y, item.ids)
 
     def close(self) -> None:
         """Stop the threads; one that is in the middle of a read is given a moment, then left to end by itself."""
