@@ -23,8 +23,8 @@ from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
 from ali_dist.storage.s3 import S3Store
+from tests.helpers.store_contract import StoreContract
 from tests.helpers.swift import SwiftServer, install
-from tests.unit.storage.test_stores import StoreContract
 
 pytestmark = pytest.mark.s3
 MIB = 1024 * 1024
