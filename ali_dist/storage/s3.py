@@ -208,7 +208,7 @@ class S3Store:
 
 
 class _Download:
-    """The download of an object, or of a range of it; called again after a break, it continues behind what has arrived."""
+    """The download of an object, or of a range of it; called again after a break, it continues where it was."""
 
     def __init__(self, store: S3Store, key: str, start: int, stop: int | None, etag: str | None) -> None:
         self.store = store

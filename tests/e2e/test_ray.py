@@ -71,7 +71,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
 def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_path, swift_env, monkeypatch):
     for key, value in swift_env.env.items():
         monkeypatch.setenv(key, value)
-    bucket = swift_env.bucket()
+    bucket = swift_env.make_bucket()
     places = {"data__url": f"s3://{bucket}/digits", "run__dir": f"s3://{bucket}/runs"}
     prepare_digits(open_store(f"s3://{bucket}/digits"), shard_mb=0.5)
     config = tiny(

@@ -11,16 +11,16 @@ import torch
 from ali_dist.data.batch import BatchSource
 from ali_dist.data.loader import open_batches
 from ali_dist.data.shards.index import Index
-from tests.helpers.arrays import labelled
+from tests.helpers.arrays import make_labelled_arrays
 
 N, LANES, B = 203, 4, 12
-X, Y = labelled(N)
+X, Y = make_labelled_arrays(N)
 STEPS = N // B
 CPU = torch.device("cpu")
-Taken = tuple[list[int], np.ndarray, list[int]]
+TakenBatch = tuple[list[int], np.ndarray, list[int]]
 
 
-def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
+def open_batch_source(store: Any, index: Index, **changes: Any) -> BatchSource:
     options = {
         "seed": 5,
         "lanes": LANES,
@@ -35,7 +35,7 @@ def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
     return open_batches(store, index, **{**options, **changes})
 
 
-def take(source: BatchSource, n: int) -> list[Taken]:
+def take_batches(source: BatchSource, n: int) -> list[TakenBatch]:
     """(ids, x, y) of the next n batches."""
     found = []
     with source:
@@ -45,7 +45,7 @@ def take(source: BatchSource, n: int) -> list[Taken]:
     return found
 
 
-def drain(source: BatchSource, n: int, given: list[object] | None = None) -> None:
+def drain_batches(source: BatchSource, n: int, given: list[object] | None = None) -> None:
     """Take n batches; those that came before an error are in `given`."""
     for _ in range(n):
         batch = next(source)
@@ -53,7 +53,7 @@ def drain(source: BatchSource, n: int, given: list[object] | None = None) -> Non
             given.append(batch)
 
 
-def assert_same(one: list[Taken], other: list[Taken]) -> None:
+def assert_same_batches(one: list[TakenBatch], other: list[TakenBatch]) -> None:
     assert len(one) == len(other)
     for (ids, x, y), (other_ids, other_x, other_y) in zip(one, other, strict=True):
         assert ids == other_ids

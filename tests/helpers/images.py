@@ -16,21 +16,21 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
-GIVEN = "/opt/given"  # where containers see this Python's packages
+HOST_PACKAGES = "/opt/given"  # where containers see this Python's packages
 TOOLS = ("buildah", "debootstrap", "crun", "unshare", "ip")
 
 
-def missing() -> str | None:
+def why_unavailable() -> str | None:
     """Why images cannot be built on this machine; None if they may be."""
     if os.geteuid() != 0:
         return "images are built by root only"
     tools = [name for name in TOOLS if shutil.which(name) is None]
     if tools:
         return f"{', '.join(tools)} not installed (Debian: buildah crun debootstrap util-linux iproute2)"
-    return None if mirror() else "no Debian mirror among this machine's apt sources"
+    return None if find_debian_mirror() else "no Debian mirror among this machine's apt sources"
 
 
-def mirror() -> tuple[str, str] | None:
+def find_debian_mirror() -> tuple[str, str] | None:
     """(release, address) of the Debian main archive that apt uses here."""
     release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
     folder = Path("/etc/apt")
@@ -40,13 +40,13 @@ def mirror() -> tuple[str, str] | None:
     return (release[1], address[1]) if release and address else None
 
 
-def base_archive(folder: Path) -> Path:
+def make_base_archive(folder: Path) -> Path:
     """A tar of a minimal Debian with Python and venv, made in `folder` unless it is there already; some 280 MB.
 
     Raises:
         RuntimeError: If debootstrap fails, as without a way to the mirror; the message has its last line.
     """
-    place = mirror()
+    place = find_debian_mirror()
     assert place is not None, "missing() says so"
     release, address = place
     archive = folder / f"{release}.tar"
@@ -118,7 +118,7 @@ class Buildah:
 
     def build(self, tag: str, context: Path, *arguments: str | Path) -> None:
         """An image from a folder with a Dockerfile; this Python's packages are to be seen at GIVEN meanwhile."""
-        self("bud", "--volume", f"{self.packages}:{GIVEN}:ro", *arguments, "--tag", tag, context)
+        self("bud", "--volume", f"{self.packages}:{HOST_PACKAGES}:ro", *arguments, "--tag", tag, context)
 
     def run(self, container: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in a container, as the image's user, in its folder and with its variables."""
@@ -135,7 +135,7 @@ class Buildah:
         # The output goes to files: buildah 1.28 now and then loses what a command in a chroot wrote last.
         results = Path(tempfile.mkdtemp(dir=self.folder))
         results.chmod(0o777)
-        volumes = ["--volume", f"{self.packages}:{GIVEN}:ro", "--volume", f"{results}:/results"]
+        volumes = ["--volume", f"{self.packages}:{HOST_PACKAGES}:ro", "--volume", f"{results}:/results"]
         shell = ["sh", "-c", 'exec "$@" > /results/out 2> /results/err', "sh", *command]
         done = self._run([*prefix, *self.command("run", *volumes, container, "--", *shell)], check=False)
         out, err = (path.read_text() if path.exists() else "" for path in (results / "out", results / "err"))
@@ -157,7 +157,7 @@ def write_dependencies(folder: Path) -> None:
         "FROM localhost/base",
         "USER root",
         "RUN /usr/bin/python3 -m venv --without-pip /opt/ali"
-        f" && echo {GIVEN} > $(echo /opt/ali/lib/python3*/site-packages)/given.pth",
+        f" && echo {HOST_PACKAGES} > $(echo /opt/ali/lib/python3*/site-packages)/given.pth",
         "COPY ray /opt/ali/bin/ray",
     ]
     folder.mkdir()
@@ -168,7 +168,7 @@ def write_dependencies(folder: Path) -> None:
 
 
 # What Ray's own image brings besides: user 1000, whose login shells put another Python and another ray in front.
-LIKE_RAYS = """\
+RAY_LIKE_DOCKERFILE = """\
 FROM localhost/base
 RUN useradd --create-home --home-dir /home/ray --shell /bin/bash --uid 1000 --gid 100 ray \\
     && mkdir -p /home/ray/conda/bin \\

@@ -16,20 +16,20 @@ from PIL import Image
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 
 
-def noise(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.ndarray:
+def make_noise(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
-def jpeg(x: np.ndarray) -> bytes:
+def encode_jpeg(x: np.ndarray) -> bytes:
     """A JPEG of uint8 [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(x).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
-def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+def make_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A photograph-like image, uint8 [H, W, 3]: a few blurred patches of colour."""
-    coarse = Image.fromarray(noise(1, (6, 5, 3), seed)[0])
+    coarse = Image.fromarray(make_noise(1, (6, 5, 3), seed)[0])
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -39,7 +39,7 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
 def cifar_batches(each: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images [each, 3, 32, 32] and class numbers of every batch."""
     rng = np.random.default_rng(7)
-    return {name: (noise(each, seed=n), rng.integers(0, 10, each)) for n, name in enumerate(BATCHES)}
+    return {name: (make_noise(each, seed=n), rng.integers(0, 10, each)) for n, name in enumerate(BATCHES)}
 
 
 def write_cifar_binary(folder: Path, each: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -64,11 +64,11 @@ def write_cifar_python(folder: Path, each: int = 20) -> dict[str, tuple[np.ndarr
             b"data": x.reshape(each, -1),
             b"filenames": [f"image_{n:06d}.png".encode() for n in range(each)],
         }
-        (folder / name).write_bytes(python2_pickle(content))
+        (folder / name).write_bytes(pickle_as_python2(content))
     return batches
 
 
-def python2_pickle(value: Any) -> bytes:
+def pickle_as_python2(value: Any) -> bytes:
     """Protocol 2 with byte strings and numpy's old module names, which Python 3 cannot write."""
     return b"\x80\x02" + _pickled(value) + b"."
 
@@ -93,7 +93,7 @@ def _pickled(value: Any) -> bytes:
     return b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state + b"b"
 
 
-def pack(archive: Path, folder: Path) -> Path:
+def pack_archive(archive: Path, folder: Path) -> Path:
     """The .tar.gz of a folder."""
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
@@ -110,7 +110,7 @@ def write_svhn(folder: Path, counts: dict[str, int]) -> dict[str, tuple[np.ndarr
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for seed, (name, n) in enumerate(counts.items()):
-        x, y = noise(n, seed=seed), np.arange(1, n + 1) % 10
+        x, y = make_noise(n, seed=seed), np.arange(1, n + 1) % 10
         labels = np.where(y == 0, 10, y).astype(np.uint8)[:, None]
         savemat(folder / f"{name}_32x32.mat", {"X": x.transpose(2, 3, 1, 0), "y": labels}, do_compression=True)
         written[name] = (x, y)
@@ -132,7 +132,7 @@ def write_celeba(folder: Path, *, zipped: bool = False) -> np.ndarray:
     splits = [0] * 8 + [1] * 2 + [2] * 2
     partition = "".join(f"{name} {split}\n" for name, split in zip(FACES, splits, strict=True))
     (folder / "list_eval_partition.txt").write_text(partition)
-    images = {name: jpeg(smooth(218, 178, seed)) for seed, name in enumerate(FACES)}
+    images = {name: encode_jpeg(make_photo(218, 178, seed)) for seed, name in enumerate(FACES)}
     if zipped:
         with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as file:
             for name, data in images.items():
@@ -155,7 +155,7 @@ def write_imagenet(folder: Path, wnids: Sequence[str] = ("n02", "n01", "n10"), e
     """train/<wnid>/ with images of several sizes, and a flat val/ with two of each class."""
     for c, wnid in enumerate(wnids):
         for n in range(each):
-            image = smooth(80 + 10 * n, 100 - 7 * c, seed=10 * c + n)
-            write_files(folder / "train" / wnid, {f"{wnid}_{n}.JPEG": jpeg(image)})
-    val = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(smooth(70, 90, seed=100 + n)) for n in range(2 * len(wnids))}
+            image = make_photo(80 + 10 * n, 100 - 7 * c, seed=10 * c + n)
+            write_files(folder / "train" / wnid, {f"{wnid}_{n}.JPEG": encode_jpeg(image)})
+    val = {f"ILSVRC2012_val_{n:08d}.JPEG": encode_jpeg(make_photo(70, 90, seed=100 + n)) for n in range(2 * len(wnids))}
     write_files(folder / "val", val)

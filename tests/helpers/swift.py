@@ -102,7 +102,7 @@ os.execv(program[0], program)
 """
 
 
-def install(venv: Path = VENV) -> Path:
+def install_swift(venv: Path = VENV) -> Path:
     """Install Swift into `venv` unless it is there; several callers at once wait for one. Returns its bin folder."""
     done, wanted = venv / "installed.txt", "\n".join(PACKAGES)
     venv.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class SwiftServer:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> SwiftServer:
-        programs = install()
+        programs = install_swift()
         try:
             self._configure(programs)
             for kind in SERVERS:
@@ -185,14 +185,14 @@ class SwiftServer:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def bucket(self, name: str | None = None) -> str:
+    def make_bucket(self, name: str | None = None) -> str:
         """Make a bucket (a new name if none is given) unless it exists; returns its name."""
-        client, name = self.client(), name or f"test-{secrets.token_hex(6)}"
+        client, name = self.make_client(), name or f"test-{secrets.token_hex(6)}"
         with suppress(client.exceptions.BucketAlreadyOwnedByYou):
             client.create_bucket(Bucket=name)
         return name
 
-    def alive(self) -> bool:
+    def is_running(self) -> bool:
         """Whether all four servers run."""
         return all(process.poll() is None for process in self._processes.values())
 
@@ -238,7 +238,7 @@ class SwiftServer:
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
-            if not self.alive() or time.monotonic() > deadline:
+            if not self.is_running() or time.monotonic() > deadline:
                 logs = [f"--- {kind}\n{(self.root / f'{kind}.log').read_text()[-2000:]}" for kind in SERVERS]
                 raise RuntimeError("Swift did not start:\n" + "\n".join(logs))
             time.sleep(0.05)
@@ -254,7 +254,7 @@ class SwiftServer:
         except (OSError, http.client.HTTPException):
             return False
 
-    def client(self) -> Any:
+    def make_client(self) -> Any:
         """A plain boto3 client with its own settings, for making buckets and looking behind our store's back."""
         import boto3
         from botocore.config import Config
@@ -281,14 +281,14 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the `with`, which stops the servers
     with SwiftServer(options.root, options.port) as server:
         if options.bucket:
-            server.bucket(options.bucket)
+            server.make_bucket(options.bucket)
         if command:
             code = subprocess.run(command, env={**os.environ, **server.env}).returncode
             return code if code >= 0 else 128 - code
         print("\n".join(f"export {name}={value}" for name, value in server.env.items()))
         print(f"# S3 at {server.endpoint_url}, data in {server.root}; Ctrl-C stops it", flush=True)
         with suppress(KeyboardInterrupt):
-            while server.alive():
+            while server.is_running():
                 time.sleep(0.5)
             print("A server has ended by itself; see the logs.", file=sys.stderr)
             return 1

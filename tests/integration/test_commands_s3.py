@@ -16,7 +16,7 @@ pytestmark = pytest.mark.s3
 def bucket(swift_env, monkeypatch) -> str:
     for key, value in swift_env.env.items():
         monkeypatch.setenv(key, value)
-    return f"s3://{swift_env.bucket()}"
+    return f"s3://{swift_env.make_bucket()}"
 
 
 def refused(capsys, words: list[str]) -> str:

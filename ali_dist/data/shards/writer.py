@@ -63,53 +63,6 @@ class SampleFormat:
             raise InputError(f"Sample {name} is {x.dtype} {x.shape}, but must be {self.dtype} {self.shape}.")
 
 
-def write_shards(
-    store: Store,
-    samples: Iterable[LabelledSample],
-    *,
-    encoding: Literal["raw", "png", "jpg"],
-    shape: tuple[int, ...],
-    dtype: Literal["uint8", "float32"],
-    classes: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    extra: dict[str, Any] | None = None,
-    shard_mb: float = 32.0,
-) -> Index:
-    """Write samples as shards 00000.tar, 00001.tar, ... with sidecars; index.json is written last.
-
-    Shards that are already there with the same bytes are left alone. Give the samples in random order: streaming
-    shuffles neighbours within a window of a shard, and mixes shards, but not more.
-
-    Args:
-        store: the split's own folder.
-        samples: pairs of a sample [*shape] of `dtype`, and a class number, an attribute vector [A], or None.
-        encoding: raw (any sample), or png or jpg (uint8 [1 or 3, H, W]).
-        shape: of every sample.
-        dtype: of every sample.
-        classes: names of the class numbers.
-        attributes: names of the entries of attribute vectors.
-        extra: kept in the index; JSON-able.
-        shard_mb: megabytes at which a new shard is begun.
-
-    Raises:
-        InputError: no samples, or one of another shape, dtype or kind of label.
-    """
-    form = SampleFormat(encoding=encoding, shape=tuple(shape), dtype=dtype, attributes=tuple(attributes))
-    statistics = Statistics(form.shape, dtype)
-    shards: list[Shard] = []
-    tar: _TarBuilder | None = None
-    for number, (x, label) in enumerate(samples):
-        form.check(x, number)
-        tar = tar or _TarBuilder(len(shards), form)
-        tar.add(x, label)
-        if tar.is_full(shard_mb):
-            shards.append(tar.finish(store, statistics))
-            tar = None
-    if tar is not None:
-        shards.append(tar.finish(store, statistics))
-    return write_index(store, form, shards, statistics, classes=classes, extra=extra or {})
-
-
 def write_shard(
     store: Store, number: int, samples: Iterable[LabelledSample], form: SampleFormat
 ) -> tuple[Shard, Statistics]:
@@ -179,10 +132,6 @@ class _TarBuilder:
         self._samples: list[NDArray[Any]] = []
         self._labels: list[Label | None] = []
         self._crcs: list[int] = []
-
-    def is_full(self, shard_mb: float) -> bool:
-        """Whether it has `shard_mb` megabytes."""
-        return self._file.tell() >= shard_mb * MB
 
     def add(self, x: NDArray[Any], label: Label | None) -> None:
         """Append a sample."""

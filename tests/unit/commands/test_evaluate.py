@@ -8,7 +8,7 @@ import pytest
 
 from ali_dist import encode, evaluate, generate
 from ali_dist.report.tables import MetricEstimate
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import CLASSES, SIDE
 from tests.unit.commands.conftest import done, read, refused
 
@@ -86,7 +86,7 @@ def test_evaluations_that_cannot_be_are_one_sentence(words, names, plain, capsys
 def test_data_larger_than_memory_allows_are_refused(plain, place, capsys):
     large = place / "large"
     for split in ("train", "test"):
-        write(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
+        write_arrays(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
     assert "--memory-mb" in refused(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
 
 

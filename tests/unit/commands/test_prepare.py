@@ -16,7 +16,7 @@ from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources.mixture import mixture_means
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import damage, labelled, write
+from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
 from tests.helpers.commands import content, refused, run, state
 
 pytestmark = pytest.mark.timeout(120)
@@ -159,7 +159,7 @@ def test_first_use_writes_digits_once_and_leaves_ones_own_data_alone(tmp_path: P
     before = state(tmp_path / "a")
     assert not ensure_prepared("digits", str(tmp_path / "a"))
     assert state(tmp_path / "a") == before
-    write(tmp_path / "own" / "train", *labelled(20))
+    write_arrays(tmp_path / "own" / "train", *make_labelled_arrays(20))
     before = state(tmp_path / "own")
     assert not ensure_prepared("digits", str(tmp_path / "own"))
     assert not ensure_prepared("digits", str(tmp_path / "own" / "train"))
@@ -241,7 +241,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
 def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare_mixture(LocalStore(tmp_path), samples=300, shard_mb=0.1)
     train = LocalStore(tmp_path / "train")
-    places = [damage(train, load_index(train), sample) for sample in range(100, 112)]
+    places = [damage_sample(train, load_index(train), sample) for sample in range(100, 112)]
     code, out, err = run(capsys, "mixture", tmp_path, "--samples", 300, "--shard-mb", 0.1, "--verify")
     assert code == 2
     assert "train: 300 samples in 7 shards checked, 12 problems" in out

@@ -18,15 +18,15 @@ from ali_dist.data.shards.index import Index, load_sidecar
 from ali_dist.data.shards.reader import READERS
 from ali_dist.storage.base import ChangedObject
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import WatchedStore, write
-from tests.helpers.batches import LANES, STEPS, B, X, Y, drain, open_source, take
+from tests.helpers.arrays import WatchedStore, write_arrays
+from tests.helpers.batches import LANES, STEPS, B, X, Y, drain_batches, open_batch_source, take_batches
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Index]:
-    store, index = write(tmp_path_factory.mktemp("shards"), X, Y)
+    store, index = write_arrays(tmp_path_factory.mktemp("shards"), X, Y)
     assert len({shard.samples for shard in index.shards}) > 1, "uneven shards are wanted"
     return store, index
 
@@ -38,7 +38,7 @@ def test_an_epoch_reads_each_run_once_and_a_rank_only_its_lanes(data: tuple[Loca
     mine = lanes_of_rank(LANES, 1, 2)
     wanted = [run for lane in mine for window in order.windows(0, lane) for run in window.runs]
     watched = WatchedStore(store)
-    take(open_source(watched, index, rank=1, world_size=2, prefetch=1), STEPS)
+    take_batches(open_batch_source(watched, index, rank=1, world_size=2, prefetch=1), STEPS)
     assert len(set(watched.reads)) == len(watched.reads), "no range was read twice"
     ahead = [w for lane in mine for w in order.windows(1, lane)]
     assert len(wanted) <= len(watched.reads) <= len(wanted) + sum(len(w.runs) for w in ahead)
@@ -49,8 +49,8 @@ def test_resuming_does_not_read_windows_that_are_behind(data: tuple[LocalStore, 
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.015)
     whole, resumed = WatchedStore(store), WatchedStore(store)
     start = STEPS - 3
-    take(open_source(whole, index, window_mb=0.015), STEPS)
-    take(open_source(resumed, index, window_mb=0.015, start_step=start), 3)
+    take_batches(open_batch_source(whole, index, window_mb=0.015), STEPS)
+    take_batches(open_batch_source(resumed, index, window_mb=0.015, start_step=start), 3)
     behind = [w for lane in range(LANES) for w in order.windows(0, lane) if w.stop <= start * order.lane_batch_size]
     needed = {
         run
@@ -87,7 +87,7 @@ def test_reading_ahead_stops_at_the_bound_when_nobody_consumes(data: tuple[Local
     bound = sum(len(w.runs) for w in windows[: needed + READERS + 1])
     assert bound < sum(len(w.runs) for w in windows) / 2
     watched = WatchedStore(store)
-    with open_source(watched, index, window_mb=0.005, prefetch=prefetch):
+    with open_batch_source(watched, index, window_mb=0.005, prefetch=prefetch):
         settled = -1
         while settled != len(watched.reads):
             settled = len(watched.reads)
@@ -103,19 +103,19 @@ def test_an_error_of_a_reading_thread_reaches_the_consumer_as_it_is(data: tuple[
             raise problem
 
     watched = WatchedStore(data[0], before=fail_late)
-    with open_source(watched, data[1]) as source, pytest.raises(OSError, match="cable pulled") as caught:
-        drain(source, 10 * STEPS)
+    with open_batch_source(watched, data[1]) as source, pytest.raises(OSError, match="cable pulled") as caught:
+        drain_batches(source, 10 * STEPS)
     assert caught.value is problem
 
 
 def test_a_shard_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
-    store, index = write(tmp_path, X, Y)
-    with open_source(store, index, prefetch=1) as source:
+    store, index = write_arrays(tmp_path, X, Y)
+    with open_batch_source(store, index, prefetch=1) as source:
         next(source)
         for shard in index.shards:
             store.put(shard.key, store.get(shard.key))
         with pytest.raises(ChangedObject):
-            drain(source, 3 * STEPS)
+            drain_batches(source, 3 * STEPS)
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def test_close_ends_every_thread(
     data: tuple[LocalStore, Index], own_threads: set[threading.Thread], consumed: int, settle: float
 ) -> None:
     """At once, while windows are read; and once all threads wait for the consumer, which takes no more."""
-    source = open_source(*data, prefetch=1)
-    drain(source, consumed)
+    source = open_batch_source(*data, prefetch=1)
+    drain_batches(source, consumed)
     time.sleep(settle)
     source.close()
     assert not set(threading.enumerate()) - own_threads
@@ -154,7 +154,7 @@ def test_close_returns_while_a_read_hangs_and_the_thread_ends_with_the_read(
 
     with ExitStack() as stack:
         stack.callback(release.set)
-        source = open_source(WatchedStore(data[0], before=hang), data[1])
+        source = open_batch_source(WatchedStore(data[0], before=hang), data[1])
         hanging.wait()
         source.close()  # comes back although no read ever does
         assert not release.is_set()
@@ -180,7 +180,7 @@ def test_ctrl_c_interrupts_waiting_for_a_batch_and_close_still_works(
 
 
 def wait_for_a_batch(store: WatchedStore, index: Index, inside: threading.Event) -> None:
-    with open_source(store, index) as source:
+    with open_batch_source(store, index) as source:
         inside.set()
         next(source)
 
@@ -189,7 +189,7 @@ def test_an_exception_in_the_training_loop_ends_the_threads(
     data: tuple[LocalStore, Index], own_threads: set[threading.Thread]
 ) -> None:
     def loop() -> None:
-        with open_source(*data) as source:
+        with open_batch_source(*data) as source:
             next(source)
             raise ZeroDivisionError
 

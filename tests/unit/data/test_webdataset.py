@@ -16,7 +16,7 @@ from ali_dist.data.shards.codec import encode_sample, read_npy
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import labelled
+from tests.helpers.arrays import make_labelled_arrays
 from tests.helpers.commands import content, refused, run
 
 
@@ -40,7 +40,7 @@ def foreign(path: Path, members: list[tuple[str, bytes]]) -> None:
 def test_tars_written_by_webdataset_are_indexed_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import webdataset
 
-    x, y = labelled(50)
+    x, y = make_labelled_arrays(50)
     for split, rows in (("train", range(40)), ("test", range(40, 50))):
         (tmp_path / split).mkdir()
         with webdataset.ShardWriter(str(tmp_path / split / "part-%03d.tar"), maxcount=15, verbose=0) as writer:
@@ -62,7 +62,7 @@ def test_tars_written_by_webdataset_are_indexed_in_place(tmp_path: Path, capsys:
 
 
 def test_attributes_grey_images_and_long_names_are_indexed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    x, _ = labelled(3)
+    x, _ = make_labelled_arrays(3)
     grey = np.repeat(x[2, :1], 3, axis=0)
     long = "images/" + "n" * 150
     foreign(
@@ -97,7 +97,7 @@ def npy(x: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
 def test_arrays_are_images_however_their_axes_lie(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], version: tuple[int, int]
 ) -> None:
-    x, _ = labelled(4, shape=(3, 7, 9))
+    x, _ = make_labelled_arrays(4, shape=(3, 7, 9))
     grey, last = x[3, 0], np.ascontiguousarray(x[1].transpose(1, 2, 0))
     members: list[tuple[str, bytes]] = []
     for number, array in enumerate([x[0], last, grey, grey[None], grey[..., None]]):
@@ -112,7 +112,7 @@ def test_arrays_are_images_however_their_axes_lie(
 
 
 def test_an_array_beside_an_image_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    x, _ = labelled(1)
+    x, _ = make_labelled_arrays(1)
     foreign(tmp_path / "0.tar", [("a.npy", npy(np.zeros(512, dtype=np.float32))), ("a.png", png(x[0]))])
     assert run(capsys, "webdataset", tmp_path)[0] == 0
     assert load_index(LocalStore(tmp_path)).encoding == "png"
@@ -145,9 +145,9 @@ def test_a_pickled_array_is_not_unpickled(tmp_path: Path, capsys: pytest.Capture
 def test_tars_that_cannot_be_used_are_refused_with_tar_and_sample(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x, _ = labelled(2)
+    x, _ = make_labelled_arrays(2)
     good = [("a.png", png(x[0])), ("a.cls", b"1")]
-    other_size = png(labelled(1, shape=(3, 6, 6))[0][0])
+    other_size = png(make_labelled_arrays(1, shape=(3, 6, 6))[0][0])
     whole = png(x[1])
     cases: dict[str, tuple[list[tuple[str, bytes]], str]] = {
         "size": ([("b.png", other_size), ("b.cls", b"1")], r"'b' of 0.tar .* shape is \(3, 6, 6\)"),

@@ -16,7 +16,7 @@ from ali_dist.data.sources.cifar10 import CLASSES, cifar10_splits
 from ali_dist.data.sources.safe_pickle import read_pickled
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, refused, run
-from tests.helpers.originals import BATCHES, pack, python2_pickle, write_cifar_binary, write_cifar_python
+from tests.helpers.originals import BATCHES, pack_archive, pickle_as_python2, write_cifar_binary, write_cifar_python
 
 
 def pairs(x: np.ndarray, y: np.ndarray) -> list[tuple[bytes, int]]:
@@ -64,7 +64,11 @@ def test_every_published_form_gives_the_same_bytes(tmp_path: Path, capsys: pytes
     write_cifar_binary(binary)
     write_cifar_python(python)
     forms = [binary, binary.parent, python, python.parent]
-    forms += [pack(tmp_path / "cifar-10-binary.tar.gz", binary), pack(tmp_path / "any.tar.gz", python), tmp_path]
+    forms += [
+        pack_archive(tmp_path / "cifar-10-binary.tar.gz", binary),
+        pack_archive(tmp_path / "any.tar.gz", python),
+        tmp_path,
+    ]
     for n, form in enumerate(forms):
         assert run(capsys, "cifar10", tmp_path / str(n), "--from", form, "--jobs", 1)[0] == 0
     first = content(tmp_path / "0")
@@ -99,7 +103,7 @@ def test_a_missing_cut_or_wrong_file_is_refused_by_name(tmp_path: Path, capsys: 
     assert run(capsys, "cifar10", tmp_path / "out", "--from", folder, "--splits", "test", "--jobs", 1)[0] == 0
     assert "There is no" in refused(capsys, "cifar10", tmp_path / "out", "--from", tmp_path / "nothing")
     assert "needs --from PATH" in refused(capsys, "cifar10", tmp_path / "out")
-    torn = pack(tmp_path / "torn.tar.gz", folder)
+    torn = pack_archive(tmp_path / "torn.tar.gz", folder)
     torn.write_bytes(torn.read_bytes()[:-2000])
     assert "cannot be read as an archive" in refused(capsys, "cifar10", tmp_path / "out", "--from", torn)
     assert not (tmp_path / "out" / "train").exists()
@@ -137,8 +141,8 @@ def test_a_pickle_that_names_anything_else_is_refused_and_not_run(
         b"\x80\x02cbuiltins\neval\nU\x031+1\x85R.",
         b"\x80\x02cnumpy\nndarray\n}U\x05valueK\x01sb.",  # sets an attribute of what stands for the class
         b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.",
-        python2_pickle([1, 2]),
-        python2_pickle({b"data": np.zeros((2, 3), dtype="<i4")}),
+        pickle_as_python2([1, 2]),
+        pickle_as_python2({b"data": np.zeros((2, 3), dtype="<i4")}),
     ],
 )
 def test_other_and_damaged_pickles_are_a_value_error(data: bytes) -> None:
@@ -148,6 +152,6 @@ def test_other_and_damaged_pickles_are_a_value_error(data: bytes) -> None:
 
 def test_pickled_arrays_lists_and_text_come_back_as_they_were() -> None:
     x = np.arange(300, dtype=np.uint8).reshape(3, 100)
-    got = read_pickled(python2_pickle({b"data": x, b"labels": [3, -1], b"name": b"n" * 300}))
+    got = read_pickled(pickle_as_python2({b"data": x, b"labels": [3, -1], b"name": b"n" * 300}))
     assert np.array_equal(got["data"], x)
     assert (got["labels"], got["name"]) == ([3, -1], b"n" * 300)
