@@ -145,9 +145,9 @@ def _write_source(source: str, store: Store, options: dict[str, Any], track: Sta
 
 
 def _index_tars(store: Store, track: StartTracking) -> Written:
-    from ali_dist.data.shards.webdataset import index_webdataset, tar_folders
+    from ali_dist.data.shards.webdataset import index_webdataset, list_tar_folders
 
-    folders = tar_folders(store)
+    folders = list_tar_folders(store)
     if not folders:
         raise InputError(f"There are no .tar files in {store.url}: give the folder or prefix that holds the shards.")
     splits = {folder or "data": store.child(folder) if folder else store for folder in folders}
@@ -178,7 +178,10 @@ def _verify_splits(splits: dict[str, Store], track: StartTracking) -> int:
     for name, split in splits.items():
         index = load_index(split)
         report = verify_split(split, index, track(name, index.num_samples))
-        print(f"{name}: {report.samples} samples in {report.shards} shards checked, {len(report.problems)} problems")
+        print(
+            f"{name}: {report.num_samples} samples in {report.num_shards} shards checked, "
+            f"{len(report.problems)} problems"
+        )
         problems += report.problems
     _print_first(problems)
     return 2 if problems else 0

@@ -100,7 +100,7 @@ def _encode_shard(
     for run in runs_of_shard(part, shard, _CHUNK_BYTES):
         samples = read_samples(reader, run)
         c = conditions_for_samples(saved, part, samples.y)
-        noise = None if epsilon is None else epsilon[run.first : run.last]
+        noise = None if epsilon is None else epsilon[run.start : run.stop]
 
         def embed(rows: Tensor, x: Tensor = samples.x, c: Tensor | None = c, noise: Tensor | None = noise) -> Tensor:
             of = [None if t is None else t[rows.cpu()].to(device) for t in (x, c, noise)]

@@ -101,10 +101,10 @@ def read_samples(reader: ShardReader, run: SampleRun) -> DataSamples:
     Raises:
         InputError: One is damaged.
     """
-    count = run.last - run.first
+    count = run.stop - run.start
     x = np.empty((count, *reader.index.shape), dtype=reader.index.dtype)
-    _refuse_damage(reader, reader.read(run, x, np.arange(count)))
-    y = reader.labels((run,))
+    _refuse_damage(reader, reader.read_run(run, x, np.arange(count)))
+    y = reader.read_labels((run,))
     return DataSamples(torch.from_numpy(x), None if y is None else torch.tensor(y))
 
 
@@ -112,7 +112,7 @@ def draw_labels(part: DataSplit, count: int, generator: torch.Generator) -> Tens
     """Labels of `count` samples drawn from the whole split with replacement; None without labels. Reads no sample."""
     reader = ShardReader(part.store, part.index)
     chosen = torch.randint(part.index.num_samples, (count,), generator=generator)
-    labels = [reader.labels((_locate_sample(part, sample),)) for sample in chosen.tolist()]
+    labels = [reader.read_labels((_locate_sample(part, sample),)) for sample in chosen.tolist()]
     found = [label for label in labels if label is not None]
     return torch.from_numpy(np.concatenate(found)) if found else None
 

@@ -30,11 +30,11 @@ class Fault:
     """What happens to one request.
 
     Attributes:
-        kind: reset: `after` bytes of the body, then a TCP reset. short: the same, then an orderly close.
-            stall: the same, then silence. garbage: a body of the right length with wrong bytes from `after` on.
-            status: no body, but the HTTP status `status` with the S3 error code `code`.
-        after: bytes of the body that are sent before it happens.
-        replace: the object's content from then on.
+        kind: Reset: `after` bytes of the body, then a TCP reset. short: the same, then an orderly close.
+            stall: The same, then silence. garbage: a body of the right length with wrong bytes from `after` on.
+            status: No body, but the HTTP status `status` with the S3 error code `code`.
+        after: Bytes of the body that are sent before it happens.
+        replace: The object's content from then on.
     """
 
     kind: Literal["reset", "short", "stall", "garbage", "status"]

@@ -142,8 +142,8 @@ class SwiftServer:
     """Four Swift processes while the `with` block lasts, and no longer than the thread that entered it (on Linux).
 
     Args:
-        root: folder for data, settings and logs; its file system must support extended attributes.
-        port: port of the S3 interface; 0 chooses a free one.
+        root: Folder for data, settings and logs; its file system must support extended attributes.
+        port: Port of the S3 interface; 0 chooses a free one.
     """
 
     access_key, secret_key, region = ACCESS_KEY, SECRET_KEY, REGION

@@ -223,7 +223,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
         (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
         (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
         (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
-        (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which there is not"),
+        (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which does not exist"),
         (("mixture", tmp_path, "--only", "3"), "--only chooses classes, but this source knows none"),
         (("webdataset", tmp_path, "--only", "3"), "--only does not apply to webdataset"),
         (("celeba", tmp_path), "celeba needs --from PATH"),

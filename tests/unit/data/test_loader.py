@@ -53,7 +53,7 @@ def test_batches_are_the_orders_samples_with_their_own_pixels_and_labels(
     batches = take_batches(open_batch_source(*data, residency=residency, window_mb=window_mb), 2 * STEPS + 3)
     for number, (ids, x, y) in enumerate(batches):
         epoch, step = divmod(number, STEPS)
-        assert ids == order.batch(epoch, step).tolist()
+        assert ids == order.batch_ids(epoch, step).tolist()
         assert np.array_equal(x, X[ids])
         assert y == Y[ids].tolist()
 
@@ -96,7 +96,7 @@ def test_a_damaged_sample_stops_the_stream_at_its_batch_with_shard_and_number(tm
     """Batches before the damaged window come out first; asking again gives the same error."""
     store, index = write_arrays(tmp_path, X, Y)
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.015)
-    victim = int(order.batch(0, 12)[0])
+    victim = int(order.batch_ids(0, 12)[0])
     key, number = damage_sample(store, index, victim)
     with open_batch_source(store, index, window_mb=0.015) as source:
         given: list[object] = []
@@ -119,7 +119,7 @@ def test_substituting_is_the_same_streamed_and_resident_and_lists_every_case(tmp
     assert_same_batches(streamed, resident)
     assert sources[0].substituted == sources[1].substituted
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.03)
-    used = [set(order.batch(*divmod(step, STEPS)).tolist()) for step in range(2 * STEPS)]
+    used = [set(order.batch_ids(*divmod(step, STEPS)).tolist()) for step in range(2 * STEPS)]
     assert len(sources[0].substituted) == sum(len(ids & bad) for ids in used) > 0
     for ids, x, y in streamed:
         assert len(ids) == B
@@ -134,7 +134,7 @@ def test_only_substitutions_of_batches_given_out_are_listed(tmp_path: Path) -> N
     """A stream that has read ahead past a bad sample has not used it yet; a resumed one did not use those behind."""
     store, index = write_arrays(tmp_path, X, Y)
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.03)
-    damage_sample(store, index, int(order.batch(0, 6)[2]))
+    damage_sample(store, index, int(order.batch_ids(0, 6)[2]))
     for mode in MODES:
         for start, steps, cases in [(0, 6, 0), (0, 7, 1), (7, 3, 0)]:
             source = open_batch_source(store, index, residency=mode, bad_samples="substitute", start_step=start)
@@ -151,7 +151,7 @@ def test_a_payload_that_is_whole_but_no_image_is_a_bad_sample(tmp_path: Path) ->
     crc32[7] = zlib.crc32(store.get_range("00000.tar", int(own.offsets[7]), 4))
     torn = Sidecar(own.offsets, sizes, crc32, own.labels)
     store.put("00000.npz", torn.to_bytes())
-    shard = dataclasses.replace(index.shards[0], sidecar_sha256=torn.sha256())
+    shard = dataclasses.replace(index.shards[0], sidecar_sha256=torn.content_sha256())
     index = dataclasses.replace(index, shards=(shard,))
     with pytest.raises(InputError, match=r"sample 7 of 00000.tar \(it cannot be decoded"):
         open_batch_source(store, index, residency="ram")

@@ -47,7 +47,7 @@ def small(**changes: int | tuple[int, ...]) -> DataOrder:
 
 
 def epoch_ids(order: DataOrder, epoch: int) -> np.ndarray:
-    return np.stack([order.batch(epoch, step) for step in range(order.steps_per_epoch)])
+    return np.stack([order.batch_ids(epoch, step) for step in range(order.steps_per_epoch)])
 
 
 many = settings(max_examples=40, deadline=None, derandomize=True)
@@ -68,8 +68,8 @@ def test_an_epoch_uses_each_sample_at_most_once_and_drops_only_the_tail(order: D
 @given(orders())
 def test_every_world_size_sees_the_same_global_batches(order: DataOrder) -> None:
     for world_size, step in itertools.product(range(1, order.lanes + 1), range(min(3, order.steps_per_epoch))):
-        parts = [order.batch(1, step, lanes_of_rank(order.lanes, rank, world_size)) for rank in range(world_size)]
-        assert np.array_equal(np.concatenate(parts), order.batch(1, step))
+        parts = [order.batch_ids(1, step, lanes_of_rank(order.lanes, rank, world_size)) for rank in range(world_size)]
+        assert np.array_equal(np.concatenate(parts), order.batch_ids(1, step))
 
 
 @many
@@ -80,7 +80,7 @@ def test_a_batch_taken_alone_equals_the_one_of_an_unbroken_epoch(order: DataOrde
         unbroken = order.lane_ids(2, lane)
         assert len(unbroken) == order.lane_samples
         for step in range(order.steps_per_epoch):
-            assert np.array_equal(order.lane_batch(2, step, lane), unbroken[step * b : (step + 1) * b])
+            assert np.array_equal(order.lane_batch_ids(2, step, lane), unbroken[step * b : (step + 1) * b])
 
 
 @many
@@ -92,10 +92,10 @@ def test_windows_tile_a_lane_and_their_runs_hold_exactly_their_samples_within_th
         for number, window in enumerate(order.windows(0, lane)):
             assert (window.number, window.start) == (number, position)
             assert (window.stop - window.start) * SAMPLE_BYTES <= max(SAMPLE_BYTES, order.window_bytes)
-            stored = [np.arange(run.first, run.last) + base[run.shard] for run in window.runs]
-            assert all(0 <= run.first < run.last <= order.shard_samples[run.shard] for run in window.runs)
+            stored = [np.arange(run.start, run.stop) + base[run.shard] for run in window.runs]
+            assert all(0 <= run.start < run.stop <= order.shard_samples[run.shard] for run in window.runs)
             assert sorted(np.concatenate(stored)) == sorted(order.window_ids(window))
-            assert np.array_equal(np.concatenate(stored)[order.permutation(window)], order.window_ids(window))
+            assert np.array_equal(np.concatenate(stored)[order.window_permutation(window)], order.window_ids(window))
             position = window.stop
         assert position == order.lane_samples
 
@@ -127,7 +127,7 @@ def test_neighbours_in_storage_are_torn_apart() -> None:
 def test_every_window_of_every_lane_and_epoch_is_shuffled_in_its_own_way() -> None:
     order = small(shard_samples=(1200,), window_bytes=50 * SAMPLE_BYTES)
     windows = [w for epoch in range(3) for lane in range(4) for w in order.windows(epoch, lane)]
-    full = [tuple(order.permutation(w)) for w in windows if w.stop - w.start == 50]
+    full = [tuple(order.window_permutation(w)) for w in windows if w.stop - w.start == 50]
     assert len(full) > 30
     assert len(set(full)) == len(full)
 
@@ -183,4 +183,4 @@ def test_a_bad_sample_is_replaced_by_the_next_good_one_of_its_window_round_the_e
 
 def test_a_sample_id_is_located_in_its_shard_past_empty_shards() -> None:
     order = small(shard_samples=(4, 0, 20))
-    assert [order.locate(n) for n in (0, 3, 4, 23)] == [(0, 0), (0, 3), (2, 0), (2, 19)]
+    assert [order.locate_sample(n) for n in (0, 3, 4, 23)] == [(0, 0), (0, 3), (2, 0), (2, 19)]

@@ -13,7 +13,7 @@ import pytest
 
 from ali_dist.data.shards.codec import read_image
 from ali_dist.data.shards.index import Index, check_listing, find_split, load_index, load_sidecar
-from ali_dist.data.shards.labels import label_field
+from ali_dist.data.shards.labels import encode_label
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.data.shards.tar import scan_tar
@@ -53,7 +53,7 @@ def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> No
         buffer = io.BytesIO()
         writer = webdataset.TarWriter(buffer, user="", group="", mtime=0, encoder=False)
         for n, (image, label) in enumerate(zip(x, labels, strict=True)):
-            fields = label_field(label if options else int(label), options.get("attributes", ""))
+            fields = encode_label(label if options else int(label), options.get("attributes", ""))
             writer.write({"__key__": f"00000-{n:07d}", "raw": image.tobytes(), **fields})
         writer.close()
         assert store.get("00000.tar") == buffer.getvalue()
@@ -248,7 +248,7 @@ def test_one_flipped_byte_is_found_with_its_shard_and_sample(tmp_path: Path) -> 
     with pytest.raises(InputError, match=f"sample {number} of {key} .*crc32"):
         load_arrays(store, index)
     report = verify_split(store, index)
-    assert (report.shards, report.samples) == (len(index.shards), 100)
+    assert (report.num_shards, report.num_samples) == (len(index.shards), 100)
     assert len(report.problems) == 1
     assert f"sample {number} of {key}" in report.problems[0]
 

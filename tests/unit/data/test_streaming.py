@@ -60,7 +60,7 @@ def test_resuming_does_not_read_windows_that_are_behind(data: tuple[LocalStore, 
         for run in w.runs
     }
     assert len(behind) > LANES
-    passed = {(index.shards[run.shard].key, run.first) for w in behind for run in w.runs}
+    passed = {(index.shards[run.shard].key, run.start) for w in behind for run in w.runs}
     first_of = _first_samples(store, index)
     read = {(key, first_of[key][at]) for key, at, _ in resumed.reads[: len(needed)]}
     assert not passed & read

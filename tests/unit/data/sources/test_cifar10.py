@@ -77,12 +77,15 @@ def test_every_published_form_gives_the_same_bytes(tmp_path: Path, capsys: pytes
 
 def test_the_share_held_out_can_be_chosen_and_be_nothing(tmp_path: Path) -> None:
     write_cifar_binary(tmp_path / "x", each=20)
-    assert {s.name: s.size for s in cifar10_splits(tmp_path / "x", holdout=0.25)} == {
+    assert {split.name: split.num_samples for split in cifar10_splits(tmp_path / "x", holdout=0.25)} == {
         "train": 75,
         "valid": 25,
         "test": 20,
     }
-    assert {s.name: s.size for s in cifar10_splits(tmp_path / "x", holdout=0)} == {"train": 100, "test": 20}
+    assert {split.name: split.num_samples for split in cifar10_splits(tmp_path / "x", holdout=0)} == {
+        "train": 100,
+        "test": 20,
+    }
 
 
 def test_a_missing_cut_or_wrong_file_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def test_files_that_are_not_svhn_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_whole_training_file_can_be_kept(tmp_path: Path) -> None:
     write_svhn(tmp_path, {"train": 20, "extra": 3, "test": 5})
-    assert {split.name: split.size for split in svhn_splits(tmp_path, holdout=0)} == {
+    assert {split.name: split.num_samples for split in svhn_splits(tmp_path, holdout=0)} == {
         "train": 20,
         "extra": 3,
         "test": 5,
