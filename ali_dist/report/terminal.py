@@ -218,23 +218,50 @@ def _format_plain(value: object) -> str:
 
 
 Advance = Callable[[int], None]
+StartBar = Callable[[str, int | None], Advance]
+
+
+@contextmanager
+def show_progress_bars() -> Iterator[StartBar]:
+    """Show progress bars on a terminal while the block runs, and nothing elsewhere.
+
+    Yields:
+        A function that begins a bar, given the name of what is being done and where it ends (None: unknown). It
+        returns a function to be called with each advance.
+    """
+    if not sys.stderr.isatty():
+        yield lambda name, total: lambda advance: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as display:
+
+        def start_bar(name: str, total: int | None) -> Advance:
+            task = display.add_task(name, total=total)
+            return lambda advance: display.advance(task, advance)
+
+        yield start_bar
 
 
 @contextmanager
 def show_progress(name: str, total: int | None) -> Iterator[Advance]:
-    """A bar on a terminal, nothing elsewhere; the block calls what it is given with each advance.
+    """Show a single bar on a terminal while the block runs, and nothing elsewhere.
 
     Args:
         name: What is being done.
         total: Where the bar ends; None: unknown.
-    """
-    if not sys.stderr.isatty():
-        yield lambda samples: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda samples: bar.advance(task, samples)
+    Yields:
+        A function to be called with each advance.
+    """
+    with show_progress_bars() as start_bar:
+        yield start_bar(name, total)
