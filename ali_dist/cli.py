@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import NoReturn
-
-import torch
+from typing import TYPE_CHECKING, NoReturn
 
 from ali_dist.config import StorageConfig
 from ali_dist.config.loading import did_you_mean
-from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -63,6 +63,10 @@ def device_from_arguments(arguments: argparse.Namespace) -> torch.device:
     Raises:
         InputError: A GPU was asked for and there is none.
     """
+    import torch  # here, because `prepare` does without it, and so do the processes that it starts
+
+    from ali_dist.distributed import World, choose_device
+
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device is cuda, but torch sees no GPU here: use cpu or auto.")
     return choose_device(arguments.device, (World.from_torchrun() or World()).local_rank)

@@ -77,7 +77,7 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool], log: Path
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    ensure_prepared("mixture-ring", str(tmp_path / "ring"), mixture_samples=2_000)
+    ensure_prepared("mixture-ring", str(tmp_path / "ring"), samples=2_000)
     return tmp_path
 
 

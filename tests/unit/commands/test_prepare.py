@@ -10,16 +10,28 @@ import numpy as np
 import pytest
 import torch
 
-from ali_dist.data.preparation.builtin import ensure_prepared, prepare_digits, prepare_mixture
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
-from ali_dist.data.sources.mixture import mixture_means
+from ali_dist.data.sources.base import StartTracking, track_nothing
+from ali_dist.data.sources.digits import digits_splits
+from ali_dist.data.sources.mixture import mixture_means, mixture_splits
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
 from tests.helpers.commands import content, refused, run, state
 
 pytestmark = pytest.mark.timeout(120)
+
+
+def write_mixture(
+    folder: Path, samples: int, *, shard_mb: float = 32.0, start_tracking: StartTracking = track_nothing
+) -> bool:
+    """Write a grid of Gaussians as the command does; returns whether anything was written."""
+    splits = mixture_splits("grid", samples)
+    written = write_splits(LocalStore(folder), splits, WriteOptions(shard_mb=shard_mb), start_tracking)
+    return any(is_new for _, is_new in written.values())
 
 
 # ---- built-in data -------------------------------------------------------------------------------------------------
@@ -55,7 +67,7 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
 def test_mixture_points_lie_about_the_component_they_are_labelled_with(
     tmp_path: Path, layout: Any, modes: int, std: float
 ) -> None:
-    prepare_mixture(LocalStore(tmp_path), layout, samples=4000)
+    write_splits(LocalStore(tmp_path), mixture_splits(layout, 4000), WriteOptions())
     train, test = (LocalStore(tmp_path / split) for split in ("train", "test"))
     index = load_index(train)
     x, y = load_arrays(train, index)
@@ -100,24 +112,24 @@ def test_an_interrupted_preparation_is_done_again_and_equals_an_unbroken_one(tmp
 
         return count
 
-    root = LocalStore(tmp_path / "torn")
+    root = tmp_path / "torn"
     with pytest.raises(KeyboardInterrupt):
-        prepare_mixture(root, samples=300, shard_mb=0.1, track=interrupting)
-    assert root.child("test").stat("index.json") is None
-    assert prepare_mixture(root, samples=300, shard_mb=0.1)
-    prepare_mixture(LocalStore(tmp_path / "whole"), samples=300, shard_mb=0.1)
+        write_mixture(root, 300, shard_mb=0.1, start_tracking=interrupting)
+    assert not (root / "test" / "index.json").exists()
+    assert write_mixture(root, 300, shard_mb=0.1)
+    write_mixture(tmp_path / "whole", 300, shard_mb=0.1)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
 def test_shards_of_an_interrupted_try_with_other_settings_do_not_stay(tmp_path: Path) -> None:
     """Stock webdataset reads every tar of a folder, so a stale one would double samples."""
-    root = LocalStore(tmp_path / "torn")
-    prepare_mixture(root, samples=300, shard_mb=0.05)
+    root = tmp_path / "torn"
+    write_mixture(root, 300, shard_mb=0.05)
     for split in ("train", "test"):
-        root.child(split).put("unfinished.json", b"{}")
-        root.child(split).delete(["index.json"])
-    prepare_mixture(root, samples=300)
-    prepare_mixture(LocalStore(tmp_path / "whole"), samples=300)
+        LocalStore(root / split).put("unfinished.json", b"{}")
+        LocalStore(root / split).delete(["index.json"])
+    write_mixture(root, 300)
+    write_mixture(tmp_path / "whole", 300)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
@@ -133,7 +145,7 @@ def test_lost_shards_are_written_again(tmp_path: Path, capsys: pytest.CaptureFix
 
 def _prepare_in_child(folder: str, barrier: Any, results: Any) -> None:
     barrier.wait()
-    wrote = prepare_mixture(LocalStore(Path(folder)), samples=400, shard_mb=0.1)
+    wrote = write_mixture(Path(folder), 400, shard_mb=0.1)
     listing = LocalStore(Path(folder)).list()
     results.put((wrote, [(info.key, info.etag) for info in listing]))
 
@@ -165,10 +177,12 @@ def test_first_use_writes_digits_once_and_leaves_ones_own_data_alone(tmp_path: P
     assert not ensure_prepared("digits", str(tmp_path / "own" / "train"))
     assert state(tmp_path / "own") == before
     assert not ensure_prepared("digits", "s3://some-bucket/digits"), "nothing is written to S3 unasked"
+    with pytest.raises(InputError, match="no built-in data 'numbers': set data.source to one of digits, "):
+        ensure_prepared("numbers", str(tmp_path / "a"))
 
 
 def test_first_use_takes_what_the_command_prepared_with_other_settings(tmp_path: Path) -> None:
-    assert ensure_prepared("mixture-ring", str(tmp_path), mixture_samples=50)
+    assert ensure_prepared("mixture-ring", str(tmp_path), samples=50)
     assert load_index(LocalStore(tmp_path / "train")).num_samples == 50
     assert not ensure_prepared("mixture-ring", str(tmp_path))
     with pytest.raises(InputError, match="data.source is 'mixture-grid', but .* holds 'mixture-ring'"):
@@ -192,7 +206,7 @@ def test_only_some_classes_are_written_under_their_own_numbers(
 ) -> None:
     """What an anomaly detector is trained on: the same samples as in the whole, in the same order, and no others."""
     assert run(capsys, "digits", tmp_path / "some", "--only", "7, 3")[0] == 0
-    prepare_digits(LocalStore(tmp_path / "all"))
+    write_splits(LocalStore(tmp_path / "all"), digits_splits(), WriteOptions())
     for split in ("train", "test"):
         x, y = load_arrays(store := LocalStore(tmp_path / "all" / split), load_index(store))
         store = LocalStore(tmp_path / "some" / split)
@@ -223,6 +237,8 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
         (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
         (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
         (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
+        (("folder", tmp_path / "out", "--from", tmp_path, "--size", 0), "--size is 0"),
+        (("digits", tmp_path, "--skipbad"), "unrecognized arguments: --skipbad; did you mean --skip-bad"),
         (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which does not exist"),
         (("mixture", tmp_path, "--only", "3"), "--only chooses classes, but this source knows none"),
         (("webdataset", tmp_path, "--only", "3"), "--only does not apply to webdataset"),
@@ -239,7 +255,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
 
 
 def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare_mixture(LocalStore(tmp_path), samples=300, shard_mb=0.1)
+    write_mixture(tmp_path, 300, shard_mb=0.1)
     train = LocalStore(tmp_path / "train")
     places = [damage_sample(train, load_index(train), sample) for sample in range(100, 112)]
     code, out, err = run(capsys, "mixture", tmp_path, "--samples", 300, "--shard-mb", 0.1, "--verify")
@@ -252,8 +268,8 @@ def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, caps
 
 
 def test_preparing_digits_as_png_gives_the_same_pixels(tmp_path: Path) -> None:
-    prepare_digits(LocalStore(tmp_path / "raw"))
-    prepare_digits(LocalStore(tmp_path / "png"), encoding="png")
+    write_splits(LocalStore(tmp_path / "raw"), digits_splits(), WriteOptions(encoding="raw"))
+    write_splits(LocalStore(tmp_path / "png"), digits_splits(), WriteOptions(encoding="png"))
     stores = [LocalStore(tmp_path / encoding / "test") for encoding in ("raw", "png")]
     raw, compressed = (load_arrays(store, load_index(store))[0].numpy() for store in stores)
     assert np.array_equal(raw, compressed)

@@ -210,6 +210,12 @@ class KilledCommand:
                 yield int(stat.parent.name)
 
 
+def test_the_processes_that_write_shards_do_not_load_torch() -> None:
+    """Each of them imports the command again, and torch would cost each of them seconds."""
+    script = "import sys, ali_dist.prepare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_a_process_that_is_killed_ends_the_command_with_a_reason(tmp_path: Path) -> None:
     split = dataclasses.replace(counted_split()[0], select_samples=lambda numbers: DeadlySamples(len(numbers)))
     with pytest.raises(InputError, match="was killed .* smaller --jobs"):
