@@ -37,7 +37,7 @@ def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         try:
             archive = images.make_base_archive(request.config.cache.mkdir("image"))
             tool = stack.enter_context(Buildah(folder / "storage"))
-            python = tool.debian(archive)
+            python = tool.make_base_image(archive)
         except RuntimeError as error:
             pytest.skip(f"images cannot be built here: ...{str(error).strip()[-200:]}")
         if python != f"{sys.version_info[0]}.{sys.version_info[1]}":

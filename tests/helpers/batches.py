@@ -1,4 +1,4 @@
-"""A small split, sources of its batches, and ways to compare what they give."""
+"""A small data set, sources of its batches, and a comparison of what they give."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def open_batch_source(store: Any, index: Index, **changes: Any) -> BatchSource:
 
 
 def take_batches(source: BatchSource, n: int) -> list[TakenBatch]:
-    """(ids, x, y) of the next n batches."""
-    found = []
+    """Return (ids, x, y) of the next n batches, and close the source."""
+    batches = []
     with source:
         for batch in islice(source, n):
             assert batch.y is not None
-            found.append((batch.ids.tolist(), batch.x.numpy().copy(), batch.y.tolist()))
-    return found
+            batches.append((batch.ids.tolist(), batch.x.numpy().copy(), batch.y.tolist()))
+    return batches
 
 
-def drain_batches(source: BatchSource, n: int, given: list[object] | None = None) -> None:
-    """Take n batches; those that came before an error are in `given`."""
+def drain_batches(source: BatchSource, n: int, taken: list[object] | None = None) -> None:
+    """Take n batches; those that come before an error are added to `taken`."""
     for _ in range(n):
         batch = next(source)
-        if given is not None:
-            given.append(batch)
+        if taken is not None:
+            taken.append(batch)
 
 
-def assert_same_batches(one: list[TakenBatch], other: list[TakenBatch]) -> None:
-    assert len(one) == len(other)
-    for (ids, x, y), (other_ids, other_x, other_y) in zip(one, other, strict=True):
-        assert ids == other_ids
-        assert np.array_equal(x, other_x)
-        assert y == other_y
+def assert_same_batches(first: list[TakenBatch], second: list[TakenBatch]) -> None:
+    assert len(first) == len(second)
+    for (ids, x, y), (second_ids, second_x, second_y) in zip(first, second, strict=True):
+        assert ids == second_ids
+        assert np.array_equal(x, second_x)
+        assert y == second_y

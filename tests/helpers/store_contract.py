@@ -83,7 +83,7 @@ class StoreContract:
         store.put("runs/one/twofold", b"2")
         assert child.url == f"{store.url}/runs/one/two"
         assert store.get("runs/one/two/x") == b"1"
-        assert [info.key for info in child.list()] == ["x"], "a neighbour whose name begins alike is not inside"
+        assert [info.key for info in child.list()] == ["x"], "a neighbor whose name begins alike is not inside"
 
     def test_delete_removes_only_what_is_named_and_accepts_absent_keys(self, store: Store) -> None:
         for key in ("a/1", "a/2", "b"):

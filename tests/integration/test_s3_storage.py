@@ -129,22 +129,22 @@ def test_no_credentials_fail_fast_even_where_a_machine_role_is_looked_for(swift_
 
 
 def test_threads_read_their_own_ranges(store: S3Store) -> None:
-    content, parts, found = os.urandom(MIB), 16, {}
+    content, parts, parts_read = os.urandom(MIB), 16, {}
     store.put("a", content)
     step = MIB // parts
 
     def read(part: int) -> None:
-        found[part] = store.get_range("a", part * step, step)
+        parts_read[part] = store.get_range("a", part * step, step)
 
     threads = [threading.Thread(target=read, args=(part,)) for part in range(parts)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert b"".join(found[part] for part in range(parts)) == content
+    assert b"".join(parts_read[part] for part in range(parts)) == content
 
 
-def _read_all(store: S3Store, first: int, count: int) -> None:
+def _read_every_key(store: S3Store, first: int, count: int) -> None:
     for turn in range(20):
         key = str((first + turn) % count)
         assert store.get(key) == key.encode() * 1000
@@ -154,12 +154,12 @@ def test_forked_processes_never_get_each_others_answers(store: S3Store) -> None:
     count = 8
     for i in range(count):
         store.put(str(i), str(i).encode() * 1000)
-    _read_all(store, 0, count)  # the connection that children must not share
+    _read_every_key(store, 0, count)  # the connection that children must not share
     fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=_read_all, args=(store, 2 * i, count)) for i in range(4)]
+    children = [fork.Process(target=_read_every_key, args=(store, 2 * i, count)) for i in range(4)]
     for child in children:
         child.start()
-    _read_all(store, 1, count)
+    _read_every_key(store, 1, count)
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * 4

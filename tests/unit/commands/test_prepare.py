@@ -1,4 +1,4 @@
-"""The prepare command and built-in data: right content, safe to repeat, interrupt and race, clear when refused."""
+"""The prepare command and built-in data: the content is right, repeats and races are safe, and refusals are clear."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_mixture(
     return any(is_new for _, is_new in written.values())
 
 
-# ---- built-in data -------------------------------------------------------------------------------------------------
+# ---- Built-in data -------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
@@ -49,7 +49,7 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images * 255 / 16).astype(np.uint8)
     source = sorted((row.tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True))
-    found = []
+    loaded_pairs = []
     for split, count in (("train", 1437), ("test", 360)):
         store = LocalStore(tmp_path / split)
         index = load_index(store)
@@ -59,8 +59,8 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
         assert len(x) == count
         shares = np.bincount(y.numpy(), minlength=10) / count
         assert np.allclose(shares, np.bincount(labels) / len(labels), atol=0.003)
-        found += [(row.numpy().tobytes(), int(label)) for row, label in zip(x, y, strict=True)]
-    assert sorted(found) == source
+        loaded_pairs += [(row.numpy().tobytes(), int(label)) for row, label in zip(x, y, strict=True)]
+    assert sorted(loaded_pairs) == source
 
 
 @pytest.mark.parametrize(("layout", "modes", "std"), [("grid", 25, 0.05), ("ring", 8, 0.01)])
@@ -85,7 +85,7 @@ def test_mixture_points_lie_about_the_component_they_are_labelled_with(
     assert not {point.tobytes() for point in x.numpy()} & {point.tobytes() for point in held_out.numpy()}
 
 
-# ---- repeat, interrupt, race ---------------------------------------------------------------------------------------
+# ---- Repeat, interrupt, race ---------------------------------------------------------------------------------------
 
 
 def test_repeating_a_command_changes_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_repeating_a_command_changes_nothing_and_says_so(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("stop_after", [1, 150, 310])
 def test_an_interrupted_preparation_is_done_again_and_equals_an_unbroken_one(tmp_path: Path, stop_after: int) -> None:
-    """Interrupted in the first shard, in a later one and in the second split; by settings with more shards too."""
+    """It is interrupted in the first shard, in a later one and in the second split."""
 
     seen = 0
 
@@ -156,14 +156,14 @@ def test_two_processes_that_race_write_once_and_neither_sees_files_change(tmp_pa
     children = [context.Process(target=_prepare_in_child, args=(str(tmp_path), barrier, results)) for _ in range(2)]
     for child in children:
         child.start()
-    found = [results.get(timeout=100) for _ in children]
+    outcomes = [results.get(timeout=100) for _ in children]
     for child in children:
         child.join()
-    assert sorted(wrote for wrote, _ in found) == [False, True]
-    assert found[0][1] == found[1][1]
+    assert sorted(wrote for wrote, _ in outcomes) == [False, True]
+    assert outcomes[0][1] == outcomes[1][1]
 
 
-# ---- first use by training -----------------------------------------------------------------------------------------
+# ---- First use by training -----------------------------------------------------------------------------------------
 
 
 def test_first_use_writes_digits_once_and_leaves_ones_own_data_alone(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_other_data_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureF
 def test_only_some_classes_are_written_under_their_own_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What an anomaly detector is trained on: the same samples as in the whole, in the same order, and no others."""
+    """An anomaly detector is trained on these: the samples of the whole data set, in the same order, and no others."""
     assert run(capsys, "digits", tmp_path / "some", "--only", "7, 3")[0] == 0
     write_splits(LocalStore(tmp_path / "all"), digits_splits(), WriteOptions())
     for split in ("train", "test"):
@@ -214,15 +214,15 @@ def test_only_some_classes_are_written_under_their_own_numbers(
         some, labels = load_arrays(store, index)
         assert y is not None
         assert labels is not None
-        wanted = (y == 3) | (y == 7)
-        assert torch.equal(some, x[wanted])
-        assert torch.equal(labels, y[wanted])
+        is_kept = (y == 3) | (y == 7)
+        assert torch.equal(some, x[is_kept])
+        assert torch.equal(labels, y[is_kept])
         assert len(index.classes) == 10
     assert "already there" in run(capsys, "digits", tmp_path / "some", "--only", "3,7")[1]
     assert "already holds other data" in refused(capsys, "digits", tmp_path / "some", "--only", "3")
 
 
-# ---- wrong input ---------------------------------------------------------------------------------------------------
+# ---- Wrong input ---------------------------------------------------------------------------------------------------
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,13 +257,13 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
 def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_mixture(tmp_path, 300, shard_mb=0.1)
     train = LocalStore(tmp_path / "train")
-    places = [damage_sample(train, load_index(train), sample) for sample in range(100, 112)]
+    locations = [damage_sample(train, load_index(train), sample) for sample in range(100, 112)]
     code, out, err = run(capsys, "mixture", tmp_path, "--samples", 300, "--shard-mb", 0.1, "--verify")
     assert code == 2
     assert "train: 300 samples in 7 shards checked, 12 problems" in out
     *lines, last = err.splitlines()
     assert last == "... and 2 more."
-    for line, (key, number) in zip(lines, places[:10], strict=True):
+    for line, (key, number) in zip(lines, locations[:10], strict=True):
         assert f"sample {number} of {key} (" in line
 
 

@@ -1,4 +1,4 @@
-"""Training batches, streamed and from memory: the same ones, at any world size, from any step on."""
+"""Training batches are the same ones streamed and from memory, at any world size, from any step on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Index]:
     store, index = write_arrays(tmp_path_factory.mktemp("shards"), X, Y)
-    assert len({shard.samples for shard in index.shards}) > 1, "uneven shards are wanted"
+    assert len({shard.samples for shard in index.shards}) > 1, "the shards must be uneven"
     return store, index
 
 
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Index]:
 def test_batches_are_the_orders_samples_with_their_own_pixels_and_labels(
     data: tuple[LocalStore, Index], residency: str, window_mb: float
 ) -> None:
-    """For two epochs and a bit, so that the change of epoch is covered."""
+    """It takes two epochs and a bit, so that the change of epoch is covered."""
     order = make_order(data[1], seed=5, lanes=LANES, global_batch_size=B, window_mb=window_mb)
     batches = take_batches(open_batch_source(*data, residency=residency, window_mb=window_mb), 2 * STEPS + 3)
     for number, (ids, x, y) in enumerate(batches):
@@ -93,16 +93,16 @@ def test_compressed_images_stream_as_they_load(tmp_path: Path, encoding: Any) ->
 
 
 def test_a_damaged_sample_stops_the_stream_at_its_batch_with_shard_and_number(tmp_path: Path) -> None:
-    """Batches before the damaged window come out first; asking again gives the same error."""
+    """Batches before the damaged window come out first, and a second `next` raises the same error."""
     store, index = write_arrays(tmp_path, X, Y)
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.015)
     victim = int(order.batch_ids(0, 12)[0])
     key, number = damage_sample(store, index, victim)
     with open_batch_source(store, index, window_mb=0.015) as source:
-        given: list[object] = []
+        batches_before: list[object] = []
         with pytest.raises(InputError, match=f"sample {number} of {key} .*bad_samples") as first:
-            drain_batches(source, STEPS, given)
-        assert 5 <= len(given) <= 12
+            drain_batches(source, STEPS, batches_before)
+        assert 5 <= len(batches_before) <= 12
         with pytest.raises(InputError) as second:
             next(source)
         assert second.value is first.value
@@ -113,7 +113,7 @@ def test_a_damaged_sample_stops_the_stream_at_its_batch_with_shard_and_number(tm
 def test_substituting_is_the_same_streamed_and_resident_and_lists_every_case(tmp_path: Path) -> None:
     store, index = write_arrays(tmp_path, X, Y)
     bad = {3, 4, 5, 77, 150}
-    places = {damage_sample(store, index, sample) for sample in bad}
+    locations = {damage_sample(store, index, sample) for sample in bad}
     sources = [open_batch_source(store, index, residency=mode, bad_samples="substitute") for mode in MODES]
     streamed, resident = (take_batches(source, 2 * STEPS) for source in sources)
     assert_same_batches(streamed, resident)
@@ -127,11 +127,11 @@ def test_substituting_is_the_same_streamed_and_resident_and_lists_every_case(tmp
         assert np.array_equal(x, X[ids])
         assert y == Y[ids].tolist()
     for sentence in sources[0].substituted:
-        assert any(f"sample {number} of {key} (its crc32" in sentence for key, number in places)
+        assert any(f"sample {number} of {key} (its crc32" in sentence for key, number in locations)
 
 
 def test_only_substitutions_of_batches_given_out_are_listed(tmp_path: Path) -> None:
-    """A stream that has read ahead past a bad sample has not used it yet; a resumed one did not use those behind."""
+    """A stream that has read ahead past a bad sample has not used it yet; a resumed one has not used those before."""
     store, index = write_arrays(tmp_path, X, Y)
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.03)
     damage_sample(store, index, int(order.batch_ids(0, 6)[2]))
@@ -143,7 +143,7 @@ def test_only_substitutions_of_batches_given_out_are_listed(tmp_path: Path) -> N
 
 
 def test_a_payload_that_is_whole_but_no_image_is_a_bad_sample(tmp_path: Path) -> None:
-    """Its crc32 is right (the index was made with it), but it cannot be decoded."""
+    """The payload's crc32 is right, because the index was made with it, but it cannot be decoded."""
     store, index = write_arrays(tmp_path, X[:40], Y[:40], encoding="png", per_shard=40)
     own = load_sidecar(store, index, 0)
     sizes, crc32 = own.sizes.copy(), own.crc32.copy()

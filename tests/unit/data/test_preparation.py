@@ -1,4 +1,4 @@
-"""Writing shards in parallel: the same bytes from any number of processes, and nothing done twice after a kill."""
+"""Shards that are written in parallel: equal bytes from any number of processes; no work done twice after a kill."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_sample_is_written_once_with_its_label_in_mixed_order(tmp_path: Pa
     numbers = (x[:, 0, 0, 0].int() + 256 * y).tolist()
     assert sorted(numbers) == list(range(600))
     steps = np.abs(np.diff(numbers))
-    assert np.median(steps) > 50, "neighbours in the source are no neighbours in the shards"
+    assert np.median(steps) > 50, "neighbors in the source must not be neighbors in the shards"
 
 
 def test_several_processes_write_the_same_bytes_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Shards, their index and sidecars: readable by webdataset, reproducible, and never silently wrong."""
+"""Shards, their index and sidecars are readable by webdataset, reproducible, and never silently wrong."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def test_stock_webdataset_reads_back_every_sample_and_label(tmp_path: Path, enco
     assert len({sample["__key__"] for sample in samples}) == 70
     for sample, image in zip(samples, x, strict=True):
         payload = sample[encoding]
-        got = np.frombuffer(payload, np.uint8).reshape(SHAPE) if encoding == "raw" else read_image(memoryview(payload))
-        assert np.array_equal(got, image)
+        decoded = (
+            np.frombuffer(payload, np.uint8).reshape(SHAPE) if encoding == "raw" else read_image(memoryview(payload))
+        )
+        assert np.array_equal(decoded, image)
 
 
 def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> None:
@@ -63,20 +65,20 @@ def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> No
 def test_a_split_read_whole_equals_what_was_written(tmp_path: Path, encoding: Any) -> None:
     x, y = make_labelled_arrays(100)
     store, index = write_arrays(tmp_path, x, y, encoding=encoding)
-    got_x, got_y = load_arrays(store, load_index(store))
-    assert got_y is not None
-    assert np.array_equal(got_x.numpy(), x)
-    assert got_y.tolist() == y.tolist()
+    loaded_x, loaded_y = load_arrays(store, load_index(store))
+    assert loaded_y is not None
+    assert np.array_equal(loaded_x.numpy(), x)
+    assert loaded_y.tolist() == y.tolist()
 
 
 def test_float_vectors_and_attributes_survive_and_no_labels_stay_none(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 2)).astype(np.float32), rng.standard_normal((40, 3)).astype(np.float32)
     store, index = write_arrays(tmp_path / "a", x, y, attributes=("Smiling", "Male", "Young"))
-    got_x, got_y = load_arrays(store, load_index(store))
-    assert got_y is not None
-    assert np.array_equal(got_x.numpy(), x)
-    assert np.array_equal(got_y.numpy(), y)
+    loaded_x, loaded_y = load_arrays(store, load_index(store))
+    assert loaded_y is not None
+    assert np.array_equal(loaded_x.numpy(), x)
+    assert np.array_equal(loaded_y.numpy(), y)
     assert load_arrays(*write_arrays(tmp_path / "b", x, None))[1] is None
 
 
@@ -104,7 +106,7 @@ def test_the_same_samples_give_the_same_bytes_and_any_other_a_new_fingerprint(tm
 
 
 def test_writing_again_leaves_equal_shards_untouched(tmp_path: Path) -> None:
-    """Else a reader that has them open would see them change."""
+    """Otherwise a reader that has them open would see them change."""
     x, y = make_labelled_arrays(60)
     store, index = write_arrays(tmp_path, x, y)
     before = check_listing(store, index)
@@ -210,7 +212,7 @@ def test_a_sidecar_of_another_shard_or_with_other_labels_or_torn_is_refused(tmp_
 
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_a_class_number_without_a_name_is_refused_where_it_is_read(tmp_path: Path, wrong: int) -> None:
-    """A conditional model would count it out of range, in the middle of a run and perhaps on the GPU."""
+    """A conditional model would use it as an index out of range, in the middle of a run and perhaps on the GPU."""
     x, _ = make_labelled_arrays(6)
     store, index = write_arrays(tmp_path, x, [0, 1, 2, 0, wrong, 1], classes=("a", "b", "c"))
     with pytest.raises(InputError, match=f"Sample 4 of 00000.tar .* has class {wrong}, but the index names 3 classes"):

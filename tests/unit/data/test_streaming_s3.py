@@ -1,4 +1,4 @@
-"""Shards written to and streamed from an S3 endpoint that breaks requests: the same batches as from a folder."""
+"""Shards that are streamed from an S3 endpoint that breaks requests give the same batches as from a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     with FaultServer() as started:
-        started.reset({"bucket/other/file": b""})
+        started.serve_objects({"bucket/other/file": b""})
         yield started
 
 
@@ -46,7 +46,7 @@ def test_resets_short_bodies_and_refusals_do_not_change_a_batch(
     assert load_index(store) == index
     faults = [Fault("reset", after=700), Fault("short", after=900), Fault("status"), Fault("stall", after=100)]
     for number, shard in enumerate(index.shards):
-        server.inject(f"bucket/digits/train/{shard.key}", faults[number % len(faults)])
+        server.inject_faults(f"bucket/digits/train/{shard.key}", faults[number % len(faults)])
     assert_same_batches(
         take_batches(open_batch_source(store, index), 2 * STEPS),
         take_batches(open_batch_source(local, index), 2 * STEPS),
@@ -56,7 +56,7 @@ def test_resets_short_bodies_and_refusals_do_not_change_a_batch(
 def test_garbage_on_the_way_is_caught_and_fetched_again(tmp_path: Path, server: FaultServer, store: S3Store) -> None:
     local, index = write_arrays(tmp_path, X, Y)
     for shard in index.shards:
-        server.inject(f"bucket/digits/train/{shard.key}", Fault("garbage"))
+        server.inject_faults(f"bucket/digits/train/{shard.key}", Fault("garbage"))
     assert_same_batches(
         take_batches(open_batch_source(store, index), 2 * STEPS),
         take_batches(open_batch_source(local, index), 2 * STEPS),
@@ -66,7 +66,7 @@ def test_garbage_on_the_way_is_caught_and_fetched_again(tmp_path: Path, server: 
 def test_garbage_that_stays_is_damaged_data(server: FaultServer, store: S3Store) -> None:
     index = load_index(store)
     for shard in index.shards:
-        server.inject_always(f"bucket/digits/train/{shard.key}", Fault("garbage"))
+        server.inject_lasting_fault(f"bucket/digits/train/{shard.key}", Fault("garbage"))
     with (
         open_batch_source(store, index) as source,
         pytest.raises(InputError, match=r"Damaged data in s3://bucket/.*crc32"),

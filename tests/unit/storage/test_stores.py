@@ -71,10 +71,10 @@ class TestLocalStore(StoreContract):
     ) -> None:
         store.put("run/model", b"old")
 
-        def full(_: int) -> None:
+        def fail_as_full(_: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", fail_as_full)
         with pytest.raises(StorageError, match=r"data/run/model cannot be written: no space left") as caught:
             store.put("run/model", b"new" * 1000)
         assert isinstance(caught.value.__cause__, OSError)

@@ -25,7 +25,7 @@ def encoded(x: np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def middle(path: Path, size: int) -> bytes:
-    """The centre square of an image file, reduced, as bytes of uint8 [3, size, size]."""
+    """The center square of an image file, reduced, as the bytes of uint8 [3, size, size]."""
     with Image.open(path) as image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -125,11 +125,11 @@ def test_a_flat_folder_has_no_labels_and_grey_has_one_channel(
     assert run(capsys, *arguments, "--jobs", 1)[0] == 0
     store = LocalStore(tmp_path / "out" / "train")
     index = load_index(store)
-    got, y = load_arrays(store, index)
+    loaded, y = load_arrays(store, index)
     assert (index.shape, index.classes, y) == ((1, 24, 24), (), None)
     grey = [np.asarray(image.convert("L")) for image in (palette, Image.fromarray(x))]
-    assert {image.numpy().tobytes() for image in got} == {image.tobytes() for image in grey}
-    assert len(got) == 3
+    assert {image.numpy().tobytes() for image in loaded} == {image.tobytes() for image in grey}
+    assert len(loaded) == 3
 
 
 def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
