@@ -118,7 +118,7 @@ class ShardReader:
         )
 
     def describe_substitution(self, epoch: int, step: int, bad: BadSample, substitute: tuple[int, int]) -> str:
-        """One sentence on a bad sample that another one, (shard, number in it), has replaced in a batch."""
+        """One sentence on a bad sample that has been replaced in a batch by another one, (shard, number in it)."""
         shard, number = substitute
         return f"epoch {epoch}, step {step}: {bad} was replaced by sample {number} of {self.index.shards[shard].key}"
 

@@ -85,16 +85,11 @@ def index_webdataset(store: Store, on_shard: Callable[[int], None] = lambda samp
 
 def _class_names(store: Store, labels: list[Any]) -> tuple[str, ...]:
     """Name the classes '0', '1', ... up to the largest class number; empty without class numbers."""
-    if (
-        len(
-            {
-                (labels_of_shard is None, None if labels_of_shard is None else labels_of_shard.ndim)
-                for labels_of_shard in labels
-            }
+    dimensions = {None if labels_of_shard is None else labels_of_shard.ndim for labels_of_shard in labels}
+    if len(dimensions) > 1:
+        raise InputError(
+            f"The shards of {store.url} have different kinds of label, or only some have one: give all the same kind."
         )
-        > 1
-    ):
-        raise InputError(f"Some shards of {store.url} have labels and some have none: give all samples the same kind.")
     if labels[0] is None or labels[0].ndim != 1:
         return ()
     return tuple(str(number) for number in range(int(max(labels_of_shard.max() for labels_of_shard in labels)) + 1))
@@ -164,9 +159,8 @@ def _check_sample(
 
 def _find_image_field(sample: TarSample, where: str) -> tuple[Encoding, ByteExtent]:
     names = [name for name in sample.fields if name in _IMAGES]
-    if (
-        not names and "npy" in sample.fields
-    ):  # an array beside an image is something else, such as an embedding or a mask
+    # An array beside an image is something else, such as an embedding or a mask.
+    if not names and "npy" in sample.fields:
         return "npy", sample.fields["npy"]
     if len(names) != 1:
         raise InputError(

@@ -168,8 +168,7 @@ def _read_validation_answers(sizes: Listing, answer_folders: Sequence[Path]) -> 
     if answers is None:
         raise InputError(
             f"The images of val lie in no class folders and there is neither {' nor '.join(_ANSWERS)} in "
-            f"{answer_folders[0]}: "
-            f"sort them into val/<wnid>/, add one of these files, or use --splits train."
+            f"{answer_folders[0]}: sort them into val/<wnid>/, add one of these files, or use --splits train."
         )
     lines = answers.read_text(encoding="utf-8").splitlines()
     paths = tuple(sizes)

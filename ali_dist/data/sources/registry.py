@@ -104,7 +104,7 @@ SOURCES = {
         options=(
             SourceOption(keyword="layout", choices=("grid", "ring"), help="25 Gaussians (default), or 8"),
             SourceOption(
-                keyword="samples", value_type=int, help="to train on (default 100000); a tenth more to test on"
+                keyword="samples", value_type=int, help="samples to train on (default 100000); a tenth more to test on"
             ),
         ),
         has_images=False,
@@ -124,9 +124,9 @@ SOURCES = {
                 help="what they are labelled with (default classes)",
             ),
             SourceOption(
-                keyword="samples", value_type=int, help="to train on (default 20000); a tenth more to test on"
+                keyword="samples", value_type=int, help="samples to train on (default 20000); a tenth more to test on"
             ),
-            SourceOption(keyword="seed", value_type=int, help="of everything that is drawn (default 0)"),
+            SourceOption(keyword="seed", value_type=int, help="seed of everything that is drawn (default 0)"),
         ),
         built_in={"shapes": {"labels": "classes"}, "shapes-attributes": {"labels": "attributes"}},
     ),

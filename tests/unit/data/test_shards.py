@@ -129,7 +129,7 @@ def test_an_interrupted_write_leaves_no_index(tmp_path: Path) -> None:
         load_index(store)
 
 
-def test_index_survives_its_json() -> None:
+def test_an_index_without_shards_is_refused() -> None:
     index = Index(
         encoding="raw",
         dtype="uint8",
