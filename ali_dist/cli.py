@@ -144,7 +144,7 @@ def device_from_arguments(arguments: argparse.Namespace) -> torch.device:
     Raises:
         InputError: A GPU was asked for and there is none.
     """
-    import torch  # here, so that commands that use no device start quickly
+    import torch  # here, because `prepare` does without it, and so do the processes that it starts
 
     from ali_dist.distributed import World, choose_device
 

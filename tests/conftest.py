@@ -35,7 +35,7 @@ def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
-    """A real S3 server for the whole session: `endpoint_url`, `access_key`, `secret_key`, `env`, `bucket()`."""
+    """A real S3 server for the whole session: `endpoint_url`, `access_key`, `secret_key`, `env`, `make_bucket()`."""
     with SwiftServer(tmp_path_factory.mktemp("swift")) as server:
         yield server
 

@@ -122,7 +122,7 @@ def _encode_shard(
     for sample_run in runs_of_shard(split, shard, _CHUNK_BYTES):
         samples = read_samples(reader, sample_run)
         c = conditions_for_samples(run, split, samples.y)
-        chunk_epsilon = None if epsilon is None else epsilon[sample_run.first : sample_run.last]
+        chunk_epsilon = None if epsilon is None else epsilon[sample_run.start : sample_run.stop]
 
         # The arguments are bound now, because the loop goes on to other chunks.
         def compute_rows(

@@ -118,10 +118,10 @@ def read_samples(reader: ShardReader, sample_run: SampleRun) -> DataSamples:
     Raises:
         InputError: One is damaged.
     """
-    count = sample_run.last - sample_run.first
+    count = sample_run.stop - sample_run.start
     x = np.empty((count, *reader.index.shape), dtype=reader.index.dtype)
-    _refuse_damage(reader, reader.read(sample_run, x, np.arange(count)))
-    y = reader.labels((sample_run,))
+    _refuse_damage(reader, reader.read_run(sample_run, x, np.arange(count)))
+    y = reader.read_labels((sample_run,))
     return DataSamples(torch.from_numpy(x), None if y is None else torch.tensor(y))
 
 
@@ -133,7 +133,7 @@ def draw_labels(split: DataSplit, count: int, generator: torch.Generator) -> Ten
     """
     reader = ShardReader(split.store, split.index)
     chosen = torch.randint(split.index.num_samples, (count,), generator=generator)
-    labels = [reader.labels((_locate_sample(split, sample),)) for sample in chosen.tolist()]
+    labels = [reader.read_labels((_locate_sample(split, sample),)) for sample in chosen.tolist()]
     known_labels = [label for label in labels if label is not None]
     return torch.from_numpy(np.concatenate(known_labels)) if known_labels else None
 

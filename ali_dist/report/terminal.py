@@ -231,18 +231,19 @@ def _format_plain(value: object) -> str:
 
 
 Advance = Callable[[int], None]
+StartBar = Callable[[str, int | None], Advance]
 
 
 @contextmanager
-def show_progress(name: str, total: int | None) -> Iterator[Advance]:
-    """A bar on a terminal that rich can draw on, nothing elsewhere; the block calls what it is given with each advance.
+def show_progress_bars() -> Iterator[StartBar]:
+    """Show progress bars on a terminal that rich can draw on while the block runs, and nothing elsewhere.
 
-    Args:
-        name: What is being done.
-        total: Where the bar ends; None: unknown.
+    Yields:
+        A function that begins a bar, given the name of what is being done and where it ends (None: unknown). It
+        returns a function to be called with each advance.
     """
     if not sys.stderr.isatty():
-        yield lambda samples: None
+        yield lambda name, total: lambda advance: None
         return
     try:
         from rich.console import Console
@@ -251,13 +252,33 @@ def show_progress(name: str, total: int | None) -> Iterator[Advance]:
             MofNCompleteColumn,
             Progress,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
         )
     except ImportError:
-        yield lambda samples: None
+        yield lambda name, total: lambda advance: None
         return
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda samples: bar.advance(task, samples)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as display:
+
+        def start_bar(name: str, total: int | None) -> Advance:
+            task = display.add_task(name, total=total)
+            return lambda advance: display.advance(task, advance)
+
+        yield start_bar
+
+
+@contextmanager
+def show_progress(name: str, total: int | None) -> Iterator[Advance]:
+    """Show a single bar on a terminal while the block runs, and nothing elsewhere.
+
+    Args:
+        name: What is being done.
+        total: Where the bar ends; None: unknown.
+
+    Yields:
+        A function to be called with each advance.
+    """
+    with show_progress_bars() as start_bar:
+        yield start_bar(name, total)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.data.preparation.builtin import ensure_prepared, prepare_digits
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
+from ali_dist.data.sources.digits import digits_splits
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
@@ -25,7 +27,7 @@ LOSSES = ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle")
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("ring")
-    ensure_prepared("mixture-ring", str(folder), mixture_samples=2_000)
+    ensure_prepared("mixture-ring", str(folder), samples=2_000)
     return str(folder)
 
 
@@ -71,9 +73,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
 def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_path, swift_env, monkeypatch):
     for key, value in swift_env.env.items():
         monkeypatch.setenv(key, value)
-    bucket = swift_env.bucket()
+    bucket = swift_env.make_bucket()
     places = {"data__url": f"s3://{bucket}/digits", "run__dir": f"s3://{bucket}/runs"}
-    prepare_digits(open_store(f"s3://{bucket}/digits"), shard_mb=0.5)
+    write_splits(open_store(f"s3://{bucket}/digits"), digits_splits(), WriteOptions(shard_mb=0.5))
     config = tiny(
         tmp_path,
         data__residency="stream",

@@ -77,7 +77,7 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool], log: Path
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    ensure_prepared("mixture-ring", str(tmp_path / "ring"), mixture_samples=2_000)
+    ensure_prepared("mixture-ring", str(tmp_path / "ring"), samples=2_000)
     return tmp_path
 
 
@@ -157,7 +157,7 @@ def free_port() -> int:
 def test_a_sweep_in_s3_that_is_asked_to_stop_saves_its_trials_and_goes_on_from_there(folder, swift_env):
     """By Optuna, whose knowledge comes from the records alone. The sweep's folder is in S3, all of it."""
     pytest.importorskip("optuna", reason="Optuna is not installed (pip install 'ali-dist[sweep]')")
-    runs, log = f"s3://{swift_env.bucket()}/runs", folder / "log"
+    runs, log = f"s3://{swift_env.make_bucket()}/runs", folder / "log"
     store = open_store(f"{runs}/sweep")
 
     def read(key: str) -> dict:

@@ -16,7 +16,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.prepare import main as prepare
 from ali_dist.storage import open_store
 from ali_dist.train import main as train
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.processes import ROOT
 from tests.helpers.runs import arguments, tiny
 from tests.helpers.trained import run_folder, trained
@@ -34,7 +34,7 @@ def large(tmp_path_factory) -> Path:
     """A data set of many shards."""
     folder = tmp_path_factory.mktemp("large")
     rng = np.random.default_rng(0)
-    write(folder / "train", rng.integers(0, 256, (4000, 1, 8, 8), dtype=np.uint8), None)
+    write_arrays(folder / "train", rng.integers(0, 256, (4000, 1, 8, 8), dtype=np.uint8), None)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_using_a_local_run_needs_neither_ray_nor_s3_nor_webdataset(run, tmp_path
 
 @pytest.mark.s3
 def test_run_data_and_features_may_all_be_in_s3(tmp_path, swift_env, monkeypatch, capsys):
-    bucket = f"s3://{swift_env.bucket()}"
+    bucket = f"s3://{swift_env.make_bucket()}"
     assert prepare(["digits", f"{bucket}/digits"]) == 0
     config = tiny(tmp_path, data__url=f"{bucket}/digits", run__dir=f"{bucket}/runs")
     assert train(arguments(config)) == 0

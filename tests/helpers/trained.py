@@ -9,7 +9,7 @@ import numpy as np
 
 from ali_dist.config import Config
 from ali_dist.training.loop import fit
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.runs import StoppingContext, tiny
 
 CLASSES = ("zero", "one", "two", "three")
@@ -29,7 +29,7 @@ def labelled_images(folder: Path, labels: str) -> Path:
             y, names = np.arange(count) % len(CLASSES), {"classes": CLASSES}
         elif labels == "attributes":
             y, names = rng.integers(0, 2, (count, len(ATTRIBUTES))).astype(np.float32), {"attributes": ATTRIBUTES}
-        write(folder / split, x, y, shard_mb=0.06, **names)
+        write_arrays(folder / split, x, y, **names)
     return folder
 
 

@@ -12,7 +12,7 @@ from ali_dist.data.shards.index import load_index, load_sidecar
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.inference.load import load_run
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import damage, write
+from tests.helpers.arrays import damage_sample, write_arrays
 from tests.helpers.trained import COUNTS, SIDE, labelled_images
 from tests.unit.commands.conftest import read_arrays, refusal, succeed
 
@@ -113,7 +113,7 @@ def test_a_conditional_encoder_is_given_the_labels_of_the_data(by_class, folder,
 
 
 def test_data_that_do_not_fit_the_model_are_refused(plain, tmp_path, capsys):
-    write(tmp_path / "rgb" / "train", np.zeros((4, 3, SIDE, SIDE), np.uint8), None)
+    write_arrays(tmp_path / "rgb" / "train", np.zeros((4, 3, SIDE, SIDE), np.uint8), None)
     assert "[3, 8, 8]" in refusal(capsys, encode, plain, "--data", tmp_path / "rgb", "--out", tmp_path / "f.npz")
     assert "valid" in refusal(capsys, encode, plain, "--split", "valid", "--out", tmp_path / "f.npz")
     assert "nowhere" in refusal(capsys, encode, plain, "--data", tmp_path / "nowhere", "--out", tmp_path / "f.npz")
@@ -122,6 +122,6 @@ def test_data_that_do_not_fit_the_model_are_refused(plain, tmp_path, capsys):
 def test_a_damaged_sample_stops_encoding_and_is_named(plain, tmp_path, capsys):
     data = labelled_images(tmp_path / "images", "classes")
     store = LocalStore(data / "train")
-    shard, number = damage(store, load_index(store), 50)
+    shard, number = damage_sample(store, load_index(store), 50)
     sentence = refusal(capsys, encode, plain, "--data", data, "--out", tmp_path / "f.npz")
     assert f"sample {number} of {shard}" in sentence

@@ -9,7 +9,7 @@ import pytest
 from ali_dist import encode, evaluate, generate
 from ali_dist.evaluation.catalog import is_known_key
 from ali_dist.report.tables import MetricEstimate
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import CLASSES, SIDE
 from tests.unit.commands.conftest import read_arrays, refusal, succeed
 
@@ -87,7 +87,7 @@ def test_an_evaluation_that_cannot_be_made_ends_with_one_sentence(words, names, 
 def test_data_larger_than_memory_allows_are_refused(plain, folder, capsys):
     large = folder / "large"
     for split in ("train", "test"):
-        write(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
+        write_arrays(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
     assert "--memory-mb" in refusal(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
 
 

@@ -165,7 +165,7 @@ def test_a_mixture_gives_points_and_a_figure_without_its_data(tmp_path):
     from tests.helpers.runs import StoppingContext, tiny
 
     config = tiny(tmp_path, "mixture", data__url=str(tmp_path / "grid"))
-    ensure_prepared("mixture-grid", config.data.url, mixture_samples=500)
+    ensure_prepared("mixture-grid", config.data.url, samples=500)
     fit(config, StoppingContext())
     (tmp_path / "grid").rename(tmp_path / "gone")
     succeed(generate, run_folder(config), "--count", 30, "--out", tmp_path / "out")

@@ -20,7 +20,7 @@ from ali_dist.runs.datasets import DataSplit, open_run_data
 from ali_dist.training import labelled_batches as module
 from ali_dist.training.labelled_batches import LabelledBatches, labelled_ids
 from ali_dist.training.loop import fit
-from tests.helpers.arrays import labelled, write
+from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, assert_same, tiny, weights
 
 N, B, LANES = 96, 24, 6
@@ -31,8 +31,8 @@ WHOLE = slice(0, B)
 
 def dataset(folder: Path, y: np.ndarray) -> None:
     """Images whose first two pixels are the sample's number, as several shards."""
-    x, _ = labelled(N, shape=(1, 8, 8))
-    write(folder / "train", x, y, classes=("a", "b", "c"), shard_mb=0.05)
+    x, _ = make_labelled_arrays(N, shape=(1, 8, 8))
+    write_arrays(folder / "train", x, y, classes=("a", "b", "c"), per_shard=26)
 
 
 def classes() -> np.ndarray:
@@ -96,7 +96,9 @@ def test_without_a_number_all_samples_are_labelled(data):
 
 
 def test_a_class_that_the_index_does_not_name_is_refused(tmp_path):
-    write(tmp_path / "train", labelled(8, shape=(1, 8, 8))[0], [0, 1, 2, 5] * 2, classes=("a", "b", "c"))
+    write_arrays(
+        tmp_path / "train", make_labelled_arrays(8, shape=(1, 8, 8))[0], [0, 1, 2, 5] * 2, classes=("a", "b", "c")
+    )
     config = config_of(tmp_path, data__labelled="none")
     with pytest.raises(InputError, match="Sample 3 of 00000.tar .* has class 5, but the index names 3 classes"):
         labelled_ids(part_of(config), config)

@@ -20,7 +20,7 @@ from ali_dist.runs.datasets import DataSplit, open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
-from tests.helpers.arrays import labelled, write
+from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, tiny
 from tests.helpers.trained import labelled_images
 
@@ -207,7 +207,7 @@ def test_a_run_on_data_without_the_labels_it_needs_does_not_start(tmp_path, imag
 
 def test_classes_that_are_named_but_not_stored_are_refused(tmp_path):
     """An index may name classes of samples that carry none."""
-    write(tmp_path / "data" / "train", labelled(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
+    write_arrays(tmp_path / "data" / "train", make_labelled_arrays(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
     for changes in ({"objective__supervised": 1}, {"model__condition": "classes"}):
         config = tiny(tmp_path, data__source="none", **changes)
         with pytest.raises(InputError) as refusal:
@@ -217,7 +217,9 @@ def test_classes_that_are_named_but_not_stored_are_refused(tmp_path):
 
 def test_too_many_labels_for_the_rarest_class_are_refused(tmp_path):
     """8 of one class and 4 of the other: 4 of each is the most."""
-    write(tmp_path / "data" / "train", labelled(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b"))
+    write_arrays(
+        tmp_path / "data" / "train", make_labelled_arrays(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b")
+    )
     config = tiny(tmp_path, data__source="none", objective__supervised=1, data__labelled=10)
     part = open_run_data(config).train
     assert isinstance(part, DataSplit)

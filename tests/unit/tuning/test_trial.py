@@ -22,7 +22,7 @@ def said(monkeypatch) -> list[dict]:
 
 
 def request(folder, **changes) -> dict:
-    ensure_prepared("mixture-ring", str(folder / "ring"), mixture_samples=2_000)
+    ensure_prepared("mixture-ring", str(folder / "ring"), samples=2_000)
     settings = {"data.url": str(folder / "ring"), "run.dir": str(folder), "run.name": "000", "run.images": 3_000}
     settings |= {"model.width": 0.25, "report.evaluation_samples": 200, "report.evaluate_every": 1_000}
     settings |= {"scale.workers": "0", "scale.device": "cpu", "report.log_every": 500}
