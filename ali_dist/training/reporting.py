@@ -32,56 +32,54 @@ class RunReporter:
 
     Args:
         config: The run's config.
-        inputs: Its data.
-        players: The networks; their averages are shown where there are any.
+        data: Its data.
+        state: The networks; their averages are shown where there are any.
         store: The run's folder.
         device: Where the networks are.
     """
 
-    def __init__(
-        self, config: Config, inputs: RunData, players: TrainState, store: Store, device: torch.device
-    ) -> None:
+    def __init__(self, config: Config, data: RunData, state: TrainState, store: Store, device: torch.device) -> None:
         self._config = config
-        self._inputs = inputs
-        self._players = players
+        self._data = data
+        self._state = state
         self._device = device
         self._folder = RunWriter(store)
-        self._progress: TrainingProgressDisplay | None = None
+        self._display: TrainingProgressDisplay | None = None
 
     def say(self, text: str) -> None:
         """Show a line to the user."""
-        if self._progress is not None:
-            self._progress.message(text)
+        if self._display is not None:
+            self._display.message(text)
         else:
             sys.stderr.write(f"{text}\n")  # the progress line is not there yet
 
-    def begin(self, at: TrainingProgress) -> None:
-        """Begin to show a training that starts, or goes on, from `at`."""
+    def begin_training(self, progress: TrainingProgress) -> None:
+        """Begin to show a training that starts, or goes on, from `progress`."""
         config = self._config
-        players = self._players
-        self._folder.forget_after(at.images)
+        state = self._state
+        self._folder.forget_after(progress.images)
         self._folder.write_json("config.json", config.to_mapping())
-        sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in players.ali.named_children()}
+        sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in state.ali.named_children()}
         self.say(
             f"Training {config.run.name!r} on {config.data.url}: "
             + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-            + f" parameters; {players.step.rule.name} update, {players.precision.name} on {self._device}."
+            + f" parameters; {state.step.rule.name} update, {state.precision.name} on {self._device}."
         )
         self.say(f"Results go to {self._folder.store.url}.")
-        if self._inputs.holdout is None:
+        if self._data.holdout is None:
             self.say(f"The data have no split {config.data.holdout!r}: evaluation is left out.")
-        self._progress = TrainingProgressDisplay(config.run.images, start_images=at.images)
+        self._display = TrainingProgressDisplay(config.run.images, start_images=progress.images)
 
-    def advance(self, images: int) -> None:
+    def count_images(self, images: int) -> None:
         """Show that so many images have been seen; cheap enough for every step."""
-        if self._progress is not None:
-            self._progress.update(images)
+        if self._display is not None:
+            self._display.update(images)
 
-    def log(self, record: Record) -> None:
+    def log_record(self, record: Record) -> None:
         """Write and show one record of metrics."""
         self._folder.log_record(record)
-        if self._progress is not None:
-            self._progress.update(record["images"], record)
+        if self._display is not None:
+            self._display.update(record["images"], record)
 
     def publish(self) -> None:
         """Bring what has been written to the run folder, where that is not on this machine."""
@@ -93,30 +91,30 @@ class RunReporter:
         Args:
             position: Step, images and seconds of the record.
         """
-        if self._config.report.evaluation == "none" or self._inputs.holdout is None or self._evaluator is None:
+        if self._config.report.evaluation == "none" or self._data.holdout is None or self._evaluator is None:
             return {}
         metrics = self._evaluator.evaluate(self._make_inference_model())
-        self.log({"event": "evaluation", **position, **metrics})
+        self.log_record({"event": "evaluation", **position, **metrics})
         return metrics
 
-    def gallery(self, images: int) -> None:
+    def draw_galleries(self, images: int) -> None:
         """Draw what the current networks make of the same latents and images as at every other time.
 
         Args:
             images: Images seen, for the files' names.
         """
-        spec = self._inputs.train.index.spec
+        spec = self._data.train.index.spec
         if not has_galleries(spec):
             return
-        has_holdout = self._inputs.holdout is not None
-        data = self._holdout if has_holdout else self._load_split(self._inputs.train, IMAGES_NEEDED)
+        has_holdout = self._data.holdout is not None
+        images_shown = self._holdout if has_holdout else self._load_split(self._data.train, IMAGES_NEEDED)
         model = self._make_inference_model()
-        for kind, gallery in draw_run_galleries(model, data, spec, seed=_SEED, device=self._device).items():
+        for kind, gallery in draw_run_galleries(model, images_shown, spec, seed=_SEED, device=self._device).items():
             path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
             gallery.save_picture(path)
             self._folder.log_image(path, images)
 
-    def finish(self, outcome: Record, substituted: list[str]) -> Record:
+    def write_summary(self, outcome: Record, substituted: list[str]) -> Record:
         """Write the summary and the report page.
 
         Args:
@@ -129,10 +127,10 @@ class RunReporter:
         summary = {
             "run": self._config.run.name,
             **outcome,
-            "precision": self._players.precision.name,
+            "precision": self._state.precision.name,
             "device": _device_name(self._device),
-            "update": self._players.step.rule.name,
-            "weights": "ema" if self._players.average is not None else "raw",
+            "update": self._state.step.rule.name,
+            "weights": "ema" if self._state.average is not None else "raw",
         }
         if substituted:
             summary["substituted"] = substituted
@@ -141,38 +139,38 @@ class RunReporter:
         self._folder.publish()
         return summary
 
-    def finished(self) -> Record | None:
+    def read_finished_summary(self) -> Record | None:
         """Read the summary of a run that has finished before; None if it has not."""
         summary = self._folder.read_json("summary.json")
         return summary if summary and summary.get("status") == "finished" else None
 
     def close(self) -> None:
         """Release the terminal and the files."""
-        if self._progress is not None:
-            self._progress.close()
+        if self._display is not None:
+            self._display.close()
         self._folder.close()
 
     def _make_inference_model(self) -> InferenceModel:
         def make_untrained(seed: int) -> dict[str, torch.nn.Module]:
-            return dict(build_networks(self._config, self._inputs.train.index.spec, seed)[0].named_children())
+            return dict(build_networks(self._config, self._data.train.index.spec, seed)[0].named_children())
 
-        return InferenceModel(self._players.inference_networks(), self._players.space, make_untrained)
+        return InferenceModel(self._state.inference_networks(), self._state.space, make_untrained)
 
     @functools.cached_property
     def _evaluator(self) -> ModelEvaluator | None:
         """What measures the run, made at the first evaluation; None where nothing can."""
-        index = self._inputs.train.index
-        megabytes = megabytes_in_memory(index, self._players.space)
+        index = self._data.train.index
+        megabytes = megabytes_in_memory(index, self._state.space)
         if index.spec.is_images and megabytes > self._config.data.memory_mb:
             self.say(f"Evaluation is skipped: it would hold {megabytes:,.0f} MB (data.memory_mb allows less).")
             return None
         evaluator = make_evaluator(
             index.spec,
-            lambda: self._load_split(self._inputs.train),
+            lambda: self._load_split(self._data.train),
             lambda: self._holdout,
             samples=self._config.report.evaluation_samples,
             seed=_SEED,
-            native_from_unit=self._players.space.native_from_unit,
+            native_from_unit=self._state.space.native_from_unit,
             device=self._device,
         )
         if evaluator is None:
@@ -181,11 +179,11 @@ class RunReporter:
 
     @functools.cached_property
     def _holdout(self) -> LabelledArrays:
-        assert self._inputs.holdout is not None
-        return self._load_split(self._inputs.holdout)
+        assert self._data.holdout is not None
+        return self._load_split(self._data.holdout)
 
     def _load_split(self, split: DataSplit, limit: int | None = None) -> LabelledArrays:
-        return load_labelled_arrays(split.store, split.index, self._players.space, limit)
+        return load_labelled_arrays(split.store, split.index, self._state.space, limit)
 
 
 def _device_name(device: torch.device) -> str:
