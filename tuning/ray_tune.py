@@ -59,7 +59,7 @@ def scale_settings(need: TrialResources) -> dict[str, Any]:
 
 def placement_group_for(need: TrialResources) -> ray.tune.PlacementGroupFactory:
     """What Tune reserves for a trial: all it needs, or the driver's marker where Ray Train will reserve the workers."""
-    return ray.tune.PlacementGroupFactory([need.each() if need.workers == 1 else {_HEAD: 0.001}])
+    return ray.tune.PlacementGroupFactory([need.per_worker() if need.workers == 1 else {_HEAD: 0.001}])
 
 
 class TrialCallback(ray.tune.Callback):
@@ -170,7 +170,7 @@ class TrialQueue:
 
     def __init__(self, plan: SweepPlan, book: TrialTracker, need: TrialResources, adviser: Suggester | None) -> None:
         self._plan, self._book, self._adviser = plan, book, adviser
-        self._scale, self._held = scale_settings(need), need.whole()
+        self._scale, self._held = scale_settings(need), need.total()
         self._left = book.waiting()
         self._known = {record.number: record for record in book.records()}
 

@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING
 
 from ali_dist.config.loading import from_mapping, preset_names
 from ali_dist.errors import InputError, Stopped, TrainingError, exit_code
+from ali_dist.launchers.resources import check_lanes
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
 from tuning.options import make_plan, parse_arguments, seconds_option, share_option, whole_number_option
+from tuning.resources import check_trial_options, count_trials_at_once, resources_for_trial
 from tuning.results import describe_result, write_results
 from tuning.score import SCORE_METRICS, default_score_metric
 from tuning.spaces import space_names
@@ -73,13 +75,11 @@ def run_command(arguments: list[str]) -> None:
     options, overrides = parse_arguments(arguments)
     plan, budget = make_plan(options, overrides), seconds_option(options)
     gpus, workers = share_option(options, "gpus-per-trial"), whole_number_option(options, "workers-per-trial", None)
-    if gpus is not None and workers is not None:
-        raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
+    check_trial_options(gpus, workers)
     if "dry-run" in options:
         print(plan.described())
         return
     from tuning.ray_tune import tune_session
-    from tuning.resources import check_lanes, resources_for_trial, trials_at_once
     from tuning.runner import run_sweep
 
     plan, store, records = open_sweep(plan, resume="resume" in options)
@@ -92,9 +92,9 @@ def run_command(arguments: list[str]) -> None:
             cpus_per_worker=config.scale.cpus_per_worker,
             device=config.scale.device,
         )
-        check_lanes(need.workers, config.data.num_lanes())
+        check_lanes(config, need.workers, "--workers-per-trial or --gpus-per-trial")
         left = plan.trials - sum(record.state in ENDED for record in records)
-        at_once = trials_at_once(nodes, need, max(1, left))
+        at_once = count_trials_at_once(nodes, need, max(1, left))
         store.put(_PLAN, (json.dumps(plan.to_mapping(), indent=1) + "\n").encode())
         book, asked = run_sweep(plan, store, records, need=need, at_once=at_once, adviser=adviser, seconds=budget)
     _write_conclusion(plan, book, store, asked=asked)

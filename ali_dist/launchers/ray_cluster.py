@@ -22,6 +22,7 @@ from ali_dist.config import Config
 from ali_dist.errors import InputError
 from ali_dist.launchers.resources import (
     Resources,
+    check_lanes,
     format_inventory,
     format_request,
     offers_resource,
@@ -104,16 +105,6 @@ def choose_workers(config: Config, nodes: list[Resources], each: Resources, say:
             f"data.global_batch_size {config.data.global_batch_size}): training with {count}."
         )
     return count, count
-
-
-def check_lanes(config: Config, workers: int) -> None:
-    """Raise InputError if there are more workers than lanes."""
-    lanes = config.data.num_lanes()
-    if workers > lanes:
-        raise InputError(
-            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
-        )
 
 
 def wait_for_resources(

@@ -30,7 +30,6 @@ from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.launchers.local import prepare_builtin_data
 from ali_dist.launchers.ray_cluster import (
     alive_nodes,
-    check_lanes,
     choose_workers,
     has_gpus,
     ray_session,
@@ -39,6 +38,7 @@ from ali_dist.launchers.ray_cluster import (
     wait_for_resources,
 )
 from ali_dist.launchers.ray_storage import ray_storage, storage_access
+from ali_dist.launchers.resources import check_lanes, worker_resources
 from ali_dist.launchers.signals import stop_on_signals
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
@@ -206,7 +206,7 @@ def with_absolute_paths(config: Config) -> Config:
 def _make_trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrainer:
     scale = config.scale
     use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
-    each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
+    each = worker_resources(scale.cpus_per_worker, scale.gpus_per_worker if use_gpu else 0.0)
     low, high = choose_workers(config, alive_nodes(), each, _write_line)
     # GPUs talk fastest within a machine; workers on CPUs would share its cores.
     strategy = "PACK" if use_gpu else "SPREAD"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ali_dist.config.loading import from_mapping
+from ali_dist.errors import InputError
 from ali_dist.launchers.resources import (
+    check_lanes,
     format_inventory,
     format_request,
     offers_resource,
@@ -28,6 +31,33 @@ GPU = {"CPU": 1.0, "GPU": 1.0}
 )
 def test_a_worker_lies_on_one_machine(nodes, each, fitting):
     assert workers_that_fit(nodes, each) == fitting
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "fitting"),
+    [(2, 0.6, 2), (1, 0.5, 2), (4, 0.3, 12), (1, 0.3333, 3), (3, 1.0, 3), (5, 2.0, 2), (1.4, 0.4, 3), (0, 0.5, 0)],
+)
+def test_a_worker_with_a_fraction_of_a_gpu_lies_on_one_gpu(gpus, share, fitting):
+    """Ray places 2 workers of 0.6 on 2 GPUs and never 3, although 2 / 0.6 is above 3."""
+    assert workers_that_fit([{"CPU": 64, "GPU": gpus}], {"CPU": 1.0, "GPU": share}) == fitting
+    machines = workers_that_fit([{"CPU": 64, "GPU": gpus}] * 3, {"CPU": 1.0, "GPU": share})
+    assert machines == 3 * fitting
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.5])
+def test_more_than_a_gpu_that_is_not_whole_is_refused_as_ray_refuses_it(gpus):
+    with pytest.raises(InputError, match=rf"scale.gpus_per_worker is {gpus}, but must be less than 1, or a whole"):
+        from_mapping({"scale.gpus_per_worker": gpus})
+    assert from_mapping({"scale.gpus_per_worker": 2}).scale.gpus_per_worker == 2
+
+
+def test_there_are_no_more_workers_than_lanes_and_the_refusal_names_the_option_at_hand():
+    config = from_mapping({"data.lanes": 32, "data.global_batch_size": 64})
+    check_lanes(config, 32)
+    with pytest.raises(InputError, match="scale.workers asks for 33 workers, but the data order has 32 lanes"):
+        check_lanes(config, 33)
+    with pytest.raises(InputError, match="--workers-per-trial asks for 40 workers"):
+        check_lanes(config, 40, "--workers-per-trial")
 
 
 def autoscaling(limit: int, head: dict | None, **workers: tuple[dict | None, int | None]) -> dict:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_dist.errors import InputError
-from tuning.resources import TrialResources, check_lanes, resources_for_trial, trials_at_once
+from tuning.resources import TrialResources, count_trials_at_once, resources_for_trial
 
 MACHINES = st.lists(
     st.fixed_dictionaries({"CPU": st.integers(0, 16).map(float), "GPU": st.integers(0, 8).map(float)}),
@@ -20,7 +20,7 @@ NEEDS = st.builds(
     TrialResources,
     workers=st.integers(1, 6),
     cpus=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
-    gpus=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    gpus=st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.6, 1.0]),
 )
 
 
@@ -44,7 +44,7 @@ def room_of(nodes):
 def test_what_is_let_go_at_once_can_be_placed_worker_by_worker(nodes, need, trials):
     """No deadlock: workers are put greedily on machines, none is split over two."""
     try:
-        at_once = trials_at_once(nodes, need, trials)
+        at_once = count_trials_at_once(nodes, need, trials)
     except InputError:
         at_once = 0
     room = room_of(nodes)
@@ -70,7 +70,7 @@ def test_no_combination_of_flags_on_two_cpus_leaves_anything_waiting_for_ever():
             need = resources_for_trial(
                 nodes, gpus_per_trial=gpus, workers_per_trial=workers, cpus_per_worker=cpus, device=device
             )
-            at_once = trials_at_once(nodes, need, 12)
+            at_once = count_trials_at_once(nodes, need, 12)
         except InputError as error:
             refused += "per-trial" in str(error)  # what it says names what to change
             continue
@@ -83,26 +83,22 @@ def test_no_combination_of_flags_on_two_cpus_leaves_anything_waiting_for_ever():
     assert min(placed, refused) > 300, "one of the two was hardly tried"
 
 
-def test_a_trial_has_no_more_workers_than_the_data_order_has_lanes():
-    check_lanes(32, 32)
-    with pytest.raises(InputError, match="33 workers, but the data order has 32 lanes"):
-        check_lanes(33, 32)
-
-
 def test_cpus_of_several_machines_do_not_add_up_to_one_worker():
     with pytest.raises(InputError, match="room for 0 of 1 worker"):
-        trials_at_once([{"CPU": 2.0}, {"CPU": 2.0}], TrialResources(cpus=3.0), 4)
+        count_trials_at_once([{"CPU": 2.0}, {"CPU": 2.0}], TrialResources(cpus=3.0), 4)
 
 
 def test_a_refusal_shows_the_sum():
     with pytest.raises(
         InputError, match=r"3 x 1 = 3 CPU and 3 x 1 = 3 GPU, but the cluster has 8 CPU and 2 GPU on 1 machine,"
     ):
-        trials_at_once([{"CPU": 8.0, "GPU": 2.0}], TrialResources(3, 1.0, 1.0), 1)
+        count_trials_at_once([{"CPU": 8.0, "GPU": 2.0}], TrialResources(3, 1.0, 1.0), 1)
 
 
-def test_thirds_of_a_gpu_make_three():
-    assert trials_at_once([{"CPU": 8.0, "GPU": 1.0}], TrialResources(1, 1.0, 0.3333), 9) == 3
+@pytest.mark.parametrize(("gpus", "share", "trials"), [(1, 0.3333, 3), (2, 0.6, 2), (1, 0.5, 2), (4, 0.3, 12)])
+def test_a_trial_with_a_fraction_of_a_gpu_lies_on_one_gpu(gpus, share, trials):
+    """Two GPUs hold two trials of 0.6 GPU, although 2 / 0.6 is above 3."""
+    assert count_trials_at_once([{"CPU": 16.0, "GPU": gpus}], TrialResources(1, 1.0, share), 20) == trials
 
 
 @pytest.mark.parametrize(
@@ -127,7 +123,7 @@ def test_without_gpus_a_trial_asks_for_none_unless_told_to():
     assert resources_for_trial([{"CPU": 2.0}], gpus_per_trial=None, **usual).gpus == 0
     need = resources_for_trial([{"CPU": 2.0}], gpus_per_trial=1.0, **usual)
     with pytest.raises(InputError, match="1 x 1 = 1 GPU"):
-        trials_at_once([{"CPU": 2.0}], need, 1)
+        count_trials_at_once([{"CPU": 2.0}], need, 1)
 
 
 @pytest.mark.parametrize(
