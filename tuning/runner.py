@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
-from ali_dist.launchers.signals import stop_on_signals
+from ali_dist.launchers.signals import run_beside_main_thread
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
 from tuning.live_table import LiveTable
@@ -58,36 +57,20 @@ def run_sweep(
     def work() -> None:
         run_trials(plan, book, store, need=need, at_once=at_once, adviser=adviser, ended=ended)
 
+    stop_shown = False
+
+    def show() -> None:
+        nonlocal stop_shown
+        if book.halted() and not stop_shown:
+            stop_shown = True
+            reason = "Stopping: " if asked.is_set() else "The time is over: "
+            screen.note(f"{reason}running trials save a checkpoint; Ctrl-C ends at once.")
+        screen.draw(book.records())
+
     screen.say(f"{plan.described()}\n{len(book.waiting())} trials to run, {at_once} at once.")
-    with stop_on_signals(halt):
-        _run_beside_display(work, book, screen, asked)
-    return book, asked.is_set()
-
-
-def _run_beside_display(
-    work: Callable[[], None], book: TrialTracker, screen: LiveTable, asked: threading.Event
-) -> None:
-    """Do `work` beside the main thread, and show how things stand until it is done; its exception is raised here."""
-    box: list[BaseException] = []
-
-    def boxed() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
-            box.append(error)
-
-    told, thread = False, threading.Thread(target=boxed, name="tune", daemon=True)
     screen.open()
     try:
-        thread.start()
-        while thread.is_alive():
-            thread.join(_DRAW_SECONDS)
-            if book.halted() and not told:
-                told = True
-                why = "Stopping: " if asked.is_set() else "The time is over: "
-                screen.note(f"{why}running trials save a checkpoint; Ctrl-C ends at once.")
-            screen.draw(book.records())
+        run_beside_main_thread(work, request_stop=halt, on_poll=show, poll_seconds=_DRAW_SECONDS, name="tune")
     finally:
         screen.close()
-    if box:
-        raise box[0]
+    return book, asked.is_set()
