@@ -17,7 +17,7 @@ import ray.tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.config.loading import flatten_mapping, from_mapping
-from ali_dist.launchers.ray_storage import ray_storage
+from ali_dist.launchers.ray_storage import open_ray_storage
 from ali_dist.launchers.ray_train import StopCoordinator
 from ali_dist.storage.base import Store
 from tuning.resources import TrialResources
@@ -250,7 +250,7 @@ def run_trials(
 
 def _run_config(plan: SweepPlan, judge: SweepStopper, watch: TrialCallback) -> ray.tune.RunConfig:
     """Where Tune keeps its own few files, and who looks on."""
-    path, filesystem = ray_storage(from_mapping(plan.base))
+    path, filesystem = open_ray_storage(from_mapping(plan.base))
     return ray.tune.RunConfig(
         name="tune",
         storage_path=path,

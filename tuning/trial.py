@@ -98,7 +98,7 @@ def run_trial(request: dict[str, Any], board: Any = None) -> None:
 
 def _train(config: Config, metric: ScoreMetric, asked: threading.Event) -> None:
     if config.scale.workers != "0":
-        run_on_ray(config, callbacks=[ScoredReport(metric.name)], asked=asked)
+        run_on_ray(config, callbacks=[ScoredReport(metric.name)], stop_event=asked)
         return
     torch.set_num_threads(config.scale.threads or max(1, int(config.scale.cpus_per_worker)))
     context: Context = TrialContext(config, metric, asked)
