@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ali_dist.storage import open_store
-from tests.helpers.processes import ROOT, below
+from tests.helpers.processes import ROOT, descendants_of
 from tuning.score import ScoreMetric
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_record import ENDED, TrialRecord, load_records
@@ -65,7 +65,7 @@ def sweep(asked: argparse.Namespace, folder: Path) -> float:
         while process.poll() is None and ended(folder) < asked.trials // 3:
             time.sleep(0.2)
         if process.poll() is None:
-            for pid in [*below(process.pid), process.pid]:
+            for pid in [*descendants_of(process.pid), process.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()

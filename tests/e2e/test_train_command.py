@@ -13,7 +13,7 @@ import pytest
 from ali_dist.config.loading import from_mapping, preset_names, setting_infos
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.train import choose_launcher, main
-from tests.helpers.processes import ROOT, checkpoints, command
+from tests.helpers.processes import ROOT, checkpoint_names, train_command
 from tests.helpers.runs import arguments, assert_same, tiny, weights
 
 LONG = {"run__images": 24 * 2000, "report__checkpoint_every": 24 * 20, "report__log_every": 24 * 1000}
@@ -27,18 +27,18 @@ def digits(tmp_path_factory) -> Path:
 
 
 def run_to_end(config, log: Path) -> str:
-    with command(config, log) as running:
-        assert running.wait() == 0, running.output()
-        return running.output()
+    with train_command(config, log) as running:
+        assert running.wait() == 0, running.read_output()
+        return running.read_output()
 
 
 def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run(tmp_path, digits):
     budget = {"data__url": str(digits), "run__images": 24 * 150, "report__checkpoint_every": 24 * 20}
     unbroken, killed = (tiny(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
     run_to_end(unbroken, tmp_path / "unbroken.log")
-    with command(killed, tmp_path / "killed.log") as running:
-        running.wait_for(lambda: len(checkpoints(killed)) > 0)
-        running.send(signal.SIGKILL)
+    with train_command(killed, tmp_path / "killed.log") as running:
+        running.wait_for(lambda: len(checkpoint_names(killed)) > 0)
+        running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
     assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
     for file in ("model", "ema", "optimizer"):
@@ -76,16 +76,16 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
     config = tiny(tmp_path, data__url=str(digits), **LONG)
-    with command(config, tmp_path / "log") as running:
-        running.wait_for(lambda: len(checkpoints(config)) > 0)
-        running.send(number)
-        assert running.wait() == 75, running.output()
-        output = running.output()
+    with train_command(config, tmp_path / "log") as running:
+        running.wait_for(lambda: len(checkpoint_names(config)) > 0)
+        running.send_signal(number)
+        assert running.wait() == 75, running.read_output()
+        output = running.read_output()
     assert "Traceback" not in output
     assert "run the same command to go on" in output
     summary = json.loads((Path(config.run.dir) / "tiny" / "summary.json").read_text())
     assert summary["status"] == "stopped"
-    assert f"step-{summary['step']:09d}" in checkpoints(config)
+    assert f"step-{summary['step']:09d}" in checkpoint_names(config)
 
 
 def test_no_arguments_mean_the_digits(capsys, tmp_path, monkeypatch):
