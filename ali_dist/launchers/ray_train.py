@@ -48,7 +48,7 @@ from ali_dist.storage import is_local
 from ali_dist.training.loop import fit
 
 _POLL_SECONDS = 0.1
-_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # also the pace at which reports reach the driver
+RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # also the pace at which reports reach the driver
 # The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
@@ -215,7 +215,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     _, most_workers = config.scale.worker_range() or (1, 1)
     check_lanes(config, most_workers)
     is_elastic = ":" in config.scale.workers
-    environment = _ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
+    environment = RAY_TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
     with temporary_environment(defaults=environment), ray_session(config):
         # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
         this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.sweeps import record, small_plan
+from tests.helpers.sweeps import make_record, small_plan
 
 schedulers = pytest.importorskip("ray.tune.schedulers", reason="Ray is not installed")
 
@@ -47,7 +47,7 @@ def test_trials_that_ended_before_a_resume_still_stand_on_their_rungs(tmp_path):
 
     before = []
     for number, score in ((1, 0.9), (2, 0.8), (5, 0.85)):
-        one = record(number)
+        one = make_record(number)
         one.evaluations = [{"images": 2000.0, "score": score}]
         before.append(one)
     plan = small_plan(tmp_path)

@@ -23,7 +23,7 @@ DIGITS = {"label_kept": 0.95, "frechet": 20.0, "frechet_reference": 9.0}
 )
 def test_coverage_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("coverage")
-    assert metric.better(metric.score(GOOD), metric.score(gamed))
+    assert metric.is_better(metric.score(GOOD), metric.score(gamed))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_coverage_is_not_won_by_one_virtue_alone(gamed):
 )
 def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("fidelity")
-    assert metric.better(metric.score(DIGITS), metric.score(gamed))
+    assert metric.is_better(metric.score(DIGITS), metric.score(gamed))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
 def test_round_trip_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("round_trip")
     good = {"reconstruction_mse": 0.02, "reconstruction_mse_reference": 0.07, "latent_mmd2": 0.003}
-    assert metric.better(metric.score(good), metric.score(good | gamed))
+    assert metric.is_better(metric.score(good), metric.score(good | gamed))
     assert metric.score(good | {"reconstruction_mse": 0.0, "latent_mmd2": -0.001}) == 1
 
 
@@ -72,8 +72,8 @@ def test_an_evaluation_without_a_part_or_with_a_nan_has_no_score(metric):
 
 
 def test_lower_is_better_where_it_is():
-    assert find_score_metric("frechet").better(10.0, 20.0)
-    assert find_score_metric("probe_accuracy").better(0.9, 0.8)
+    assert find_score_metric("frechet").is_better(10.0, 20.0)
+    assert find_score_metric("probe_accuracy").is_better(0.9, 0.8)
     assert (find_score_metric("frechet").mode, find_score_metric("coverage").mode) == ("min", "max")
 
 
