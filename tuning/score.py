@@ -5,7 +5,7 @@ Composites are products of shares from 0 to 1, so that a model has to do well in
 - `coverage` (mixtures): high_quality * exp(-reverse_kl) * right_mode. exp(-KL) is the share of modes that the good
   samples are in effect spread over: one mode of 25 hit perfectly scores 0.04, and samples strewn over all modes
   score their small share of good ones. right_mode is the encoder's part. A perfect model scores 0.989.
-- `fidelity` (labelled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
+- `fidelity` (labeled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
   says how close samples come to what real held-out images score, which neither a single class nor noise does;
   label_kept (reconstructions that keep their class) is the encoder's part. 1 is as good as real data.
 - `round_trip` (other images): (1 - reconstruction_mse / its reference) * (1 - sqrt(latent_mmd2)), each at least 0.
@@ -62,10 +62,6 @@ class ScoreMetric:
         return "max" if self.higher_is_better else "min"
 
 
-def _single_metric(name: str, title: str, *, higher_is_better: bool) -> ScoreMetric:
-    return ScoreMetric(name, title, higher_is_better, (name,), float)
-
-
 def _coverage_score(high_quality: float, reverse_kl: float, right_mode: float) -> float:
     return high_quality * math.exp(-reverse_kl) * right_mode
 
@@ -78,30 +74,34 @@ def _round_trip_score(error: float, reference: float, mmd2: float) -> float:
     return max(0.0, 1 - error / max(reference, 1e-12)) * max(0.0, 1 - math.sqrt(max(mmd2, 0.0)))
 
 
-SCORE_METRICS: Mapping[str, ScoreMetric] = {
-    metric.name: metric
-    for metric in (
-        ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
-        ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
-        ScoreMetric(
-            "round_trip",
-            "round trip",
-            True,
-            ("reconstruction_mse", "reconstruction_mse_reference", "latent_mmd2"),
-            _round_trip_score,
-        ),
-        _single_metric("frechet", "Fréchet distance", higher_is_better=False),
-        _single_metric("reconstruction_mse", "reconstruction error", higher_is_better=False),
-        _single_metric("label_kept", "label kept", higher_is_better=True),
-        _single_metric("condition_kept", "condition kept", higher_is_better=True),
-        _single_metric("probe_accuracy", "linear probe on µ", higher_is_better=True),
-        _single_metric("semi_supervised_error", "error of K+1 classes", higher_is_better=False),
-        _single_metric("high_quality", "high quality", higher_is_better=True),
-        _single_metric("reverse_kl", "reverse KL", higher_is_better=False),
-        _single_metric("right_mode", "right mode", higher_is_better=True),
-        _single_metric("latent_mmd2", "latent match (MMD²)", higher_is_better=False),
-    )
+_COMPOSITE_METRICS = (
+    ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
+    ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
+    ScoreMetric(
+        "round_trip",
+        "round trip",
+        True,
+        ("reconstruction_mse", "reconstruction_mse_reference", "latent_mmd2"),
+        _round_trip_score,
+    ),
+)
+_SINGLE_METRICS: Mapping[str, tuple[str, bool]] = {  # by name in the catalog: title, and whether higher is better
+    "frechet": ("Fréchet distance", False),
+    "reconstruction_mse": ("reconstruction error", False),
+    "label_kept": ("label kept", True),
+    "condition_kept": ("condition kept", True),
+    "probe_accuracy": ("linear probe on µ", True),
+    "semi_supervised_error": ("error of K+1 classes", False),
+    "high_quality": ("high quality", True),
+    "reverse_kl": ("reverse KL", False),
+    "right_mode": ("right mode", True),
+    "latent_mmd2": ("latent match (MMD²)", False),
 }
+SCORE_METRICS: Mapping[str, ScoreMetric] = {metric.name: metric for metric in _COMPOSITE_METRICS} | {
+    name: ScoreMetric(name, title, higher_is_better, (name,), float)
+    for name, (title, higher_is_better) in _SINGLE_METRICS.items()
+}
+"""What --metric may name."""
 
 PRUNE_FROM = 1 / 3
 """Share of the budget from which a collapse counts: before, a model may just not have learned yet."""

@@ -77,7 +77,7 @@ def test_a_sweep_killed_in_the_middle_is_resumed_with_nothing_repeated_and_ends_
     with started_sweep(folder) as process:
         wait_for_condition(process, lambda: len(read_trial(folder, 0)["evaluations"]) >= 3, folder / "log")
     before = [read_trial(folder, number) for number in (0, 1)]
-    assert "running" in {one["state"] for one in before}, "nothing was left to resume"
+    assert "running" in {trial["state"] for trial in before}, "nothing was left to resume"
     with started_sweep(folder, "--resume") as process:
         assert process.wait(300) == 0, (folder / "log").read_text()
 

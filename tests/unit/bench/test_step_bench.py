@@ -76,7 +76,7 @@ def test_some_of_the_steps_are_measured_beside_the_usual_one() -> None:
     ],
 )
 def test_the_usual_step_is_the_alternating_update(loss: str, weights: LossWeights) -> None:
-    """The yardstick computes what our `alternating` does, every term included: the same weights after two updates."""
+    """The step that ours is compared with computes what our `alternating` does: the same weights after two updates."""
     optim = OptimConfig(lr_d=1e-3, lr_g=1e-3, eps=1e-3)  # a large eps: Adam's first steps are no mere signs
     precision = Precision("fp32", CPU)
 
@@ -104,7 +104,7 @@ def test_contestants_take_turns_after_a_warm_up_and_another_begins_each_round() 
     contestants = [Contestant(n, partial(calls.append, n), nn.Identity(), ()) for n in names]
     lines: list[str] = []
     measured = take_turns(contestants, 3, 2, CPU, lines.append)
-    turns = [calls[at : at + 3] for at in range(0, len(calls), 3)]  # one update to warm up, two that count
+    turns = [calls[start : start + 3] for start in range(0, len(calls), 3)]  # one update to warm up, two that count
     assert turns == [[n] * 3 for n in "abcbcacab"]
     assert [len(measured[n].seconds) for n in names] == [3, 3, 3]
     assert len(lines) == 3
@@ -171,7 +171,7 @@ def test_columns_of_the_table_are_aligned() -> None:
         "rows": summarise({"usual": Measured([10.0]), "alternating": Measured([0.5], 123_456_789)}, "usual", 4),
     }
     lines = bench.table(result).splitlines()
-    head = next(at for at, line in enumerate(lines) if line.startswith("step"))
+    head = next(number for number, line in enumerate(lines) if line.startswith("step"))
     assert len({len(line) for line in lines[head : head + 3]}) == 1
     assert lines[head + 2].endswith(" 123")
 

@@ -1,4 +1,4 @@
-"""Whether workers fit: on the machines that are there, and on those that an autoscaler may add."""
+"""How many workers fit: on the machines that are there, and on those that an autoscaler may add."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GPU = {"CPU": 1.0, "GPU": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("nodes", "each", "fitting"),
+    ("nodes", "per_worker", "fitting"),
     [
-        ([{"CPU": 8, "GPU": 2}, {"CPU": 1, "GPU": 4}], GPU, 3),  # the second has a CPU for one alone
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 1, "GPU": 4}], GPU, 3),  # the second has a CPU for one worker alone
         ([{"memory": 1.0}, {"CPU": 2}], {"CPU": 1.0}, 2),  # a head without CPUs
         ([{"CPU": 1}] * 4, {"CPU": 2.0}, 0),  # 4 CPUs in all, and no machine with 2
         ([{"CPU": 4, "GPU": 1}], {"CPU": 1.0, "GPU": 0.1}, 4),
@@ -29,8 +29,8 @@ GPU = {"CPU": 1.0, "GPU": 1.0}
         ([], GPU, 0),
     ],
 )
-def test_a_worker_lies_on_one_machine(nodes, each, fitting):
-    assert workers_that_fit(nodes, each) == fitting
+def test_a_worker_lies_on_one_machine(nodes, per_worker, fitting):
+    assert workers_that_fit(nodes, per_worker) == fitting
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_worker_lies_on_one_machine(nodes, each, fitting):
 def test_a_worker_with_a_fraction_of_a_gpu_lies_on_one_gpu(gpus, share, fitting):
     """Ray places 2 workers of 0.6 on 2 GPUs and never 3, although 2 / 0.6 is above 3."""
     assert workers_that_fit([{"CPU": 64, "GPU": gpus}], {"CPU": 1.0, "GPU": share}) == fitting
-    machines = workers_that_fit([{"CPU": 64, "GPU": gpus}] * 3, {"CPU": 1.0, "GPU": share})
-    assert machines == 3 * fitting
+    on_three_machines = workers_that_fit([{"CPU": 64, "GPU": gpus}] * 3, {"CPU": 1.0, "GPU": share})
+    assert on_three_machines == 3 * fitting
 
 
 @pytest.mark.parametrize("gpus", [1.5, 2.5])
@@ -77,7 +77,7 @@ def test_an_autoscaler_adds_no_more_than_its_limits():
 
 
 def test_gpus_that_only_the_autoscaler_has_count_as_there():
-    """Else a run on a cloud whose GPU machines come on demand would be placed on CPUs."""
+    """Otherwise a run on a cloud whose GPU machines come on demand would be placed on CPUs."""
     one = {"CPU": 8, "GPU": 1}
     assert offers_resource(autoscaling(10, {"CPU": 8}, small=(one, None)), "GPU")
     assert not offers_resource(autoscaling(10, {"CPU": 8}, small=(one, 0)), "GPU")
@@ -85,12 +85,12 @@ def test_gpus_that_only_the_autoscaler_has_count_as_there():
     assert not offers_resource({}, "GPU")
 
 
-def test_machines_that_nobody_described_are_no_ground_to_refuse():
+def test_machines_without_a_description_are_no_reason_to_refuse():
     assert workers_after_growth(autoscaling(2, {}, own=({}, 2)), GPU) is None
     assert workers_after_growth({}, GPU) is None
 
 
-def test_what_is_asked_and_what_is_there_in_words():
+def test_the_request_and_the_inventory_in_words():
     assert format_request(1, {"CPU": 1.0}) == "1 worker with 1 CPU each"
     assert format_request(8, {"CPU": 4.0, "GPU": 0.5}) == "8 workers with 4 CPU, 0.5 GPU each"
     nodes = [{"CPU": 8, "GPU": 1, "memory": 9e9}, {"CPU": 8, "GPU": 1}, {}]

@@ -1,7 +1,8 @@
-"""The sweep's page: self-contained, complete, and unmoved by odd trials and odd names."""
+"""The sweep's page is self-contained, complete, and robust to odd trials and odd names."""
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -15,7 +16,7 @@ from tuning.html import sweep_page_html
 VOID = {"meta", "img", "br"}
 
 
-class Balance(HTMLParser):
+class TagBalance(HTMLParser):
     """Fails on a tag that is not closed in order."""
 
     def __init__(self) -> None:
@@ -35,20 +36,20 @@ class Balance(HTMLParser):
 
 def page_of(plan, records) -> str:
     html = sweep_page_html(plan, records, store_of(plan))
-    balance = Balance()
+    balance = TagBalance()
     balance.feed(html)
     assert not balance.open
     return html
 
 
 def records_of_all_kinds():
-    odd = make_record(3, 0.2)
-    odd.settings["optim.lr_d"] = None
+    without_setting = make_record(3, 0.2)
+    without_setting.settings["optim.lr_d"] = None
     return [
         make_record(0, 0.5),
         make_record(1, 0.6),
         make_record(2, None, state="failed", reason="<script>alert('x')</script>"),
-        odd,
+        without_setting,
         make_record(4, 0.1, state="stopped", reason="behind"),
         make_record(5, 0.3, state="running"),
     ]
@@ -100,16 +101,14 @@ def test_pictures_of_the_best_trial_are_its_newest_and_inside_the_page(tmp_path)
     plan = small_plan(tmp_path)
     folder = tmp_path / "sweep" / "trials" / "001" / "images"
     folder.mkdir(parents=True)
-    for images, grey in ((400, 10), (8000, 200)):
-        Image.new("L", (2, 2), grey).save(folder / f"samples-{images:09d}.png")
+    for images, gray in ((400, 10), (8000, 200)):
+        Image.new("L", (2, 2), gray).save(folder / f"samples-{images:09d}.png")
     html = page_of(plan, [make_record(1, 0.6)])
     assert html.count("data:image/png;base64") == 1
-    import base64
-
     assert base64.b64encode((folder / "samples-000008000.png").read_bytes()).decode() in html
 
 
-def test_an_axis_spans_its_values_and_knows_what_it_lacks():
+def test_an_axis_spans_its_values_and_has_no_place_for_others():
     axis = ChartAxis.from_values("lr", [1e-4, None, 1e-2], log=True)
     assert [axis.place_value(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
     assert axis.place_value(None) is None

@@ -15,20 +15,20 @@ from tuning.trial_record import find_best_record, load_records, save_record
 
 
 def test_best_yaml_is_a_preset_that_trains_what_the_trial_trained(tmp_path):
-    """All but the place of the run and the sweep's own pace of evaluations, which are not what was learnt."""
+    """Except for where the run lies and how often the sweep evaluates: these are not what is learned."""
     plan, best = small_plan(tmp_path), make_record(1, 0.7)
     path = tmp_path / "best.yaml"
     path.write_text(format_best_yaml(plan, best), encoding="utf-8")
-    mine = dict(flatten_mapping(from_mapping(load_preset(str(path))).to_mapping()))
-    trained = dict(
+    of_preset = dict(flatten_mapping(from_mapping(load_preset(str(path))).to_mapping()))
+    of_trial = dict(
         flatten_mapping(
             plan.config_for_trial(1, best.settings, {"scale.workers": "0", "scale.device": "cpu"}).to_mapping()
         )
     )
-    apart = {name for name in mine if mine[name] != trained[name]}
+    different = {name for name in of_preset if of_preset[name] != of_trial[name]}
     places = {"run.name", "run.dir", "scale.workers", "scale.device"}
-    assert apart <= places | {f"report.{name}_every" for name in ("evaluate", "gallery", "checkpoint")}
-    assert mine["optim.lr_d"] == best.settings["optim.lr_d"]
+    assert different <= places | {f"report.{name}_every" for name in ("evaluate", "gallery", "checkpoint")}
+    assert of_preset["optim.lr_d"] == best.settings["optim.lr_d"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_best_is_a_finished_trial_even_if_a_stopped_one_was_ahead():
     assert find_best_record([make_record(0, None), records[3]], higher_is_better=True) is None
 
 
-def test_the_verdict_says_so_when_the_presets_own_settings_stand(tmp_path):
+def test_the_answer_says_so_when_the_presets_own_settings_stand(tmp_path):
     plan = small_plan(tmp_path)
     assert "own settings stand" in describe_result(plan, [make_record(0, 0.5), make_record(1, 0.4)])
     assert "against 0.5 of the preset's own settings under the same budget" in describe_result(
@@ -95,8 +95,8 @@ def test_there_is_no_best_yaml_without_a_score(tmp_path):
 def test_records_come_back_as_they_were_and_a_damaged_one_is_named(tmp_path):
     store = store_of(small_plan(tmp_path))
     records = [make_record(0, 0.5), make_record(11, None, state="running", reason="")]
-    for one in records:
-        save_record(store, one)
+    for record in records:
+        save_record(store, record)
     store.put("trials/000/checkpoints/x/trial.json", b"not ours")
     assert load_records(store) == records
     store.put("trials/011/trial.json", b'{"number": 11')
@@ -106,7 +106,7 @@ def test_records_come_back_as_they_were_and_a_damaged_one_is_named(tmp_path):
 
 def test_a_repeated_evaluation_replaces_the_one_before():
     """A trial that goes on from a checkpoint measures some points twice."""
-    one = make_record(0, 0.5)
-    one.add_evaluation({"images": 4000.0, "high_quality": 0.3})
-    assert [e["images"] for e in one.evaluations] == [4000.0, 8000.0]
-    assert one.evaluations[0]["high_quality"] == 0.3
+    record = make_record(0, 0.5)
+    record.add_evaluation({"images": 4000.0, "high_quality": 0.3})
+    assert [e["images"] for e in record.evaluations] == [4000.0, 8000.0]
+    assert record.evaluations[0]["high_quality"] == 0.3

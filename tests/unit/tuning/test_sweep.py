@@ -1,4 +1,4 @@
-"""The sweep command before anything starts: refusals in one sentence, the plan, and what a resume may change."""
+"""The sweep command before Ray starts: refusals in one sentence, the plan, and what a resume may change."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_ray_starts(capsys, tm
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_sweep_that_exists_wants_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
+def test_a_sweep_that_exists_needs_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no sweep to resume" in refusal_of(capsys, "--resume")
     plan = small_plan(tmp_path)
@@ -209,8 +209,7 @@ class TestTracker:
         assert 1 in tracker.list_waiting()
         assert "has saved a checkpoint" in lines[-1]
 
-    def test_what_a_trial_found_before_the_sweep_was_stopped_still_counts(self, tmp_path):
-        """A trial that finishes while others save is finished."""
+    def test_a_trial_that_finishes_while_the_sweep_is_being_stopped_still_counts(self, tmp_path):
         tracker = self.make_tracker(small_plan(tmp_path))
         tracker.register_trial("a", 1, {})
         tracker.mark_started("a")
@@ -225,7 +224,7 @@ class TestTracker:
         tracker.halt()
         assert not tracker.mark_ended("a", "its process was lost")
 
-    def test_a_trial_stopped_by_nobody_we_know_was_stopped_early(self, tmp_path):
+    def test_a_trial_that_ends_without_a_word_was_stopped_by_the_scheduler(self, tmp_path):
         tracker = self.make_tracker(small_plan(tmp_path))
         tracker.register_trial("a", 1, {})
         tracker.mark_started("a")
