@@ -166,7 +166,7 @@ def _watch_records(
 def cpu_seconds(root: int, worker: str) -> tuple[ThreadSeconds, float]:
     """CPU seconds so far of the workers' threads below a process, and of all else below it and itself."""
     threads: ThreadSeconds = {}
-    others = 0.0
+    other_seconds = 0.0
     for pid in [root, *descendants_of(root)]:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -175,8 +175,8 @@ def cpu_seconds(root: int, worker: str) -> tuple[ThreadSeconds, float]:
                     threads[pid, int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
             else:
                 fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-                others += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return threads, others
+                other_seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return threads, other_seconds
 
 
 def seconds_between(early: ThreadSeconds, late: ThreadSeconds) -> tuple[float, float]:
