@@ -56,7 +56,8 @@ def sweep_page_html(plan: SweepPlan, records: Sequence[TrialRecord], store: Stor
     name = str(plan.base["run"]["name"])
     parts = [f"<style>{STYLE}</style>", _headline_html(name, plan, records)]
     if scored:
-        title = f"{plan.score_metric.title.capitalize()} against each setting"
+        metric = plan.score_metric.title
+        title = f"{metric[0].upper()}{metric[1:]} against each setting"
         parts.append(section_html("Trials across settings", _legend_html(plan, records) + _parallel_html(plan, scored)))
         parts.append(section_html(title, _scatters_html(plan, scored)))
         parts.append(section_html("Learning curves", _curves_html(plan, scored)))

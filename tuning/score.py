@@ -12,7 +12,8 @@ Composites are products of shares from 0 to 1, so that a model has to do well in
   Where images come back from their codes, and codes are spread as the prior is, samples of the prior are images too. A
   collapsed decoder fails the first factor, an autoencoder with codes of its own the second.
 
-Any single metric of an evaluation can be chosen instead; it can then be won at the cost of the others.
+A single metric of an evaluation can be chosen instead, if its row in the catalog says that it is sweepable; it can then
+be won at the cost of the others.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from dataclasses import dataclass
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError
+from ali_dist.evaluation.catalog import METRICS
 
 Metrics = Mapping[str, float]
+_PROPER_NOUNS = ("Fréchet",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class ScoreMetric:
 
     Attributes:
         name: Its name on the command line.
-        title: Its name in words, for tables and axes.
+        title: Its name in words, as it stands within a sentence.
         higher_is_better: Whether a higher score is the better one.
         parts: Metrics of an evaluation that it is made of.
         formula: Computes it from the parts, in their order.
@@ -74,6 +77,12 @@ def _round_trip_score(error: float, reference: float, mmd2: float) -> float:
     return max(0.0, 1 - error / max(reference, 1e-12)) * max(0.0, 1 - math.sqrt(max(mmd2, 0.0)))
 
 
+def _title_in_sentence(title: str) -> str:
+    """A title of the catalog as it stands within a sentence: without its capital, unless it begins with a name."""
+    first_word = title.partition(" ")[0]
+    return title if first_word in _PROPER_NOUNS or first_word.isupper() else title[0].lower() + title[1:]
+
+
 _COMPOSITE_METRICS = (
     ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
     ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
@@ -85,21 +94,10 @@ _COMPOSITE_METRICS = (
         _round_trip_score,
     ),
 )
-_SINGLE_METRICS: Mapping[str, tuple[str, bool]] = {  # by name in the catalog: title, and whether higher is better
-    "frechet": ("Fréchet distance", False),
-    "reconstruction_mse": ("reconstruction error", False),
-    "label_kept": ("label kept", True),
-    "condition_kept": ("condition kept", True),
-    "probe_accuracy": ("linear probe on µ", True),
-    "semi_supervised_error": ("error of K+1 classes", False),
-    "high_quality": ("high quality", True),
-    "reverse_kl": ("reverse KL", False),
-    "right_mode": ("right mode", True),
-    "latent_mmd2": ("latent match (MMD²)", False),
-}
 SCORE_METRICS: Mapping[str, ScoreMetric] = {metric.name: metric for metric in _COMPOSITE_METRICS} | {
-    name: ScoreMetric(name, title, higher_is_better, (name,), float)
-    for name, (title, higher_is_better) in _SINGLE_METRICS.items()
+    key: ScoreMetric(key, _title_in_sentence(info.title), info.better == "higher", (key,), float)
+    for key, info in METRICS.items()
+    if info.is_sweepable
 }
 """What --metric may name."""
 

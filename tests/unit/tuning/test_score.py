@@ -64,6 +64,21 @@ def test_a_perfect_model_scores_one():
     assert find_score_metric("coverage").score({"high_quality": 1.0, "reverse_kl": 0.0, "right_mode": 1.0}) == 1
 
 
+def test_the_metrics_of_the_catalog_that_are_sweepable_can_be_chosen_with_their_titles():
+    assert {key for key, info in METRICS.items() if info.is_sweepable} == SCORE_METRICS.keys() - {
+        "coverage",
+        "fidelity",
+        "round_trip",
+    }
+    titles = {name: SCORE_METRICS[name].title for name in ("frechet", "label_kept", "reverse_kl", "latent_mmd2")}
+    assert titles == {
+        "frechet": "Fréchet distance",
+        "label_kept": "label kept",
+        "reverse_kl": "reverse KL",
+        "latent_mmd2": "latent match (MMD²)",
+    }
+
+
 def test_every_part_of_a_score_is_a_metric_of_the_catalog_or_the_reference_of_one():
     """A metric that is renamed there would silently leave trials without a score."""
     known = {*METRICS, *(info.reference for info in METRICS.values())}
