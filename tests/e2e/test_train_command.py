@@ -12,6 +12,7 @@ import pytest
 
 from ali_dist.config.loading import from_mapping, preset_names, setting_infos
 from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.errors import InputError
 from ali_dist.train import choose_launcher, main
 from tests.helpers.processes import ROOT, checkpoint_names, train_command
 from tests.helpers.runs import arguments, assert_same, tiny, weights
@@ -126,6 +127,13 @@ def test_ray_trains_where_workers_are_asked_for_or_a_cluster_is_at_hand(monkeypa
     assert (launcher("0"), launcher("auto")) == ("run_local", "run_on_ray")
     monkeypatch.setenv("RANK", "0")
     assert launcher("auto") == "run_local"
+
+
+def test_workers_without_ray_are_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "ali_dist.launchers.ray_train", raising=False)
+    with pytest.raises(InputError, match=r"scale.workers is '2', which needs Ray, .*: install ray"):
+        choose_launcher(from_mapping({"scale.workers": "2"}))
 
 
 def refusal_of(capsys, *words: str) -> str:
