@@ -148,7 +148,7 @@ def _space_entries(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[s
     return entries
 
 
-def _parse_dimension(name: str, described: Any) -> Dimension:
+def _parse_dimension(name: str, description: Any) -> Dimension:
     if name not in setting_infos():
         raise InputError(
             f"There is no setting {name!r} to search"
@@ -157,7 +157,7 @@ def _parse_dimension(name: str, described: Any) -> Dimension:
     if name in _NOT_SEARCHABLE:
         raise InputError(f"{name} cannot be searched, because the sweep sets it for every trial: take it out.")
     kind: Kind
-    kind, values = ("choice", described) if isinstance(described, list) else _parse_kind(name, described)
+    kind, values = ("choice", description) if isinstance(description, list) else _parse_kind(name, description)
     if not isinstance(values, list) or not values:
         raise InputError(f"{name} is searched over {values!r}, but {kind} needs a list, such as [1, 2].")
     if kind == "choice":
@@ -165,17 +165,17 @@ def _parse_dimension(name: str, described: Any) -> Dimension:
     return _parse_range(name, kind, values)
 
 
-def _parse_kind(name: str, described: Any) -> tuple[Kind, Any]:
+def _parse_kind(name: str, description: Any) -> tuple[Kind, Any]:
     kinds: tuple[Kind, ...] = (*RANGES, "choice")
-    if isinstance(described, Mapping) and len(described) == 1:
-        word, values = next(iter(described.items()))
+    if isinstance(description, Mapping) and len(description) == 1:
+        word, values = next(iter(description.items()))
         for kind in kinds:
             if word == kind:
                 return kind, values
         hint = did_you_mean(str(word), kinds).removesuffix("?")
-        raise InputError(f"{name} is searched by {word!r}{hint}; there are {', '.join(kinds)}.")
+        raise InputError(f"{name} is searched by {word!r}{hint}; ways to draw: {', '.join(kinds)}.")
     raise InputError(
-        f"{name} is searched over {described!r}, but must be a list of values or one of "
+        f"{name} is searched over {description!r}, but must be a list of values or one of "
         f"{', '.join(f'{{{kind}: [low, high]}}' for kind in RANGES)}."
     )
 
