@@ -2,7 +2,7 @@
 
 A command makes a `CommandParser` (or, where it uses a trained model, calls `make_run_parser`), adds its own options
 with the option types below, and calls `parse_args`. A command that also takes settings of a run, such as
-`--optim.lr_d 1e-4`, calls `parse_with_settings`.
+`--optim.lr_d 1e-4`, calls `parse_with_settings`. Importing this module imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ali_dist.config import StorageConfig
-from ali_dist.config.loading import did_you_mean, parse_overrides, setting_infos
+from ali_dist.config.loading import did_you_mean, load_preset, parse_overrides, preset_names, setting_infos
 from ali_dist.errors import InputError
+from ali_dist.storage.local_copy import copy_to_local
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +132,30 @@ def make_run_parser(command: str, description: str, epilog: str = "") -> Command
     add_device_options(model)
     add_storage_options(model)
     return parser
+
+
+def add_preset_option(group: OptionGroup) -> None:
+    """Add `--preset` to a parser or a group of one; `load_preset_option` reads it."""
+    group.add_argument(
+        "--preset",
+        metavar="NAME|FILE",
+        default="digits",
+        help=f"what to start from: {', '.join(preset_names())}, or a .yaml file (digits)",
+    )
+
+
+def load_preset_option(preset: str) -> tuple[str, dict[str, Any]]:
+    """Load what `--preset` names: a preset that ships, or a file on this machine or in S3.
+
+    Returns:
+        The name of the preset, for a file without folder and ending, and its settings by dotted name.
+
+    Raises:
+        InputError: There is no such preset or file, or it cannot be read.
+    """
+    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
+    with copy_to_local(preset) as path:
+        return name, load_preset(path)
 
 
 def add_device_options(group: OptionGroup) -> None:

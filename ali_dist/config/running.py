@@ -60,6 +60,10 @@ class ScaleConfig:
         require_value(self.threads is None or self.threads >= 1, "scale.threads", self.threads, "at least 1")
         require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
         require_value(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
+        whole_or_less = self.gpus_per_worker < 1 or self.gpus_per_worker.is_integer()  # as Ray has it
+        require_value(
+            whole_or_less, "scale.gpus_per_worker", self.gpus_per_worker, "less than 1, or a whole number of GPUs"
+        )
         require_value(self.cpus_per_worker > 0, "scale.cpus_per_worker", self.cpus_per_worker, "more than 0")
 
     def worker_range(self) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Ray workers on this machine: the same batches and losses as in one process, through kills, from a folder and S3."""
+"""Ray workers on this machine: they see the batches and losses of one process, through kills, from a folder and S3."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tests.distributed.test_ranks import train
 from tests.helpers.distributed import run_distributed
-from tests.helpers.processes import checkpoints, command
+from tests.helpers.processes import checkpoint_names, train_command
 from tests.helpers.runs import StoppingContext, assert_same, tiny, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -31,13 +31,13 @@ def ring(tmp_path_factory) -> str:
     return str(folder)
 
 
-def losses(text: str) -> list[tuple[int, list[float]]]:
+def read_losses(text: str) -> list[tuple[int, list[float]]]:
     records = [json.loads(line) for line in text.splitlines()]
     return [(r["images"], [r[key] for key in LOSSES]) for r in records if r["event"] == "train"]
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
-    """Networks without batch norm: one process and two workers see the same losses, killed or not."""
+    """With networks without batch norm, one process and two workers see the same losses, killed or not."""
     budget = {
         "data__url": ring,
         "run__images": 24 * 3000,
@@ -49,20 +49,20 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         tiny(tmp_path, "mixture-ring", run__name=name, scale__workers=workers, **budget)
         for name, workers in (("alone", "0"), ("killed", "2"), ("unbroken", "2"))
     )
-    with command(killed, tmp_path / "killed.log", ENV) as running:
-        running.wait_for(lambda: len(checkpoints(killed)) > 0, timeout=200)
-        workers = running.descendants("ray::RayTrainWorker")
-        assert len(workers) == 2, running.output()
+    with train_command(killed, tmp_path / "killed.log", ENV) as running:
+        running.wait_for(lambda: len(checkpoint_names(killed)) > 0, timeout=200)
+        workers = running.find_descendants("ray::RayTrainWorker")
+        assert len(workers) == 2, running.read_output()
         os.kill(workers[-1], signal.SIGKILL)
-        assert running.wait(300) == 0, running.output()
-        assert "Continuing from the checkpoint" in running.output()
+        assert running.wait(300) == 0, running.read_output()
+        assert "Continuing from the checkpoint" in running.read_output()
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
     run_distributed(train, 2, 2, unbroken.to_mapping(), None, True)
     for file in ("model", "ema", "optimizer"):
         assert_same(weights(unbroken, file), weights(killed, file))
     fit(alone, StoppingContext())
-    records = [losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
+    records = [read_losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
     assert [images for images, _ in records[0]] == [images for images, _ in records[1]]
     # The game is chaotic: a change of 1e-7 in the weights shows in the sixth digit after 10 updates, and in the third
     # after 16. The first record is of 10.
@@ -85,10 +85,10 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
         **places,
     )
     run = open_store(f"s3://{bucket}/runs/tiny")
-    with command(config, tmp_path / "log", ENV) as running:
+    with train_command(config, tmp_path / "log", ENV) as running:
         running.wait_for(lambda: bool(run.list("checkpoints/")), timeout=200)
-        running.send(signal.SIGTERM)
-        assert running.wait() == 75, running.output()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 75, running.read_output()
     newest = CheckpointStore(run, 2, print).read_newest()
     assert newest is not None
     assert newest.state.world_size == 2

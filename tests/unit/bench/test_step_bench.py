@@ -1,4 +1,4 @@
-"""The step bench: what it compares is comparable, what it computes is right, what it writes can be read.
+"""The step bench: it compares what is comparable, computes it right, and writes what can be read.
 
 Run: `make test ARGS=tests/unit/bench/test_step_bench.py`
 """
@@ -27,7 +27,7 @@ from tests.helpers.networks import BATCH, inputs, networks
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"model.width": 0.1, "model.latent_size": 4}
-WAYS = {
+UPDATES = {
     "digits": ["penalised", "alternating"],
     "cifar10": ["scaled", "coupled", "alternating"],
     "svhn": ["coupled", "alternating"],
@@ -43,11 +43,11 @@ def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("preset", WAYS)
+@pytest.mark.parametrize("preset", UPDATES)
 def test_every_step_starts_from_the_same_weights_and_moves_all_of_its_own(preset: str) -> None:
     """A shared or frozen network would make a step look faster than it is."""
     contestants = bench.make_contestants(small(preset), CPU, **SMALL)
-    assert [c.name for c in contestants] == ["usual", "usual, our layers", *WAYS[preset]]
+    assert [c.name for c in contestants] == ["usual", "usual, our layers", *UPDATES[preset]]
     start = snapshot(contestants[0].networks)
     for contestant in contestants:
         before = snapshot(contestant.networks)
@@ -76,7 +76,7 @@ def test_some_of_the_steps_are_measured_beside_the_usual_one() -> None:
     ],
 )
 def test_the_usual_step_is_the_alternating_update(loss: str, weights: LossWeights) -> None:
-    """The yardstick computes what our `alternating` does, every term included: the same weights after two updates."""
+    """The step that ours is compared with computes what our `alternating` does: the same weights after two updates."""
     optim = OptimConfig(lr_d=1e-3, lr_g=1e-3, eps=1e-3)  # a large eps: Adam's first steps are no mere signs
     precision = Precision("fp32", CPU)
 
@@ -102,12 +102,12 @@ def test_contestants_take_turns_after_a_warm_up_and_another_begins_each_round() 
     calls: list[str] = []
     names = ["a", "b", "c"]
     contestants = [Contestant(n, partial(calls.append, n), nn.Identity(), ()) for n in names]
-    told: list[str] = []
-    measured = take_turns(contestants, 3, 2, CPU, told.append)
-    turns = [calls[at : at + 3] for at in range(0, len(calls), 3)]  # one update to warm up, two that count
+    lines: list[str] = []
+    measured = take_turns(contestants, 3, 2, CPU, lines.append)
+    turns = [calls[start : start + 3] for start in range(0, len(calls), 3)]  # one update to warm up, two that count
     assert turns == [[n] * 3 for n in "abcbcacab"]
     assert [len(measured[n].seconds) for n in names] == [3, 3, 3]
-    assert len(told) == 3
+    assert len(lines) == 3
 
 
 def test_time_is_per_update_and_the_warm_up_does_not_count() -> None:
@@ -143,7 +143,7 @@ def test_resident_bytes_count_weights_gradients_and_moments() -> None:
     assert contestant.resident_bytes() == 4 * weights + 2 * 4  # two moments, and a step count for each tensor
 
 
-@pytest.mark.parametrize("preset", WAYS)
+@pytest.mark.parametrize("preset", UPDATES)
 def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +152,7 @@ def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
     assert bench.main(options.split()) == 0
     shown = capsys.readouterr().out
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert [row["step"] for row in result["rows"]] == ["usual", "usual, our layers", *WAYS[preset]]
+    assert [row["step"] for row in result["rows"]] == ["usual", "usual, our layers", *UPDATES[preset]]
     assert shown == bench.table(result) + "\n"
     assert sum(line.startswith("ratio: ") for line in shown.splitlines()) == 1
     for row in result["rows"]:
@@ -171,12 +171,12 @@ def test_columns_of_the_table_are_aligned() -> None:
         "rows": summarise({"usual": Measured([10.0]), "alternating": Measured([0.5], 123_456_789)}, "usual", 4),
     }
     lines = bench.table(result).splitlines()
-    head = next(at for at, line in enumerate(lines) if line.startswith("step"))
+    head = next(number for number, line in enumerate(lines) if line.startswith("step"))
     assert len({len(line) for line in lines[head : head + 3]}) == 1
     assert lines[head + 2].endswith(" 123")
 
 
-def test_what_cannot_be_measured_is_refused_in_a_sentence(
+def test_a_clock_that_measures_nothing_is_refused_in_a_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPU time says nothing about a GPU; nothing is computed before that is said."""
