@@ -91,12 +91,12 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
         assert running.wait() == 75, running.read_output()
     newest = CheckpointStore(run, 2, print).read_newest()
     assert newest is not None
-    assert newest.state.world_size == 2
+    assert newest.metadata.world_size == 2
     summary = json.loads(run.get("summary.json"))
     assert (summary["status"], summary["residency"]) == ("stopped", "stream")
-    assert summary["step"] == newest.state.step
-    shorter = tiny(tmp_path, run__images=24 * (newest.state.step + 6), run__name="tiny", **places)
+    assert summary["step"] == newest.metadata.step
+    shorter = tiny(tmp_path, run__images=24 * (newest.metadata.step + 6), run__name="tiny", **places)
     again = fit(shorter, StoppingContext())  # one process goes on where two workers stopped
     assert again is not None
-    assert (again["restarts"], again["images"]) == (1, 24 * (newest.state.step + 6))
+    assert (again["restarts"], again["images"]) == (1, 24 * (newest.metadata.step + 6))
     assert run.stat("report.html") is not None

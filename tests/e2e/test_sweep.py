@@ -158,7 +158,7 @@ def test_a_sweep_in_s3_that_is_asked_to_stop_saves_its_trials_and_goes_on_from_t
     saved = read("trials/000/summary.json")
     newest = CheckpointStore(store.child("trials/000"), 2, print).read_newest()
     assert newest is not None
-    assert (saved["status"], saved["images"]) == ("stopped", newest.state.images_seen)
+    assert (saved["status"], saved["images"]) == ("stopped", newest.metadata.images_seen)
 
     with started_sweep(folder, "--search=optuna", "--resume", runs=runs, images=96_000) as process:
         assert process.wait(300) == 0, log.read_text()
