@@ -29,6 +29,7 @@ class Objective:
         d_loss: [B] loss of the discriminator.
         g_loss: [B] loss of encoder and decoder.
         g_slopes: Derivative of `g_loss` with respect to (d_q, d_p), each [B].
+        estimates_jsd: Whether d_loss bounds the Jensen-Shannon divergence (`jsd_estimate`): V and V'.
         gradient_factors: (g_loss' / d_loss') at (d_q, d_p), each [B]; None where d_loss' can vanish and g_loss' not.
     """
 
@@ -36,6 +37,7 @@ class Objective:
     g_loss: PairLoss
     g_slopes: PairFunction
     gradient_factors: PairFunction | None
+    estimates_jsd: bool = False
 
 
 def _bounded_exp(x: Tensor) -> Tensor:
@@ -52,6 +54,7 @@ _NONSATURATING = Objective(
     g_loss=lambda d_q, d_p: F.softplus(d_q) + F.softplus(-d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q), -torch.sigmoid(-d_p)),
     gradient_factors=lambda d_q, d_p: (-_bounded_exp(d_q), -_bounded_exp(-d_p)),
+    estimates_jsd=True,
 )
 
 # V, the minimax value function itself (equation 2).
@@ -60,6 +63,7 @@ _MINIMAX = Objective(
     g_loss=lambda d_q, d_p: -F.softplus(-d_q) - F.softplus(d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(-d_q), -torch.sigmoid(d_p)),
     gradient_factors=lambda d_q, d_p: _on_both_sides(torch.full_like(d_q, -1.0)),
+    estimates_jsd=True,
 )
 
 # Relativistic pairs. Source: Jolicoeur-Martineau, arXiv 1807.00734; with R1 and R2: Huang et al., arXiv 2501.05441.

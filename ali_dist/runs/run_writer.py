@@ -52,18 +52,9 @@ class RunWriter:
             tracker.log_image(path, images)
 
     def forget_after(self, images: int) -> None:
-        """Drop metrics that lie beyond a checkpoint which training goes on from: they will be written again."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["images"] <= images:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the half line of a killed process
-                continue
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Drop records that lie beyond a checkpoint which training goes on from: they will be written again."""
+        for tracker in self._trackers:
+            tracker.forget_after(images)
 
     def publish(self) -> None:
         """Bring new and changed files to the store; a local run is there already."""

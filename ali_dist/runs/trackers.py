@@ -1,6 +1,6 @@
 """Where metrics and pictures of a run are tracked while it trains: lines of JSON, and TensorBoard.
 
-A tracker is a class with the four methods of `Tracker` and a row in `TRACKERS`; rank 0 alone uses it.
+A tracker is a class with the methods of `Tracker` and a row in `TRACKERS`; rank 0 alone uses it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ Record = dict[str, Any]
 
 class Tracker(Protocol):
     """Takes what a run has to tell while it trains."""
+
+    def forget_after(self, images: int) -> None:
+        """Drop what was recorded beyond so many images: training goes on from there and records it again."""
 
     def log_record(self, record: Record) -> None:
         """Keep one record."""
@@ -42,6 +45,18 @@ class JsonLinesTracker:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
+
+    def forget_after(self, images: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["images"] <= images:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the half line of a killed process
+                continue
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def log_record(self, record: Record) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -70,11 +85,14 @@ class TensorBoardTracker:
         self._folder = folder / "tensorboard"
         self._writer: SummaryWriter | None = None
 
+    def forget_after(self, images: int) -> None:
+        """Nothing yet: the writer that the next record opens tells TensorBoard from where on it replaces."""
+
     def log_record(self, record: Record) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # A run that goes on takes back what an earlier start wrote beyond its checkpoint.
+            # TensorBoard hides what an earlier start wrote from here on.
             self._writer = SummaryWriter(str(self._folder), purge_step=record["images"])
         for key, value in record.items():
             if isinstance(value, float) and key != "seconds":

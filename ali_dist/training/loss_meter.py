@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ali_dist.distributed import World, sum_over_ranks
-from ali_dist.model.losses import jsd_estimate
+from ali_dist.model.losses import OBJECTIVES, jsd_estimate
 from ali_dist.training.step import StepResult
 
 
@@ -35,7 +35,7 @@ class LossMeter:
     """
 
     def __init__(self, loss: str, device: torch.device, world: World) -> None:
-        self._estimates_jsd = loss in ("nonsaturating", "minimax")
+        self._estimates_jsd = OBJECTIVES[loss].estimates_jsd
         self._world = world
         self._sums = torch.zeros(len(StepResult._fields), device=device, dtype=torch.float64)
         self._total = _Stretch()
