@@ -12,7 +12,7 @@ import pytest
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.train import main
 from tests.helpers.processes import ROOT, checkpoints, command
-from tests.helpers.runs import arguments, assert_same, tiny, weights
+from tests.helpers.runs import assert_bitwise_equal, command_line_for, load_weights, tiny_config
 
 LONG = {"run__images": 24 * 2000, "report__checkpoint_every": 24 * 20, "report__log_every": 24 * 1000}
 
@@ -32,7 +32,7 @@ def run_to_end(config, log: Path) -> str:
 
 def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run(tmp_path, digits):
     budget = {"data__url": str(digits), "run__images": 24 * 150, "report__checkpoint_every": 24 * 20}
-    unbroken, killed = (tiny(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
+    unbroken, killed = (tiny_config(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
     run_to_end(unbroken, tmp_path / "unbroken.log")
     with command(killed, tmp_path / "killed.log") as running:
         running.wait_for(lambda: len(checkpoints(killed)) > 0)
@@ -40,13 +40,13 @@ def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run
         assert running.wait() == -signal.SIGKILL
     assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
     for file in ("model", "ema", "optimizer"):
-        assert_same(weights(unbroken, file), weights(killed, file))
+        assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
 
 
 @pytest.mark.distributed
 def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits):
     """A rank that left the group while rank 0 was at work aborted now and then, and torchrun then ended rank 0, too."""
-    config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto")
+    config = tiny_config(tmp_path, data__url=str(digits), report__evaluation="auto")
     done = subprocess.run(
         [
             sys.executable,
@@ -56,7 +56,7 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
             "--nproc-per-node=2",
             "-m",
             "ali_dist.train",
-            *arguments(config),
+            *command_line_for(config),
         ],
         capture_output=True,
         text=True,
@@ -73,7 +73,7 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
-    config = tiny(tmp_path, data__url=str(digits), **LONG)
+    config = tiny_config(tmp_path, data__url=str(digits), **LONG)
     with command(config, tmp_path / "log") as running:
         running.wait_for(lambda: len(checkpoints(config)) > 0)
         running.send(number)
@@ -141,19 +141,19 @@ def test_an_index_that_does_not_match_its_shards_is_refused(tmp_path, digits, ca
     shutil.copytree(digits, tmp_path / "data")
     shard = tmp_path / "data" / "train" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    sentence = refused(capsys, *arguments(tiny(tmp_path)))
+    sentence = refused(capsys, *command_line_for(tiny_config(tmp_path)))
     assert "00000.tar" in sentence
 
 
 def test_more_workers_than_lanes_are_refused_before_ray_starts(tmp_path, digits, capsys):
-    config = tiny(tmp_path, data__url=str(digits), scale__workers="7")
-    sentence = refused(capsys, *arguments(config))
+    config = tiny_config(tmp_path, data__url=str(digits), scale__workers="7")
+    sentence = refused(capsys, *command_line_for(config))
     assert "6 lanes" in sentence
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_sentence(tmp_path, digits, capsys):
     (tmp_path / "runs").write_text("a file where the folder should be")
-    code = main(arguments(tiny(tmp_path, data__url=str(digits))))
+    code = main(command_line_for(tiny_config(tmp_path, data__url=str(digits))))
     said = capsys.readouterr().err
     assert code in (1, 2)
     assert "Traceback" not in said

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ali_dist.config import Config
-from tests.helpers.runs import arguments
+from tests.helpers.runs import command_line_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ class Command:
         settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ali_dist.train", *arguments(config)],
+                [sys.executable, "-m", "ali_dist.train", *command_line_for(config)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
