@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ali_dist.config import OptimConfig
+from ali_dist.config.loading import load_preset
 from ali_dist.model.ali import ALI
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, Step, TrainBatch
@@ -144,8 +145,10 @@ def test_resident_bytes_count_weights_gradients_and_moments() -> None:
 
 @pytest.mark.parametrize("preset", RULES)
 def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
-    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The command has no option for small networks, and those of CelebA take many seconds.
+    monkeypatch.setattr(bench, "load_preset", lambda name: {**load_preset(name), **SMALL})
     file = tmp_path / "bench.json"
     options = f"--preset {preset} --batch 2 --rounds 2 --updates 1 --device cpu --precision fp32 --json {file}"
     assert bench.main(options.split()) == 0
