@@ -1,4 +1,4 @@
-"""Everything that talks between ranks; with one rank all of it does nothing, and the loop reads the same."""
+"""Everything that talks between ranks. With one rank all of it does nothing, so that the loop reads the same."""
 
 from __future__ import annotations
 
@@ -60,10 +60,14 @@ def gather_texts(texts: list[str], world: World) -> list[str]:
 
 @torch.no_grad()
 def average_buffers(module: nn.Module, share: float, world: World) -> None:
-    """Batch-norm statistics become their mean over ranks, weighted with `share`, this rank's part of the batch.
+    """Replace batch-norm statistics by their mean over ranks. Collective.
 
     Running statistics are linear in the batches seen, so when this happens does not change later averages.
-    Collective.
+
+    Args:
+        module: Whose floating-point buffers are averaged.
+        share: This rank's part of the global batch, from 0 to 1; the shares of all ranks add up to 1.
+        world: The ranks.
     """
     if world.size == 1:
         return
@@ -78,7 +82,7 @@ def average_buffers(module: nn.Module, share: float, world: World) -> None:
 
 @torch.no_grad()
 def check_replicas(module: nn.Module, world: World) -> None:
-    """Assert that all ranks hold the same weights, bit for bit. Collective.
+    """Check that all ranks hold the same weights, bit for bit. Collective.
 
     Raises:
         RuntimeError: They differ; saving one of them would hide it.

@@ -18,8 +18,8 @@ from ali_dist.runs.datasets import DataSplit
 _DESCRIPTION = """\
 Encode a data set with a trained encoder: features float32 [samples, F], with labels and ids, in the index's order.
 
-Into FILE.npz, all at once; or into a folder, one .npz for each shard, which can be interrupted and gone on with, and
-which several processes under torchrun can share. Memory holds a few shards at a time."""
+They go into FILE.npz, all at once; or into a folder, one .npz for each shard: an interrupted command goes on there when
+it is repeated, and several processes under torchrun can share it. Memory holds a few shards at a time."""
 _EPILOG = "features:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FEATURES.items())
 
 
@@ -30,9 +30,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--split", help="default: the split the run was trained on")
     what = parser.add_argument_group("what")
     what.add_argument("--features", choices=tuple(FEATURES), default="mu", help="default: mu; see below")
-    what.add_argument("--sample", action="store_true", help="one z ~ q(z|x) in place of mu")
-    what.add_argument("--seed", type=whole_number_type(0, 2**31 - 1), default=0, help="of --sample's draws")
-    what.add_argument("--out", required=True, metavar="FILE.npz|DIR|s3://...", help="where features go")
+    what.add_argument("--sample", action="store_true", help="a draw z ~ q(z|x) in place of mu")
+    what.add_argument("--seed", type=whole_number_type(0, 2**31 - 1), default=0, help="seed of --sample's draws")
+    what.add_argument("--out", required=True, metavar="FILE.npz|DIR|s3://...", help="where the features go")
     what.add_argument(
         "--workers", type=whole_number_type(1, 64), default=2, help="threads that read and encode (default 2)"
     )
@@ -46,43 +46,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
-    storage, device, world = (
-        storage_from_arguments(arguments),
-        device_from_arguments(arguments),
-        World.from_torchrun() or World(),
-    )
+    storage = storage_from_arguments(arguments)
+    device = device_from_arguments(arguments)
+    world = World.from_torchrun() or World()
     if world.size > 1 and arguments.out.endswith(".npz"):
         raise InputError(f"--out is one file, but {world.size} processes would write it: give a folder.")
-    saved = load_run(arguments.run, storage, weights=arguments.weights, device=device)
-    part = open_samples_for(saved, arguments.data, [arguments.split or saved.config.data.split], storage)
+    run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
+    split = open_samples_for(run, arguments.data, [arguments.split or run.config.data.split], storage)
     options = FeatureOptions(arguments.features, arguments.sample, arguments.seed)
-    with open_feature_writer(arguments.out, part.index, _feature_settings(saved, part, options), storage) as files:
-        missing = files.missing()
-        # By number, not by place among the missing, of which another rank may have written some by now.
-        mine = [shard for shard in missing if shard % world.size == world.rank]
-        shards = sum(shard.samples > 0 for shard in part.index.shards)
-        if len(missing) < shards:
-            sys.stderr.write(f"{shards - len(missing)} of {shards} shards are there already.\n")
-        with show_progress("Encoding", sum(part.index.shards[shard].samples for shard in mine)) as advance:
-            for encoded in encode_shards(saved, part, mine, options, device=device, workers=arguments.workers):
-                files.put(encoded)
+    with open_feature_writer(arguments.out, split.index, _feature_settings(run, split, options), storage) as writer:
+        missing = writer.missing_shards()
+        # Ranks share shards by their numbers, not by their places in the list, which changes as other ranks write.
+        own_shards = [shard for shard in missing if shard % world.size == world.rank]
+        num_shards = sum(shard.samples > 0 for shard in split.index.shards)
+        if len(missing) < num_shards:
+            sys.stderr.write(f"{num_shards - len(missing)} of {num_shards} shards are there already.\n")
+        with show_progress("Encoding", sum(split.index.shards[shard].samples for shard in own_shards)) as advance:
+            for encoded in encode_shards(run, split, own_shards, options, device=device, workers=arguments.workers):
+                writer.write_shard(encoded)
                 advance(len(encoded.features))
-        shape = files.finish()
+        shape = writer.finish()
     if shape is None:
-        print(f"Rank {world.rank} encoded {len(mine)} shards; others are still at work.")
+        print(f"Rank {world.rank} encoded {len(own_shards)} shards; others are still at work.")
     else:
-        print(f"{shape[0]} samples of {part.store.url}: features float32 [{shape[0]}, {shape[1]}] in {files.url}")
+        print(f"{shape[0]} samples of {split.store.url}: features float32 [{shape[0]}, {shape[1]}] in {writer.url}")
 
 
-def _feature_settings(saved: LoadedRun, part: DataSplit, options: FeatureOptions) -> dict[str, object]:
-    """What decides the features, by name."""
+def _feature_settings(run: LoadedRun, split: DataSplit, options: FeatureOptions) -> dict[str, object]:
+    """What decides the features, by name; the names are part of the format of `features.json`."""
     return {
-        "run": saved.name,
-        "step": saved.state.step,
-        "images": saved.state.images_seen,
-        "training seconds": saved.state.seconds,  # tells runs of the same name apart
-        "weights": saved.weights,
-        "data": part.index.fingerprint,
+        "run": run.name,
+        "step": run.metadata.step,
+        "images": run.metadata.images_seen,
+        "training seconds": run.metadata.seconds,  # tells runs of the same name apart
+        "weights": run.weights,
+        "data": split.index.fingerprint,
         "features": options.features,
         "sample": options.sample,
         "seed": options.seed if options.sample else None,

@@ -1,4 +1,17 @@
-"""How a command ends early: the reasons, and the exit code and one sentence that each of them becomes."""
+"""How a command ends early: the reasons, and the exit code and the one sentence that each of them becomes.
+
+    Exception
+    |-- InputError (a ValueError)            2   something the user gave is wrong
+    |   |-- MissingObject, ChangedObject         of the stores, in storage/base.py
+    |-- Stopped                             75   asked to stop, with the work saved
+    |-- TrainingError (a RuntimeError)       1   training cannot go on
+    |-- StorageError (a RuntimeError)        1   the storage itself failed
+    OSError with a remedy below              1   disk full, no permission, ...
+    FloatingPointError                       1   a diverged model was evaluated
+    KeyboardInterrupt                      130   a second Ctrl-C
+
+Everything else is a mistake of ours, and its traceback is shown.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m ali_dist.generate: samples, reconstructions, interpolations and changes of condition as pictures."""
+"""python -m ali_dist.generate: pictures of samples, reconstructions, interpolations and changes of condition."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from ali_dist.inference.conditions import find_attributes, parse_condition
 from ali_dist.inference.generation import DEFAULT_COUNTS, GalleryWriter
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
+from ali_dist.storage import is_local
 
-_DESCRIPTION = "Draw what a trained model has learnt, as PNG files."
+_DESCRIPTION = "Draw what a trained model has learned, as PNG files."
 _EPILOG = """\
 what:
-  samples          G(z), z from the prior; of 2-D mixtures: points as .npy, and a figure
+  samples          G(z), z from the prior; for 2-D mixtures: points as .npy, and a figure
   reconstructions  images of the holdout split beside G(z), z ~ q(z|x)
-  interpolations   ways between the latents of two images, which stand at the ends
+  interpolations   paths between the latents of two images, which stand at the ends
   attributes       conditional models: the same z along a row, one condition after another
 
 Examples:
   python -m ali_dist.generate digits --what interpolations --spherical
   python -m ali_dist.generate runs/celeba-conditional --what samples --attributes Smiling=1,Male=0 --single"""
+_APPLIES_TO = {
+    "use_mean": ("reconstructions", "interpolations"),
+    "spherical": ("interpolations",),
+    "vary": ("attributes",),
+    "data": ("samples", "reconstructions", "interpolations"),
+}
+"""Options that are not for every --what, and those that they are for."""
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -34,16 +42,20 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--count", type=whole_number_type(1, 1_000_000), help=f"samples, pairs or rows (default: {counts})"
     )
-    what.add_argument("--seed", type=whole_number_type(0, 2**31 - 1), default=0, help="of latents and chosen images")
+    what.add_argument(
+        "--seed", type=whole_number_type(0, 2**31 - 1), default=0, help="seed of latents and of the choice of images"
+    )
     what.add_argument("--use-mean", action="store_true", help="z = mu(x) in place of a draw z ~ q(z|x)")
     what.add_argument("--spherical", action="store_true", help="interpolate along great circles, not straight lines")
     what.add_argument(
         "--steps", type=whole_number_type(2, 1000), default=9, help="images of an interpolation (default 9)"
     )
-    label = parser.add_argument_group("conditions, for conditional models")
-    label.add_argument("--class", dest="of_class", metavar="K", help="name or number of a class")
-    label.add_argument("--attributes", metavar="A=1,B=0", help="values of some attributes; others come from the data")
-    label.add_argument("--vary", metavar="A,B", help="with --what attributes: those to turn (default: all)")
+    condition = parser.add_argument_group("conditions, for conditional models")
+    condition.add_argument("--class", dest="class_text", metavar="K", help="name or number of a class")
+    condition.add_argument(
+        "--attributes", metavar="A=1,B=0", help="values of some attributes; others come from the data"
+    )
+    condition.add_argument("--vary", metavar="A,B", help="with --what attributes: those to turn over (default: all)")
     data = parser.add_argument_group("images that are encoded")
     data.add_argument("--data", metavar="URL", help="folder or s3:// with shards; default: the run's own")
     data.add_argument("--split", help="default: the holdout split, or the training split where there is none")
@@ -61,56 +73,53 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_command(arguments: argparse.Namespace) -> None:
     _check_options(arguments)
-    storage, device = storage_from_arguments(arguments), device_from_arguments(arguments)
-    saved = load_run(arguments.run, storage, weights=arguments.weights, device=device)
-    splits = [arguments.split] if arguments.split else [saved.config.data.holdout, saved.config.data.split]
-    album = GalleryWriter(
-        saved,
+    storage = storage_from_arguments(arguments)
+    device = device_from_arguments(arguments)
+    run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
+    splits = [arguments.split] if arguments.split else [run.config.data.holdout, run.config.data.split]
+    writer = GalleryWriter(
+        run,
         device,
-        parse_condition(saved, arguments.of_class, arguments.attributes),
-        lambda: open_samples_for(saved, arguments.data, splits, storage),
-        _output_folder(saved, arguments.out),
-        grid=arguments.grid or not arguments.single,
-        single=arguments.single,
+        condition=parse_condition(run, arguments.class_text, arguments.attributes),
+        open_data=lambda: open_samples_for(run, arguments.data, splits, storage),
+        folder=_output_folder(run, arguments.out),
+        as_picture=arguments.grid or not arguments.single,
+        as_files=arguments.single,
         count=arguments.count or DEFAULT_COUNTS[arguments.what],
         seed=arguments.seed,
     )
-    for path in _draw_pictures(album, arguments):
+    for path in _write_gallery(writer, arguments):
         print(path)
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    """Refuse options that would do nothing, and places that are no folders."""
-    applies = {
-        "use_mean": ("reconstructions", "interpolations"),
-        "spherical": ("interpolations",),
-        "vary": ("attributes",),
-        "data": ("samples", "reconstructions", "interpolations"),
-    }
-    for name, kinds in applies.items():
+    """Refuse options that would do nothing, and an output that is no folder on a disk."""
+    for name, kinds in _APPLIES_TO.items():
         if getattr(arguments, name) and arguments.what not in kinds:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} applies to --what {' or '.join(kinds)}, not to {arguments.what}: leave it out.")
-    if arguments.out and "://" in arguments.out:
+    if arguments.out and not is_local(arguments.out):
         raise InputError(f"--out is {arguments.out!r}, but pictures are written to a folder on a disk: give one.")
 
 
-def _output_folder(saved: LoadedRun, out: str | None) -> Path:
+def _output_folder(run: LoadedRun, out: str | None) -> Path:
+    """The folder that was named; else one in the run's folder or, where that is in S3, in the current one."""
     if out:
         return Path(out).expanduser()
-    local = not saved.store.url.startswith("s3://")
-    return Path(saved.store.url) / "generated" if local else Path("generated") / saved.name
+    return Path(run.store.url) / "generated" if is_local(run.store.url) else Path("generated") / run.name
 
 
-def _draw_pictures(album: GalleryWriter, arguments: argparse.Namespace) -> list[Path]:
+def _write_gallery(writer: GalleryWriter, arguments: argparse.Namespace) -> list[Path]:
     if arguments.what == "samples":
-        return album.samples()
+        return writer.write_samples()
     if arguments.what == "reconstructions":
-        return album.reconstructions(use_mean=arguments.use_mean)
+        return writer.write_reconstructions(use_mean=arguments.use_mean)
     if arguments.what == "interpolations":
-        return album.interpolations(use_mean=arguments.use_mean, spherical=arguments.spherical, steps=arguments.steps)
-    vary = find_attributes(album.saved.facts.attributes, arguments.vary) if arguments.vary else None
-    return album.attributes(vary)
+        return writer.write_interpolations(
+            use_mean=arguments.use_mean, spherical=arguments.spherical, steps=arguments.steps
+        )
+    places = find_attributes(writer.run.spec.attributes, arguments.vary) if arguments.vary else None
+    return writer.write_conditions(places)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ali_dist.cli import CommandParser
 from ali_dist.errors import WRONG_INPUT, InputError, exit_code
 from cluster import commands
 from cluster.cluster_file import ClusterFile, load_cluster_file
@@ -72,8 +73,6 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code("cluster", lambda: run_request(parse_request(arguments)))
 
 
-# argparse is not used here: the parser that all other commands share, ali_dist.cli, needs PyTorch, and the launcher has
-# to run without it.
 def parse_request(arguments: list[str]) -> Request:
     """Read a command line.
 
@@ -81,36 +80,34 @@ def parse_request(arguments: list[str]) -> Request:
         InputError: It names no command, an option that the command does not have, or too many or too few arguments.
     """
     own_words, entrypoint = _split_entrypoint(arguments)
-    command, *words = own_words or [""]
+    options = _make_parser().parse_intermixed_args(own_words)
+    command = options.command
     if command not in _ARGUMENTS:
         raise InputError(f"There is no command {command!r}; the commands are {', '.join(_ARGUMENTS)}; {_HELP}.")
-    follow = False
-    variables = []
-    values = []
-    remaining = iter(words)
-    for word in remaining:
-        if command == "submit" and word == "--follow":
-            follow = True
-        elif command == "submit" and word == "--env":
-            variables.append(next(remaining, ""))
-        elif word.startswith("-"):
-            raise InputError(f"{command} has no option {word}; {_HELP}.")
-        else:
-            values.append(word)
-    if len(values) != len(_ARGUMENTS[command]):
-        raise InputError(
-            f"{command} takes {' '.join(_ARGUMENTS[command])}, but was given {' '.join(values) or 'nothing'}; {_HELP}."
-        )
+    if command != "submit" and (options.follow or options.env):
+        raise InputError(f"{command} has no option {'--follow' if options.follow else '--env'}; {_HELP}.")
+    if len(options.values) != len(_ARGUMENTS[command]):
+        given = " ".join(options.values) or "nothing"
+        raise InputError(f"{command} takes {' '.join(_ARGUMENTS[command])}, but was given {given}; {_HELP}.")
     if command == "submit" and not entrypoint:
         raise InputError("submit needs the command after --, such as: -- python -m ali_dist.train --run.dir s3://...")
     return Request(
         command=command,
-        target=values[0],
-        job=values[1] if len(values) > 1 else "",
-        follow=follow,
-        variables=tuple(variables),
+        target=options.values[0],
+        job=options.values[1] if len(options.values) > 1 else "",
+        follow=options.follow,
+        variables=tuple(options.env),
         entrypoint=tuple(entrypoint),
     )
+
+
+def _make_parser() -> CommandParser:
+    parser = CommandParser("cluster", (__doc__ or "").strip())
+    parser.add_argument("command", nargs="?", default="")
+    parser.add_argument("values", nargs="*")
+    parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--env", action="append", default=[])
+    return parser
 
 
 def _split_entrypoint(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Plots of a sweep as inline SVG, in the colours of the report page: parallel coordinates, scatter, learning curves."""
+"""Plots of a sweep as inline SVG, in the colors of the report page: parallel coordinates, scatter, learning curves."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class ChartAxis:
     """Where values lie on a line from 0 to 1.
 
     Attributes:
-        label: What it shows.
-        low: Value at 0.
-        high: Value at 1.
-        log: Evenly spread in the logarithm.
-        options: Of a choice, in order; empty for numbers.
+        label: What the axis shows.
+        low: The value at 0.
+        high: The value at 1.
+        log: Whether values are spread evenly in the logarithm.
+        options: The options of a choice, in order; empty for numbers.
     """
 
     label: str
@@ -53,31 +53,33 @@ class ChartAxis:
     options: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, label: str, values: Sequence[Any], *, log: bool = False, choice: bool = False) -> ChartAxis:
-        """The axis that spans `values`; with `choice`, their distinct ones in order."""
+    def from_values(cls, label: str, values: Sequence[Any], *, log: bool = False, choice: bool = False) -> ChartAxis:
+        """The axis that spans the values; with `choice`, the distinct values in order are its options."""
         if choice:
             return cls(label, options=tuple(dict.fromkeys(values)))
         numbers = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)] or [0.0, 1.0]
         low, high = min(numbers), max(numbers)
-        if low == high:
-            low, high = (low / 2, high * 2) if log else (low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5))
+        if low == high and log:
+            low, high = low / 2, high * 2
+        elif low == high:
+            margin = abs(low) / 10 or 0.5
+            low, high = low - margin, high + margin
         return cls(label, low, high, log=log and low > 0)
 
-    def at(self, value: Any) -> float | None:
-        """Place of a value, 0 to 1; None if it has none here."""
+    def place_value(self, value: Any) -> float | None:
+        """Where a value lies, 0 to 1 (and beyond for numbers outside of the axis); None if it has no place here."""
         if self.options:
-            known = value in self.options
-            return (self.options.index(value) + 0.5) / len(self.options) if known else None
+            return (self.options.index(value) + 0.5) / len(self.options) if value in self.options else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return None
         if self.log:
             return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         return (value - self.low) / (self.high - self.low)
 
-    def ticks(self) -> list[tuple[float, str]]:
+    def list_ticks(self) -> list[tuple[float, str]]:
         """Places and texts of some values."""
         if self.options:
-            return [((k + 0.5) / len(self.options), _svg_text(option)) for k, option in enumerate(self.options)]
+            return [((k + 0.5) / len(self.options), _option_text(option)) for k, option in enumerate(self.options)]
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
@@ -85,7 +87,7 @@ class ChartAxis:
             values = values if len(values) > 1 else [self.low, self.high]
         else:
             values = [tick for tick in axis_ticks(self.low, self.high, 5) if self.low <= tick <= self.high]
-        return [(place, format_short(v)) for v in values if (place := self.at(v)) is not None]
+        return [(place, format_short(v)) for v in values if (place := self.place_value(v)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,14 @@ class PointMark:
 
     Attributes:
         title: What hovering shows.
-        style: CSS class: best, own, early or empty.
-        weight: Opacity, 0 to 1.
-        values: By axis in parallel coordinates; (x, y) in a scatter; pairs (x, y) along a curve.
+        style: CSS class: best, own (the preset's), early or empty.
+        opacity: 0 to 1.
+        values: By axis in parallel coordinates; (x, y) in a scatter plot; pairs (x, y) along a curve.
     """
 
     title: str
     style: str
-    weight: float
+    opacity: float
     values: tuple[Any, ...]
 
 
@@ -111,22 +113,24 @@ def parallel_coordinates(axes: Sequence[ChartAxis], marks: Sequence[PointMark]) 
     places = [_LEFT + k * step for k in range(len(axes))]
     parts = []
     for mark in marks:
-        heights = [_draw_upright(axis.at(value)) for axis, value in zip(axes, mark.values, strict=True)]
+        heights = [_upright_y(axis.place_value(value)) for axis, value in zip(axes, mark.values, strict=True)]
         route = " ".join(
             f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(zip(places, heights, strict=True))
         )
         parts.append(_svg_path(route, mark))
     for k, (axis, x) in enumerate(zip(axes, places, strict=True)):
         parts.append(f'<line class="rail" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TALL - _BOTTOM}"/>')
-        anchor = "start" if k == 0 else "end" if k == len(axes) - 1 else "middle"
+        anchor = {len(axes) - 1: "end", 0: "start"}.get(k, "middle")
         parts.append(
-            f'<text class="name" x="{_svg_edge(x, k, len(axes))}" y="{16 + 15 * (k % 2)}" text-anchor="{anchor}">'
+            f'<text class="name" x="{_label_x(x, k, len(axes))}" y="{16 + 15 * (k % 2)}" text-anchor="{anchor}">'
             f"{escape(axis.label)}</text>"
         )
-        for place, text in axis.ticks():
-            parts.append(f'<text x="{x + 5:.1f}" y="{_draw_upright(place) + 3.5:.1f}">{escape(text)}</text>')
-    below = any(axis.at(v) is None for mark in marks for axis, v in zip(axes, mark.values, strict=True))
-    if below:
+        for place, text in axis.list_ticks():
+            parts.append(f'<text x="{x + 5:.1f}" y="{_upright_y(place) + 3.5:.1f}">{escape(text)}</text>')
+    has_values_below = any(
+        axis.place_value(v) is None for mark in marks for axis, v in zip(axes, mark.values, strict=True)
+    )
+    if has_values_below:
         parts.append(f'<text x="{_LEFT}" y="{_TALL - 4}">below an axis: none</text>')
     view = f"0 0 {_WIDE} {_TALL}"
     return f'<svg class="pc" viewBox="{view}" role="img" aria-label="parallel coordinates">{"".join(parts)}</svg>'
@@ -136,48 +140,46 @@ def scatter_plot(x_axis: ChartAxis, y_axis: ChartAxis, marks: Sequence[PointMark
     """A dot for each trial that has both values."""
     parts = _draw_frame(x_axis, y_axis)
     for mark in marks:
-        x, y = x_axis.at(mark.values[0]), y_axis.at(mark.values[1])
+        x, y = x_axis.place_value(mark.values[0]), y_axis.place_value(mark.values[1])
         if x is not None and y is not None:
             radius = 5 if mark.style else 4
             parts.append(
-                f'<circle class="{mark.style}" cx="{_draw_across(x)}" cy="{_draw_down(y)}" r="{radius}">'
+                f'<circle class="{mark.style}" cx="{_across_x(x)}" cy="{_down_y(y)}" r="{radius}">'
                 f"<title>{escape(mark.title)}</title></circle>"
             )
-    return _small_text("sc", f"{y_axis.label} against {x_axis.label}", parts)
+    return _small_svg("sc", f"{y_axis.label} against {x_axis.label}", parts)
 
 
 def learning_curves(x_axis: ChartAxis, y_axis: ChartAxis, marks: Sequence[PointMark]) -> str:
     """A line for each trial through its evaluations."""
     parts = _draw_frame(x_axis, y_axis)
     for mark in marks:
-        points = [(x_axis.at(x), y_axis.at(y)) for x, y in mark.values]
-        seen = [(_draw_across(x), _draw_down(y)) for x, y in points if x is not None and y is not None]
-        route = " ".join(f"{'L' if k else 'M'}{x} {y}" for k, (x, y) in enumerate(seen))
-        parts += [_svg_path(route, mark)] if len(seen) > 1 else []
-        parts += [f'<circle class="line c0" cx="{x}" cy="{y}" r="2.5"/>' for x, y in seen[:1] if len(seen) == 1]
-    return _small_text("lc", f"{y_axis.label} over {x_axis.label}", parts)
+        points = [(x_axis.place_value(x), y_axis.place_value(y)) for x, y in mark.values]
+        visible = [(_across_x(x), _down_y(y)) for x, y in points if x is not None and y is not None]
+        route = " ".join(f"{'L' if k else 'M'}{x} {y}" for k, (x, y) in enumerate(visible))
+        parts += [_svg_path(route, mark)] if len(visible) > 1 else []
+        parts += [f'<circle class="line c0" cx="{x}" cy="{y}" r="2.5"/>' for x, y in visible[:1] if len(visible) == 1]
+    return _small_svg("lc", f"{y_axis.label} over {x_axis.label}", parts)
 
 
 def _svg_path(route: str, mark: PointMark) -> str:
-    look = f'class="{mark.style}" style="opacity:{mark.weight:.2f}"'
+    look = f'class="{mark.style}" style="opacity:{mark.opacity:.2f}"'
     return f'<path {look} d="{route}"><title>{escape(mark.title)}</title></path>'
 
 
-def _small_text(style: str, label: str, parts: Sequence[str]) -> str:
+def _small_svg(style: str, label: str, parts: Sequence[str]) -> str:
     view = f"0 0 {_SMALL_WIDE} {_SMALL_TALL}"
     return f'<svg class="{style}" viewBox="{view}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
 def _draw_frame(x_axis: ChartAxis, y_axis: ChartAxis) -> list[str]:
     parts = []
-    for place, text in y_axis.ticks():
-        y = _draw_down(place)
+    for place, text in y_axis.list_ticks():
+        y = _down_y(place)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_SMALL_WIDE - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">{escape(text)}</text>')
-    for place, text in x_axis.ticks():
-        parts.append(
-            f'<text x="{_draw_across(place)}" y="{_SMALL_TALL - 22}" text-anchor="middle">{escape(text)}</text>'
-        )
+    for place, text in x_axis.list_ticks():
+        parts.append(f'<text x="{_across_x(place)}" y="{_SMALL_TALL - 22}" text-anchor="middle">{escape(text)}</text>')
     middle = (_LEFT + _SMALL_WIDE - _RIGHT) / 2
     parts.append(
         f'<text class="axis" x="{middle}" y="{_SMALL_TALL - 5}" text-anchor="middle">{escape(x_axis.label)}</text>'
@@ -185,23 +187,27 @@ def _draw_frame(x_axis: ChartAxis, y_axis: ChartAxis) -> list[str]:
     return parts
 
 
-def _svg_edge(x: float, k: int, many: int) -> float:
-    """Labels of the outer axes stay inside the picture."""
-    return 4 if k == 0 else _WIDE - 4 if k == many - 1 else round(x, 1)
+def _label_x(x: float, k: int, axes: int) -> float:
+    """Where the label of the k-th axis stands: those of the outer axes stay inside the picture."""
+    if k == 0:
+        return 4
+    return _WIDE - 4 if k == axes - 1 else round(x, 1)
 
 
-def _draw_upright(place: float | None) -> float:
+def _upright_y(place: float | None) -> float:
     span = _TALL - _BOTTOM - _TOP
     return _TALL - _BOTTOM + 10 if place is None else _TALL - _BOTTOM - place * span
 
 
-def _draw_across(place: float) -> float:
+def _across_x(place: float) -> float:
     return round(_LEFT + place * (_SMALL_WIDE - _LEFT - _RIGHT), 1)
 
 
-def _draw_down(place: float) -> float:
+def _down_y(place: float) -> float:
     return round(_SMALL_TALL - 38 - place * (_SMALL_TALL - 38 - 10), 1)
 
 
-def _svg_text(value: Any) -> str:
-    return "none" if value is None else format_short(value) if isinstance(value, float) else str(value)
+def _option_text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return format_short(value) if isinstance(value, float) else str(value)

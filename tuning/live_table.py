@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a sweep: a live table; where there is no terminal, one line for each event."""
+"""What a person at the terminal sees of a sweep: a live table or, without a terminal, one line for each event."""
 
 from __future__ import annotations
 
@@ -10,41 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 from ali_dist.report.page import format_duration
 from tuning.sweep_plan import SweepPlan
-from tuning.trial_record import TrialRecord, best_record
+from tuning.trial_record import TrialRecord, find_best_record
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
 _STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "pruned": "yellow", "failed": "red"}
-_MOST_ROWS = 24  # running trials and the best ones; all of them are in results.csv
+_MOST_ROWS = 24  # running trials and the best ones; results.csv has all of them
 
 
 def format_value(value: Any) -> str:
-    """A setting's value, short."""
+    """A setting's value in a few characters."""
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class LiveTable:
-    """The terminal.
+    """The table of a running sweep.
 
     Args:
         plan: Of the sweep.
-        at_once: Trials that run at the same time.
+        trials_at_once: How many trials run at the same time.
     """
 
-    def __init__(self, plan: SweepPlan, at_once: int) -> None:
-        self._plan, self._at_once = plan, at_once
-        self._metric, self._budget = plan.judge(), plan.budget()
-        self._names = [dimension.name for dimension in plan.dimensions()]
+    def __init__(self, plan: SweepPlan, trials_at_once: int) -> None:
+        self._plan = plan
+        self._trials_at_once = trials_at_once
+        self._metric = plan.score_metric
+        self._budget = plan.budget
+        self._names = [dimension.name for dimension in plan.dimensions]
         self._lock = threading.Lock()
         self._live: Live | None = None
-        self._note, self._began = "", time.monotonic()
+        self._note = ""
+        self._start = time.monotonic()
 
-    def open(self) -> None:
-        """Start the table, where there is a terminal."""
+    def start(self) -> None:
+        """Start to draw, where there is a terminal."""
         from rich.console import Console
         from rich.live import Live
 
@@ -53,46 +56,51 @@ class LiveTable:
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
 
-    def note(self, text: str) -> None:
-        """One line, that stands above the table from now on."""
+    def show_note(self, text: str) -> None:
+        """Show one line, which stands above the table from now on."""
         self._note = text
-        self.say(text)
+        self.write_line(text)
 
-    def say(self, text: str) -> None:
-        """One line; on a terminal the table says it."""
+    def write_line(self, text: str) -> None:
+        """Write one line, unless there is a terminal, where the table shows what it says."""
         if self._live is None:
             with self._lock:
                 sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()
 
     def draw(self, records: Sequence[TrialRecord]) -> None:
-        """Show how things stand. Only the main thread calls."""
+        """Show the state of all trials. Only the main thread may call."""
         if self._live is not None:
-            self._live.update(self.table(records), refresh=True)
+            self._live.update(self.make_table(records), refresh=True)
 
-    def close(self) -> None:
-        """Let go of the terminal; the table stays."""
+    def stop(self) -> None:
+        """Let go of the terminal; the table stays on it."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def table(self, records: Sequence[TrialRecord]) -> Table:
-        """Running trials first, then the best."""
+    def make_table(self, records: Sequence[TrialRecord]) -> Table:
+        """The table: running trials first, then the best."""
         from rich.table import Table
         from rich.text import Text
 
-        best = best_record(records, higher=self._metric.higher)
-        table = Table(title=self._headline(records), title_justify="left", caption=self._below(records), pad_edge=False)
+        best = find_best_record(records, higher_is_better=self._metric.higher_is_better)
+        table = Table(
+            title=self._format_title(records),
+            title_justify="left",
+            caption=self._format_caption(records),
+            pad_edge=False,
+        )
         for heading in ("trial", "state", "images", self._metric.title):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
         for name in self._names:
             table.add_column(name.partition(".")[2], justify="right", overflow="fold")
         table.add_column("time", justify="right", no_wrap=True)
-        for record in self._shown(records):
-            mark = " ★" if best is not None and record.number == best.number else ""
-            default = " (preset)" if record.number == 0 and self._plan.search != "grid" else ""
+        for record in self._choose_rows(records):
+            star = " ★" if best is not None and record.number == best.number else ""
+            preset = " (preset)" if record.number == 0 and self._plan.has_baseline else ""
             table.add_row(
-                f"{record.number}{default}{mark}",
+                f"{record.number}{preset}{star}",
                 Text(record.state, style=_STYLES[record.state]),
                 f"{record.images / self._budget:.0%}",
                 "" if record.score is None else f"{record.score:.4g}",
@@ -101,20 +109,21 @@ class LiveTable:
             )
         return table
 
-    def _shown(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        sign = -1 if self._metric.higher else 1
+    def _choose_rows(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        sign = -1 if self._metric.higher_is_better else 1
         worst = float("inf")
         order = sorted(
             records, key=lambda r: (r.state != "running", worst if r.score is None else sign * r.score, r.number)
         )
         return order[:_MOST_ROWS]
 
-    def _headline(self, records: Sequence[TrialRecord]) -> str:
+    def _format_title(self, records: Sequence[TrialRecord]) -> str:
         ended = sum(record.state != "running" for record in records)
-        name, spent = self._plan.base["run"]["name"], format_duration(time.monotonic() - self._began)
-        line = f"{name}: {ended} of {self._plan.trials} trials ended, {self._at_once} at once, {spent}"
+        name = self._plan.base["run"]["name"]
+        duration = format_duration(time.monotonic() - self._start)
+        line = f"{name}: {ended} of {self._plan.trials} trials ended, {self._trials_at_once} at once, {duration}"
         return f"{line}\n{self._note}" if self._note else line
 
-    def _below(self, records: Sequence[TrialRecord]) -> str | None:
-        left = len(records) - _MOST_ROWS
-        return f"and {left} more in results.csv" if left > 0 else None
+    def _format_caption(self, records: Sequence[TrialRecord]) -> str | None:
+        rows_left = len(records) - _MOST_ROWS
+        return f"and {rows_left} more in results.csv" if rows_left > 0 else None

@@ -1,172 +1,217 @@
-"""The words of the sweep's command line, and the plan that they make."""
+"""The command line of a sweep, and the plan that it makes."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, get_args
 
+from ali_dist.cli import (
+    CommandParser,
+    add_preset_option,
+    load_preset_option,
+    number_type,
+    whole_number_type,
+)
 from ali_dist.config import Config
-from ali_dist.config.loading import (
-    did_you_mean,
-    flatten_mapping,
-    from_mapping,
-    load_preset,
-    parse_overrides,
-    setting_infos,
-)
+from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.errors import InputError
-from ali_dist.storage.local_copy import copy_to_local
-from tuning.score import find_score_metric
+from ali_dist.launchers.ray_storage import with_absolute_paths
+from tuning.score import SCORE_METRICS, find_score_metric
 from tuning.spaces import Space, check_space, grid_settings, load_space, space_names, space_to_mapping, without_settings
-from tuning.sweep_plan import Scheduler, Search, SweepPlan, check_choice
+from tuning.sweep_plan import Scheduler, Search, SweepPlan
 
-_VALUES = (
-    "preset",
-    "space",
-    "trials",
-    "metric",
-    "search",
-    "scheduler",
-    "sweep-seed",
-    "workers-per-trial",
-    "gpus-per-trial",
-    "time-budget",
-)
-_FLAGS = ("resume", "dry-run")
-_TRIALS = 12
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_DEFAULT_TRIALS = 12
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+_DESCRIPTION = """\
+Search hyper-parameters: `python -m tuning.sweep [--preset NAME|FILE.yaml] [options] [--section.key value ...]`.
+
+Every trial is a whole training run in its own folder below the sweep's, `runs/sweep-NAME/trials/NNN`. The answer is
+best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), results.csv and sweep.html.
+
+`--section.key value` is a setting for all trials, as in python -m ali_dist.train; run.name names the sweep.
+
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on, 130 ended by a second Ctrl-C."""
 
 
-def parse_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The sweep's own options, and settings for all trials.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """The options of the command line; None where one is not given. Their help texts are those of the parser."""
 
-    Raises:
-        InputError: A word that is neither.
-    """
-    options: dict[str, str] = {}
-    rest: list[str] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in _FLAGS and not equals:
-            options[name] = "yes"
-        elif word.startswith("--") and name in _VALUES:
-            if not equals and (not words or words[0].startswith("--")):
-                raise InputError(f"--{name} needs a value; see python -m tuning.sweep --help.")
-            options[name] = value if equals else words.pop(0)
-        elif word.startswith("--") and "." not in name:
-            known = [f"--{option}" for option in (*_VALUES, *_FLAGS)]
-            hint = did_you_mean(f"--{name}", known).removesuffix("?") or did_you_mean(
-                name, setting_infos()
-            ).removesuffix("?")
-            raise InputError(f"There is no option --{name}{hint}; see python -m tuning.sweep --help.")
-        else:
-            rest.append(word)
-    return options, parse_overrides(rest)
+    preset: str = "digits"
+    space: str | None = None
+    trials: int | None = None
+    metric: str | None = None
+    search: Search = "random"
+    scheduler: Scheduler = "asha"
+    sweep_seed: int = 0
+    workers_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    time_budget: float | None = None
+    """In seconds."""
+    resume: bool = False
+    dry_run: bool = False
 
 
-def whole_number_option(options: dict[str, str], name: str, default: int | None, least: int = 1) -> int | None:
-    """A whole number among the options."""
-    if name not in options:
-        return default
-    if not re.fullmatch(r"\d{1,9}", options[name]) or int(options[name]) < least:
-        raise InputError(f"--{name} is {options[name]!r}, but must be a whole number of at least {least}.")
-    return int(options[name])
-
-
-def share_option(options: dict[str, str], name: str) -> float | None:
-    """A number of at least 0 among the options."""
-    if name not in options:
-        return None
-    if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", options[name]):
-        raise InputError(f"--{name} is {options[name]!r}, but must be a number of at least 0.")
-    return float(options[name])
-
-
-def seconds_option(options: dict[str, str]) -> float | None:
-    """The time budget."""
-    text = options.get("time-budget")
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found or not float(found[1]):
-        raise InputError(f"--time-budget is {text!r}, but must be a time such as 90s, 30m or 2h.")
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def base_config(options: dict[str, str], overrides: dict[str, Any]) -> Config:
-    """The preset with the user's settings, its places absolute; its run folder is the sweep's.
+def parse_arguments(arguments: list[str]) -> tuple[SweepOptions, dict[str, Any]]:
+    """The sweep's own options, and the settings for all trials as text by dotted name.
 
     Raises:
-        InputError: An unknown preset or setting, or a bad value.
+        InputError: An unknown option or setting, or a bad value of an option.
     """
-    preset = options.get("preset", "digits")
+    options, settings = _make_parser().parse_with_settings(arguments)
+    return SweepOptions(**vars(options)), settings
+
+
+def _make_parser() -> CommandParser:
+    parser = CommandParser("tuning.sweep", _DESCRIPTION, _describe_names(), takes_settings=True)
+    add_preset_option(parser)
+    parser.add_argument(
+        "--space", metavar="NAME|FILE", help="what is searched: a name or a YAML file (that of the preset or its data)"
+    )
+    parser.add_argument(
+        "--trials",
+        metavar="N",
+        type=whole_number_type(1),
+        help=f"how many trials ({_DEFAULT_TRIALS}; a grid: all of it); the first one is the preset itself",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what trials are compared by (coverage for mixtures, fidelity for labeled images)",
+    )
+    parser.add_argument("--search", choices=get_args(Search), default="random", help="how settings are chosen (random)")
+    parser.add_argument(
+        "--scheduler",
+        choices=get_args(Scheduler),
+        default="asha",
+        help="asha: stop trials early that are behind, on images seen (asha)",
+    )
+    parser.add_argument(
+        "--sweep-seed", metavar="N", type=whole_number_type(0), default=0, help="seed of the choice of settings (0)"
+    )
+    parser.add_argument(
+        "--workers-per-trial",
+        metavar="N",
+        type=whole_number_type(1),
+        help="Ray Train workers of each trial; 1: it trains in one process (1)",
+    )
+    parser.add_argument(
+        "--gpus-per-trial",
+        metavar="N",
+        type=number_type(least=0),
+        help="GPUs of each trial, up to 1 or whole; 0: CPU (1 where the cluster has GPUs)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        metavar="T",
+        type=parse_duration,
+        help="end after 90s, 30m or 2h; trials that run then are saved for --resume",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a sweep of this name; ended trials are not run again"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, and run nothing")
+    return parser
+
+
+def _describe_names() -> str:
+    """What --space and --metric may name."""
+    lines = [f"search spaces: {', '.join(space_names())}", "", "metrics:"]
+    for metric in SCORE_METRICS.values():
+        direction = "higher" if metric.higher_is_better else "lower"
+        lines.append(f"  {metric.name:<22} {' and '.join(metric.parts)}, {direction} is better")
+    return "\n".join(lines)
+
+
+def parse_duration(text: str) -> float:
+    """The option type of durations: seconds from text such as 90, 90s, 1.5m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be a time such as 90s, 30m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> Config:
+    """The config that trials start from: the preset with the user's settings; its run folder is the sweep's.
+
+    Its paths are absolute, because trials run in folders of their own.
+
+    Raises:
+        InputError: An unknown preset or setting, a bad value, or a setting that the sweep decides.
+    """
     for name in ("scale.workers", "scale.gpus_per_worker"):
-        if name in overrides:
+        if name in settings:
             raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
-    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
-    with copy_to_local(preset) as path:
-        settings = load_preset(path)
-    config = from_mapping(settings, {"run.name": f"sweep-{name}"}, overrides)
+    name, preset = load_preset_option(options.preset)
+    config = from_mapping(preset, {"run.name": f"sweep-{name}"}, settings)
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
-    return from_mapping(
-        config.to_mapping(), {"run.dir": _absolute_url(config.run.dir), "data.url": _absolute_url(config.data.url)}
-    )
-
-
-def _absolute_url(url: str) -> str:
-    return url if "://" in url else str(Path(url).absolute())
+    return with_absolute_paths(config)
 
 
 def default_space(preset: str, config: Config) -> Space:
     """What is searched unless the user says it: the space of the preset's name, or of its kind of data, or `default`.
 
-    Without those terms of the objective that another preset of the same data has: who is off stays off.
+    Terms of the objective that the preset has switched off are left out, also where the space is one of another preset
+    of the same data: a term that is off stays off.
     """
-    names = [preset, *(name for name in space_names() if (config.data.source or "").startswith(name)), "default"]
-    space, base = (
-        load_space(next(name for name in names if name in space_names())),
-        dict(flatten_mapping(config.to_mapping())),
+    data_source = config.data.source or ""
+    candidates = [preset, *(name for name in space_names() if data_source.startswith(name)), "default"]
+    space = load_space(next(name for name in candidates if name in space_names()))
+    base = dict(flatten_mapping(config.to_mapping()))
+    return tuple(
+        dimension for dimension in space if base[dimension.name] or not dimension.name.startswith("objective.")
     )
-    return tuple(d for d in space if base[d.name] or not d.name.startswith("objective."))
 
 
-def make_plan(options: dict[str, str], overrides: dict[str, Any]) -> SweepPlan:
+def make_plan(options: SweepOptions, settings: dict[str, Any]) -> SweepPlan:
     """The whole plan; its metric may be left open ("") until the data are seen.
+
+    Args:
+        options: Of the sweep.
+        settings: For all trials, by dotted name.
 
     Raises:
         InputError: Something in it cannot work.
     """
-    preset = options.get("preset", "digits")
-    config = base_config(options, overrides)
+    config = load_base_config(options, settings)
     base = config.to_mapping()
-    chosen = load_space(options["space"]) if "space" in options else default_space(preset, config)
-    space = without_settings(chosen, overrides)
+    whole_space = default_space(options.preset, config) if options.space is None else load_space(options.space)
+    space = without_settings(whole_space, settings)
     check_space(space, [base])
-    search = cast(Search, check_choice("--search", options.get("search", "random"), Search))
-    scheduler = cast(Scheduler, check_choice("--scheduler", options.get("scheduler", "asha"), Scheduler))
-    if search == "optuna" and importlib.util.find_spec("optuna") is None:
+    if options.search == "optuna" and importlib.util.find_spec("optuna") is None:
         raise InputError(
             "--search optuna needs Optuna, which is not installed: pip install 'ali-dist[sweep]', or use random."
         )
-    trials = whole_number_option(options, "trials", len(grid_settings(space)) if search == "grid" else _TRIALS)
-    assert trials is not None, "it has a default"
-    if search == "grid" and trials != len(grid_settings(space)):
-        raise InputError(
-            f"--trials is {trials}, but the grid has {' x '.join(str(len(d.grid())) for d in space)} = "
-            f"{len(grid_settings(space))} trials: leave --trials out, or write a --space with fewer values."
-        )
     return SweepPlan(
-        preset=preset,
+        preset=options.preset,
         base=base,
         space=space_to_mapping(space),
-        trials=trials,
-        metric=find_score_metric(options["metric"]).name if "metric" in options else "",
-        search=search,
-        scheduler=scheduler,
-        seed=whole_number_option(options, "sweep-seed", 0, least=0) or 0,
+        trials=_count_trials(options, space),
+        metric="" if options.metric is None else find_score_metric(options.metric).name,
+        search=options.search,
+        scheduler=options.scheduler,
+        seed=options.sweep_seed,
     )
+
+
+def _count_trials(options: SweepOptions, space: Space) -> int:
+    """How many trials the sweep has.
+
+    Raises:
+        InputError: It is a grid, which decides that itself, and --trials says something else.
+    """
+    if options.search != "grid":
+        return options.trials or _DEFAULT_TRIALS
+    whole_grid = len(grid_settings(space))
+    if options.trials not in (None, whole_grid):
+        product = " x ".join(str(len(dimension.grid_values())) for dimension in space)
+        raise InputError(
+            f"--trials is {options.trials}, but the grid has {product} = {whole_grid} trials: leave --trials out, or "
+            "write a --space with fewer values."
+        )
+    return whole_grid

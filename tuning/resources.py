@@ -1,17 +1,18 @@
-"""How many trials fit on a cluster at once. Pure arithmetic: Ray Tune does not know what a trial's workers need.
+"""What each trial of a sweep asks for, and how many trials run at once. Pure.
 
-A trial's driver needs nothing; each of its workers needs `Need` on one machine. So the number of workers that fit is
-counted machine by machine, and trials at once are that number divided by the workers of a trial.
+Ray Tune does not know what the workers of a trial need: the trial's own process (its driver) holds nothing, and Ray
+Train reserves the workers later. So the workers that fit are counted here, by the arithmetic of
+`ali_dist.launchers.resources`, and the trials at once are that number divided by the workers of a trial. Without it,
+two trials could each hold half of the cluster and wait for each other forever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ali_dist.errors import InputError
-
-_SLACK = 1e-6  # Ray counts in units of 1e-4: three times a third of a GPU is a whole one
+from ali_dist.launchers.resources import Resources, worker_resources, workers_that_fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,53 +20,52 @@ class TrialResources:
     """What one trial asks for.
 
     Attributes:
-        workers: Processes of a trial; 1: the trial trains in its own process.
-        cpus: CPUs of each.
-        gpus: GPUs of each; 0: trains on the CPU.
+        workers: Processes that train; with 1, the trial trains in its own process.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker; 0 trains on the CPU.
     """
 
     workers: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
 
-    def each(self) -> dict[str, float]:
+    def per_worker(self) -> dict[str, float]:
         """Resources of one worker, as Ray names them."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return worker_resources(self.cpus, self.gpus)
 
-    def whole(self) -> dict[str, float]:
-        """Resources of all its workers."""
-        return {kind: self.workers * amount for kind, amount in self.each().items()}
+    def total(self) -> dict[str, float]:
+        """Resources of all workers of the trial together."""
+        return {kind: self.workers * amount for kind, amount in self.per_worker().items()}
 
 
 def resources_for_trial(
-    nodes: Sequence[Mapping[str, float]],
+    nodes: Sequence[Resources],
     *,
     gpus_per_trial: float | None,
     workers_per_trial: int | None,
     cpus_per_worker: float,
     device: str,
 ) -> TrialResources:
-    """What a trial needs, from what was asked for and what is there.
+    """What a trial takes, from the options of the sweep and what the cluster has.
 
     Args:
         nodes: Resources of every machine.
-        gpus_per_trial: As asked: up to 1 for one process, a whole number for as many processes.
-        workers_per_trial: As asked; each has a whole GPU where there are GPUs.
+        gpus_per_trial: The option: up to 1 for one process, a whole number for as many processes; None: not given.
+        workers_per_trial: The option; each worker has a whole GPU where there are GPUs; None: not given.
         cpus_per_worker: CPUs of each process.
         device: `scale.device`: auto, cpu or cuda.
 
     Raises:
-        InputError: The two numbers contradict each other or the device.
+        InputError: The two options contradict each other or the device.
     """
-    if gpus_per_trial is not None and workers_per_trial is not None:
-        raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
+    check_trial_options(gpus_per_trial, workers_per_trial)
     if device == "cpu" and gpus_per_trial:
         raise InputError(f"--gpus-per-trial is {gpus_per_trial:g}, but scale.device is 'cpu': leave one of them out.")
-    there = any(node.get("GPU", 0) > 0 for node in nodes)
-    gpus_wanted = gpus_per_trial != 0 and (
-        device == "cuda" or gpus_per_trial is not None or (device == "auto" and there)
+    cluster_has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    use_gpus = gpus_per_trial != 0 and (
+        device == "cuda" or gpus_per_trial is not None or (device == "auto" and cluster_has_gpus)
     )
-    if not gpus_wanted:
+    if not use_gpus:
         return TrialResources(workers_per_trial or 1, cpus_per_worker, 0.0)
     if gpus_per_trial is None or gpus_per_trial <= 1:
         return TrialResources(workers_per_trial or 1, cpus_per_worker, gpus_per_trial or 1.0)
@@ -74,49 +74,36 @@ def resources_for_trial(
     return TrialResources(int(gpus_per_trial), cpus_per_worker, 1.0)
 
 
-def check_lanes(workers: int, lanes: int) -> None:
-    """Refuse more workers in a trial than its order of data has lanes.
+def check_trial_options(gpus_per_trial: float | None, workers_per_trial: int | None) -> None:
+    """Refuse the two options that say how large a trial is, if both are given.
 
     Raises:
-        InputError: With both numbers.
+        InputError: Both are given.
     """
-    if workers > lanes:
-        raise InputError(
-            f"A trial has {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size): lower --workers-per-trial or --gpus-per-trial to {lanes}, or raise data.lanes."
-        )
+    if gpus_per_trial is not None and workers_per_trial is not None:
+        raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
 
 
-def trials_at_once(nodes: Sequence[Mapping[str, float]], need: TrialResources, trials: int) -> int:
-    """Trials that run at once, at least 1 and at most `trials`.
+def count_trials_at_once(nodes: Sequence[Resources], resources: TrialResources, trials: int) -> int:
+    """How many trials run at once, at least 1 and at most `trials`.
 
     Args:
-        nodes: Resources of every machine, as Ray names them.
-        need: Of a trial.
-        trials: That are left to run.
+        nodes: Resources of every machine.
+        resources: What each trial takes.
+        trials: How many are left to run.
 
     Raises:
-        InputError: Not even one trial fits; the sentence has the sum.
+        InputError: Not even one trial fits; the sentence shows the sum.
     """
-    each = need.each()
-    room = sum(
-        min(_fitting_count(node.get(kind, 0.0), amount, kind) for kind, amount in each.items()) for node in nodes
-    )
-    if room < need.workers:
-        wanted = " and ".join(
-            f"{need.workers} x {amount:g} = {need.workers * amount:g} {k}" for k, amount in each.items()
-        )
-        have = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in each)
+    per_worker = resources.per_worker()
+    workers = resources.workers
+    fitting_workers = workers_that_fit(nodes, per_worker)
+    if fitting_workers < workers:
+        needed = " and ".join(f"{workers} x {amount:g} = {workers * amount:g} {k}" for k, amount in per_worker.items())
+        available = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in per_worker)
         raise InputError(
-            f"One trial needs {wanted}, but the cluster has {have} on {len(nodes)} machine{'s' * (len(nodes) != 1)}, "
-            f"room for {room} of {need.workers} worker{'s' * (need.workers != 1)}: lower --workers-per-trial, "
-            "--gpus-per-trial or scale.cpus_per_worker, or add machines."
+            f"One trial needs {needed}, but the cluster has {available} on {len(nodes)} "
+            f"machine{'s' * (len(nodes) != 1)}, room for {fitting_workers} of {workers} worker{'s' * (workers != 1)}: "
+            "lower --workers-per-trial, --gpus-per-trial or scale.cpus_per_worker, or add machines."
         )
-    return max(1, min(room // need.workers, trials))
-
-
-def _fitting_count(there: float, amount: float, kind: str) -> int:
-    """How often `amount` fits into what a machine has. Less than a GPU lies on one GPU: 2 GPUs hold 2 x 0.6, not 3."""
-    if kind == "GPU" and amount < 1:
-        return int(there + _SLACK) * int(1 / amount + _SLACK)
-    return int(there / amount + _SLACK)
+    return max(1, min(fitting_workers // workers, trials))

@@ -1,12 +1,11 @@
-"""A sweep while it runs: Ray Tune in a thread of its own, the terminal and the signals in the main one."""
+"""A sweep while it runs: Ray Tune in a thread of its own, the terminal and the signals in the main thread."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
-from ali_dist.launchers.signals import stop_on_signals
+from ali_dist.launchers.signals import run_beside_main_thread
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
 from tuning.live_table import LiveTable
@@ -26,68 +25,68 @@ def run_sweep(
     store: Store,
     records: list[TrialRecord],
     *,
-    need: TrialResources,
-    at_once: int,
-    adviser: Suggester | None,
+    resources: TrialResources,
+    trials_at_once: int,
+    suggester: Suggester | None,
     seconds: float | None,
 ) -> tuple[TrialTracker, bool]:
-    """Run all trials that have not ended, on the Ray that this process is connected to.
+    """Run all trials that have not ended, on the Ray cluster that this process is connected to.
 
     Args:
-        plan, store, records: The sweep, its folder, and what earlier drivers left there.
-        need, at_once: Of one trial, and how many run at the same time.
-        adviser: Where settings come from, if not from the plan.
-        seconds: After which it ends; None: never.
+        plan: Of the sweep.
+        store: The sweep's folder.
+        records: What earlier drivers left there.
+        resources: What each trial takes.
+        trials_at_once: How many trials run at the same time.
+        suggester: Where settings come from, if not from the plan.
+        seconds: After how long the sweep ends; None: never.
 
-    Returns: what is known of all trials, and whether a signal asked to stop.
+    Returns:
+        What is known of all trials, and whether a signal asked to stop.
     """
-    screen, asked = LiveTable(plan, at_once), threading.Event()
-    book = TrialTracker(plan, store, records, screen.say, None if seconds is None else time.monotonic() + seconds)
+    table = LiveTable(plan, trials_at_once)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    tracker = TrialTracker(plan, store, records, table.write_line, deadline)
+    stop_event = threading.Event()
 
-    def ended(record: TrialRecord) -> None:
-        if adviser is not None:
-            adviser.tell(record)
+    def request_stop() -> None:
+        stop_event.set()
+        tracker.halt()
+
+    def write_pages(record: TrialRecord) -> None:
+        if suggester is not None:
+            suggester.tell(record)
         write_trial_page(store, record)
-        write_results(plan, book.records(), store)
-        write_sweep_page(plan, book.records(), store)
+        write_results(plan, tracker.copy_records(), store)
+        write_sweep_page(plan, tracker.copy_records(), store)
 
-    def halt() -> None:
-        asked.set()
-        book.halt()
+    def run_on_tune() -> None:
+        run_trials(
+            plan,
+            tracker,
+            store,
+            resources=resources,
+            trials_at_once=trials_at_once,
+            suggester=suggester,
+            on_trial_end=write_pages,
+        )
 
-    def work() -> None:
-        run_trials(plan, book, store, need=need, at_once=at_once, adviser=adviser, ended=ended)
+    stop_is_shown = False
 
-    screen.say(f"{plan.described()}\n{len(book.waiting())} trials to run, {at_once} at once.")
-    with stop_on_signals(halt):
-        _run_beside_display(work, book, screen, asked)
-    return book, asked.is_set()
+    def draw() -> None:
+        nonlocal stop_is_shown
+        if tracker.is_halted() and not stop_is_shown:
+            stop_is_shown = True
+            reason = "Stopping" if stop_event.is_set() else "The time is over"
+            table.show_note(f"{reason}: running trials save a checkpoint; Ctrl-C ends at once.")
+        table.draw(tracker.copy_records())
 
-
-def _run_beside_display(
-    work: Callable[[], None], book: TrialTracker, screen: LiveTable, asked: threading.Event
-) -> None:
-    """Do `work` beside the main thread, and show how things stand until it is done; its exception is raised here."""
-    box: list[BaseException] = []
-
-    def boxed() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
-            box.append(error)
-
-    told, thread = False, threading.Thread(target=boxed, name="tune", daemon=True)
-    screen.open()
+    table.write_line(f"{plan.describe()}\n{len(tracker.list_waiting())} trials to run, {trials_at_once} at once.")
+    table.start()
     try:
-        thread.start()
-        while thread.is_alive():
-            thread.join(_DRAW_SECONDS)
-            if book.halted() and not told:
-                told = True
-                why = "Stopping: " if asked.is_set() else "The time is over: "
-                screen.note(f"{why}running trials save a checkpoint; Ctrl-C ends at once.")
-            screen.draw(book.records())
+        run_beside_main_thread(
+            run_on_tune, request_stop=request_stop, on_poll=draw, poll_seconds=_DRAW_SECONDS, name="tune"
+        )
     finally:
-        screen.close()
-    if box:
-        raise box[0]
+        table.stop()
+    return tracker, stop_event.is_set()

@@ -1,18 +1,19 @@
-"""What a sweep looks for. One number for each evaluation, that a collapsed model cannot win. Pure.
+"""What a sweep looks for: one number for each evaluation that a collapsed model cannot win. Pure.
 
 Composites are products of shares from 0 to 1, so that a model has to do well in every part:
 
 - `coverage` (mixtures): high_quality * exp(-reverse_kl) * right_mode. exp(-KL) is the share of modes that the good
   samples are in effect spread over: one mode of 25 hit perfectly scores 0.04, and samples strewn over all modes
   score their small share of good ones. right_mode is the encoder's part. A perfect model scores 0.989.
-- `fidelity` (labelled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
+- `fidelity` (labeled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
   says how close samples come to what real held-out images score, which neither a single class nor noise does;
   label_kept (reconstructions that keep their class) is the encoder's part. 1 is as good as real data.
 - `round_trip` (other images): (1 - reconstruction_mse / its reference) * (1 - sqrt(latent_mmd2)), each at least 0.
   Where images come back from their codes, and codes are spread as the prior is, samples of the prior are images too. A
-  collapsed decoder fails the first, an autoencoder with codes of its own the second.
+  collapsed decoder fails the first factor, an autoencoder with codes of its own the second.
 
-Any single metric of an evaluation can be chosen instead; it can then be won at the cost of the others.
+A single metric of an evaluation can be chosen instead, if its row in the catalog says that it is sweepable; it can then
+be won at the cost of the others.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from dataclasses import dataclass
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError
+from ali_dist.evaluation.catalog import METRICS
 
 Metrics = Mapping[str, float]
+_PROPER_NOUNS = ("Fréchet",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,38 +35,34 @@ class ScoreMetric:
     """What trials are compared by.
 
     Attributes:
-        name: As on the command line.
-        title: In words, for tables and axes.
-        higher: Whether more is better.
+        name: Its name on the command line.
+        title: Its name in words, as it stands within a sentence.
+        higher_is_better: Whether a higher score is the better one.
         parts: Metrics of an evaluation that it is made of.
-        formula: From those, in that order.
+        formula: Computes it from the parts, in their order.
     """
 
     name: str
     title: str
-    higher: bool
+    higher_is_better: bool
     parts: tuple[str, ...]
     formula: Callable[..., float]
 
     def score(self, metrics: Metrics) -> float | None:
-        """Its value; None where the evaluation lacks a part or one is not finite."""
+        """The score of an evaluation; None where a part is missing or not finite."""
         if any(not math.isfinite(metrics.get(part, math.nan)) for part in self.parts):
             return None
         value = float(self.formula(*(metrics[part] for part in self.parts)))
         return value if math.isfinite(value) else None
 
-    def better(self, mine: float, other: float) -> bool:
-        """Whether `mine` is the better score."""
-        return mine > other if self.higher else mine < other
+    def is_better(self, score: float, other: float) -> bool:
+        """Whether `score` is better than the other one."""
+        return score > other if self.higher_is_better else score < other
 
     @property
     def mode(self) -> str:
-        """`max` or `min`, as Ray Tune and Optuna have it."""
-        return "max" if self.higher else "min"
-
-
-def _single_metric(name: str, title: str, *, higher: bool) -> ScoreMetric:
-    return ScoreMetric(name, title, higher, (name,), float)
+        """The direction as Ray Tune names it: `max` or `min`."""
+        return "max" if self.higher_is_better else "min"
 
 
 def _coverage_score(high_quality: float, reverse_kl: float, right_mode: float) -> float:
@@ -78,48 +77,47 @@ def _round_trip_score(error: float, reference: float, mmd2: float) -> float:
     return max(0.0, 1 - error / max(reference, 1e-12)) * max(0.0, 1 - math.sqrt(max(mmd2, 0.0)))
 
 
-SCORE_METRICS: Mapping[str, ScoreMetric] = {
-    metric.name: metric
-    for metric in (
-        ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
-        ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
-        ScoreMetric(
-            "round_trip",
-            "round trip",
-            True,
-            ("reconstruction_mse", "reconstruction_mse_reference", "latent_mmd2"),
-            _round_trip_score,
-        ),
-        _single_metric("frechet", "Fréchet distance", higher=False),
-        _single_metric("reconstruction_mse", "reconstruction error", higher=False),
-        _single_metric("label_kept", "label kept", higher=True),
-        _single_metric("condition_kept", "condition kept", higher=True),
-        _single_metric("probe_accuracy", "linear probe on µ", higher=True),
-        _single_metric("semi_supervised_error", "error of K+1 classes", higher=False),
-        _single_metric("high_quality", "high quality", higher=True),
-        _single_metric("reverse_kl", "reverse KL", higher=False),
-        _single_metric("right_mode", "right mode", higher=True),
-        _single_metric("latent_mmd2", "latent match (MMD²)", higher=False),
-    )
+def _title_in_sentence(title: str) -> str:
+    """A title of the catalog as it stands within a sentence: without its capital, unless it begins with a name."""
+    first_word = title.partition(" ")[0]
+    return title if first_word in _PROPER_NOUNS or first_word.isupper() else title[0].lower() + title[1:]
+
+
+_COMPOSITE_METRICS = (
+    ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
+    ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
+    ScoreMetric(
+        "round_trip",
+        "round trip",
+        True,
+        ("reconstruction_mse", "reconstruction_mse_reference", "latent_mmd2"),
+        _round_trip_score,
+    ),
+)
+SCORE_METRICS: Mapping[str, ScoreMetric] = {metric.name: metric for metric in _COMPOSITE_METRICS} | {
+    key: ScoreMetric(key, _title_in_sentence(info.title), info.better == "higher", (key,), float)
+    for key, info in METRICS.items()
+    if info.is_sweepable
 }
+"""What --metric may name."""
 
 PRUNE_FROM = 1 / 3
-"""Share of the budget from which a collapse counts: before, a model may just not have learnt yet."""
-_LEAST_MODES = 0.2
-_SHARP = 0.1  # of samples good: a handful of good ones says nothing of the modes, and such a model is only slow
-_LEAST_CLASSES = 0.5
+"""Share of the budget from which a collapse counts: before, a model may just not have learned yet."""
+_FEWEST_MODES = 0.2
+_ENOUGH_GOOD_SAMPLES = 0.1  # a smaller share says nothing of the modes, and such a model is only slow
+_FEWEST_CLASSES = 0.5
 
 
 def find_score_metric(name: str) -> ScoreMetric:
     """The metric of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such metric.
     """
     if name not in SCORE_METRICS:
         raise InputError(
             f"There is no metric {name!r}{did_you_mean(name, SCORE_METRICS).removesuffix('?')}; "
-            f"{', '.join(SCORE_METRICS)}."
+            f"metrics: {', '.join(SCORE_METRICS)}."
         )
     return SCORE_METRICS[name]
 
@@ -128,9 +126,9 @@ def default_score_metric(*, mixture: bool, classes: bool, supervised: bool) -> s
     """The metric for a kind of data.
 
     Args:
-        mixture: Points of a known mixture.
-        classes: Images with class labels.
-        supervised: D classifies from few labels: its error is what counts.
+        mixture: Whether the data are points of a known mixture.
+        classes: Whether they are images with class labels.
+        supervised: Whether the discriminator classifies from few labels: then its error counts.
     """
     if mixture:
         return "coverage"
@@ -143,19 +141,19 @@ def describe_collapse(metrics: Metrics, share: float) -> str | None:
     """Why a model counts as collapsed; None if it does not.
 
     Args:
-        metrics: Of one evaluation.
-        share: Of the budget at which it was made, 0 to 1.
+        metrics: Those of one evaluation.
+        share: Share of the budget after which it was made, 0 to 1.
     """
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        return f"{bad[0]} is not finite"
+    not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not_finite:
+        return f"{not_finite[0]} is not finite"
     if share < PRUNE_FROM:
         return None
     modes = math.exp(-metrics.get("reverse_kl", 0.0))
-    if modes < _LEAST_MODES and metrics.get("high_quality", 0.0) >= _SHARP:
+    if modes < _FEWEST_MODES and metrics.get("high_quality", 0.0) >= _ENOUGH_GOOD_SAMPLES:
         return f"good samples are in effect in {modes:.0%} of the modes"
     if "label_entropy" in metrics and "label_entropy_reference" in metrics:
         classes = math.exp(metrics["label_entropy"] - metrics["label_entropy_reference"])
-        if classes < _LEAST_CLASSES:
+        if classes < _FEWEST_CLASSES:
             return f"samples are in effect of {classes:.0%} of the classes"
     return None

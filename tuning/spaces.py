@@ -34,7 +34,7 @@ GRID_POINTS = 3
 """Values that a grid takes from a range: its ends and what lies between them."""
 _DIGITS = 4
 """Significant digits of a drawn number: what is read off a table is then exactly what was trained with."""
-_OWN = ("run.name", "run.dir", "run.images", "scale.workers", "scale.device", "report.evaluation")
+_NOT_SEARCHABLE = ("run.name", "run.dir", "run.images", "scale.workers", "scale.device", "report.evaluation")
 """Settings that the sweep itself sets, or that would make trials incomparable."""
 
 
@@ -45,14 +45,14 @@ class Dimension:
     Attributes:
         name: Its dotted name.
         kind: How values are drawn.
-        values: (low, high) of a range, the options of a choice.
+        values: The ends (low, high) of a range, or the options of a choice.
     """
 
     name: str
     kind: Kind
     values: tuple[Any, ...]
 
-    def at(self, share: float) -> Any:
+    def value_at(self, share: float) -> Any:
         """The value at `share` (0 to 1) of the way through the range or the list of options."""
         if self.kind == "choice":
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
@@ -63,33 +63,33 @@ class Dimension:
             value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
             value = low + share * (high - low)
-        return self.rounded(value)
+        return self.round_value(value)
 
-    def rounded(self, value: Any) -> Any:
-        """A proposed value, a range's floats to as many digits as a table shows."""
+    def round_value(self, value: Any) -> Any:
+        """A suggested value; a float of a range is rounded to as many digits as a table shows, and stays inside."""
         if self.kind not in ("loguniform", "uniform"):
             return value
         low, high = self.values
         return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
 
-    def grid(self) -> list[Any]:
-        """Every option of a choice, `GRID_POINTS` values of a range."""
+    def grid_values(self) -> list[Any]:
+        """The values of a grid: every option of a choice, `GRID_POINTS` values of a range."""
         if self.kind == "choice":
             return list(self.values)
         if self.kind == "int":
             low, high = self.values
             return sorted({round(low + k * (high - low) / (GRID_POINTS - 1)) for k in range(GRID_POINTS)})
-        return [self.at(k / (GRID_POINTS - 1)) for k in range(GRID_POINTS)]
+        return [self.value_at(k / (GRID_POINTS - 1)) for k in range(GRID_POINTS)]
 
     def contains(self, value: Any) -> bool:
-        """Whether the space could have given it: a preset's own value may lie outside."""
+        """Whether the space could have given this value: a preset's own value may lie outside."""
         if self.kind == "choice":
             return value in self.values
         low, high = self.values
         return isinstance(value, int | float) and low <= value <= high
 
-    def extremes(self) -> list[Any]:
-        """Values that every other value lies between; all options of a choice."""
+    def extreme_values(self) -> list[Any]:
+        """The ends of a range, or all options of a choice."""
         return list(self.values)
 
 
@@ -106,7 +106,7 @@ def load_space(name: str) -> Space:
     """The space of a shipped name, or of a YAML file if `name` ends in .yaml or .yml.
 
     Raises:
-        InputError: There is no such space, or it is not a space.
+        InputError: There is no such space, or the file does not hold one.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -130,33 +130,34 @@ def parse_space(mapping: Mapping[str, Any]) -> Space:
     """Dimensions from a mapping (nested or dotted) as it stands in YAML.
 
     Raises:
-        InputError: A misspelt setting (with the nearest one), or a range that is none.
+        InputError: A misspelt setting (the message has the nearest one), or a range without an extent.
     """
     return tuple(_parse_dimension(name, value) for name, value in dict(_space_entries(mapping)).items())
 
 
 def _space_entries(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted name, description): like `settings.flatten`, but a description may be a mapping itself."""
-    found: list[tuple[str, Any]] = []
+    """Pairs of a dotted name and a description: like `flatten_mapping`, but a description may be a mapping itself."""
+    entries: list[tuple[str, Any]] = []
     for key, value in mapping.items():
         name = f"{prefix}{key}"
         sections = {known.partition(".")[0] for known in setting_infos()}
         if isinstance(value, Mapping) and name in sections:
-            found += _space_entries(value, f"{name}.")
+            entries += _space_entries(value, f"{name}.")
         else:
-            found.append((name, value))
-    return found
+            entries.append((name, value))
+    return entries
 
 
-def _parse_dimension(name: str, described: Any) -> Dimension:
+def _parse_dimension(name: str, description: Any) -> Dimension:
     if name not in setting_infos():
         raise InputError(
-            f"There is no setting {name!r} to search{did_you_mean(name, setting_infos()) or '; see train --help.'}"
+            f"There is no setting {name!r} to search"
+            f"{did_you_mean(name, setting_infos()) or '; python -m ali_dist.train --help lists all settings.'}"
         )
-    if name in _OWN:
+    if name in _NOT_SEARCHABLE:
         raise InputError(f"{name} cannot be searched, because the sweep sets it for every trial: take it out.")
     kind: Kind
-    kind, values = ("choice", described) if isinstance(described, list) else _parse_kind(name, described)
+    kind, values = ("choice", description) if isinstance(description, list) else _parse_kind(name, description)
     if not isinstance(values, list) or not values:
         raise InputError(f"{name} is searched over {values!r}, but {kind} needs a list, such as [1, 2].")
     if kind == "choice":
@@ -164,17 +165,17 @@ def _parse_dimension(name: str, described: Any) -> Dimension:
     return _parse_range(name, kind, values)
 
 
-def _parse_kind(name: str, described: Any) -> tuple[Kind, Any]:
+def _parse_kind(name: str, description: Any) -> tuple[Kind, Any]:
     kinds: tuple[Kind, ...] = (*RANGES, "choice")
-    if isinstance(described, Mapping) and len(described) == 1:
-        word, values = next(iter(described.items()))
+    if isinstance(description, Mapping) and len(description) == 1:
+        word, values = next(iter(description.items()))
         for kind in kinds:
             if word == kind:
                 return kind, values
         hint = did_you_mean(str(word), kinds).removesuffix("?")
-        raise InputError(f"{name} is searched by {word!r}{hint}; there are {', '.join(kinds)}.")
+        raise InputError(f"{name} is searched by {word!r}{hint}; ways to draw: {', '.join(kinds)}.")
     raise InputError(
-        f"{name} is searched over {described!r}, but must be a list of values or one of "
+        f"{name} is searched over {description!r}, but must be a list of values or one of "
         f"{', '.join(f'{{{kind}: [low, high]}}' for kind in RANGES)}."
     )
 
@@ -183,8 +184,8 @@ def _parse_range(name: str, kind: Kind, values: list[Any]) -> Dimension:
     try:
         low, high = (int(str(v)) if kind == "int" else float(v) for v in values)
     except (TypeError, ValueError):
-        wanted = "two whole numbers" if kind == "int" else "two numbers"
-        raise InputError(f"{name} is searched over {values!r}, but {kind} needs {wanted}, [low, high].") from None
+        expected = "two whole numbers" if kind == "int" else "two numbers"
+        raise InputError(f"{name} is searched over {values!r}, but {kind} needs {expected}, [low, high].") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(f"{name} is searched over {values!r}, but {kind} needs [low, high] with low below high.")
     if kind == "loguniform" and low <= 0:
@@ -195,28 +196,28 @@ def _parse_range(name: str, kind: Kind, values: list[Any]) -> Dimension:
 def draw_settings(space: Space, seed: int, number: int) -> dict[str, Any]:
     """Settings of random trial `number`; they depend on nothing else, so that a resumed sweep draws the same."""
     generator = random.Random(f"{seed}/{number}")  # noqa: S311  (no secret)
-    return {dimension.name: dimension.at(generator.random()) for dimension in space}
+    return {dimension.name: dimension.value_at(generator.random()) for dimension in space}
 
 
 def grid_settings(space: Space) -> list[dict[str, Any]]:
     """Settings of every trial of a full grid, the last dimension turning fastest."""
     names = [dimension.name for dimension in space]
-    return [dict(zip(names, row, strict=True)) for row in itertools.product(*(d.grid() for d in space))]
+    return [dict(zip(names, row, strict=True)) for row in itertools.product(*(d.grid_values() for d in space))]
 
 
 def check_space(space: Space, base: Sequence[Settings]) -> None:
     """Refuse values that cannot work with the preset before anything starts.
 
     Args:
-        space: What will be drawn from.
-        base: Layers of settings that every trial has (preset, overrides).
+        space: The search space.
+        base: Layers of settings that every trial has (the preset, the user's settings).
 
     Raises:
-        InputError: As the trial itself would raise it.
+        InputError: A trial could not be trained with one of the values; the message is the trial's own.
     """
     from_mapping(*base)
     for dimension in space:
-        for value in dimension.extremes():
+        for value in dimension.extreme_values():
             try:
                 from_mapping(*base, {dimension.name: value})
             except InputError as error:
@@ -224,10 +225,10 @@ def check_space(space: Space, base: Sequence[Settings]) -> None:
 
 
 def without_settings(space: Space, fixed: Settings) -> Space:
-    """The space less what the user has fixed on the command line.
+    """The space without the settings that the user has fixed on the command line.
 
     Raises:
-        InputError: Nothing is left.
+        InputError: Nothing is left to search.
     """
     left = tuple(dimension for dimension in space if dimension.name not in fixed)
     if not left:
@@ -236,11 +237,11 @@ def without_settings(space: Space, fixed: Settings) -> Space:
 
 
 def space_to_mapping(space: Space) -> dict[str, Any]:
-    """JSON-able description; `parse_space` reads it."""
+    """The space as JSON and YAML have it; `parse_space` reads it."""
     return {d.name: {d.kind: list(d.values)} for d in space}
 
 
 def searched_values(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The searched settings as a config (nested, from `Config.to_mapping`) has them."""
-    known = dict(flatten_mapping(config))
-    return {dimension.name: known[dimension.name] for dimension in space}
+    """The values that a config (nested, from `Config.to_mapping`) has of the searched settings."""
+    values = dict(flatten_mapping(config))
+    return {dimension.name: values[dimension.name] for dimension in space}

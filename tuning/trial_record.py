@@ -11,23 +11,23 @@ from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 
 TrialStatus = Literal["running", "finished", "stopped", "pruned", "failed"]
-"""running: has begun and not ended (or its driver was killed); finished: all images; stopped: early, as others were
-better; pruned: collapsed or diverged; failed: by an error that is not training's."""
-ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "pruned", "failed")
+"""running: has begun and not ended (or its driver was killed); finished: has seen all images; stopped: early, because
+others were better; pruned: collapsed or diverged; failed: by an error that is not training's."""
+ENDED_STATES: tuple[TrialStatus, ...] = ("finished", "stopped", "pruned", "failed")
 
 
 @dataclass(slots=True, kw_only=True)
 class TrialRecord:
-    """One trial.
+    """One trial. The names of its attributes are those of the file.
 
     Attributes:
-        number: From 0; its run folder is `trials/NNN`.
+        number: Counted from 0; the trial's run folder is `trials/NNN`.
         settings: Searched settings by dotted name.
-        state: See `State`.
-        reason: Why it ended, unless it finished.
-        images: Seen at its last report.
-        seconds: It ran, over all resumes.
-        held: What it held while it ran, as Ray names it: CPU and GPU.
+        state: See `TrialStatus`.
+        reason: Why the trial ended, unless it finished.
+        images: Images seen at its last report.
+        seconds: How long it ran, over all resumes.
+        held: The resources that it held while it ran, as Ray names them: CPU and GPU.
         evaluations: One mapping for each: `images`, `score` (where there is one), and metrics by name.
     """
 
@@ -42,23 +42,28 @@ class TrialRecord:
 
     @property
     def score(self) -> float | None:
-        """Of the last evaluation that has one."""
+        """The score of the last evaluation that has one."""
         return next((e["score"] for e in reversed(self.evaluations) if "score" in e), None)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation."""
+        """The metrics of the last evaluation."""
         return self.evaluations[-1] if self.evaluations else {}
 
-    def add(self, evaluation: dict[str, float]) -> None:
-        """Take one more evaluation; a resumed trial repeats some, and then the newer one counts."""
-        kept = [e for e in self.evaluations if e["images"] != evaluation["images"]]
-        self.evaluations = sorted([*kept, evaluation], key=lambda e: e["images"])
+    @property
+    def has_ended(self) -> bool:
+        """Whether the trial is not to be run any more."""
+        return self.state in ENDED_STATES
+
+    def add_evaluation(self, evaluation: dict[str, float]) -> None:
+        """Add one more evaluation; a resumed trial repeats some, and then the newer one counts."""
+        others = [e for e in self.evaluations if e["images"] != evaluation["images"]]
+        self.evaluations = sorted([*others, evaluation], key=lambda e: e["images"])
         self.images = int(self.evaluations[-1]["images"])
 
 
 def trial_name(number: int) -> str:
-    """Of the trial's run: `007`."""
+    """The name of the trial's run, such as `007`."""
     return f"{number:03d}"
 
 
@@ -80,8 +85,7 @@ def load_records(store: Store) -> list[TrialRecord]:
 
 def _load_record(store: Store, key: str) -> TrialRecord:
     try:
-        loaded = json.loads(store.get(key))
-        record = TrialRecord(**loaded)
+        record = TrialRecord(**json.loads(store.get(key)))
         if record.state not in get_args(TrialStatus) or not isinstance(record.settings, dict):
             raise ValueError("it is no trial's record")
     except (ValueError, TypeError) as error:
@@ -91,8 +95,9 @@ def _load_record(store: Store, key: str) -> TrialRecord:
     return record
 
 
-def best_record(records: Sequence[TrialRecord], *, higher: bool) -> TrialRecord | None:
-    """The best finished trial; where none has finished, the best of those that have a score."""
+def find_best_record(records: Sequence[TrialRecord], *, higher_is_better: bool) -> TrialRecord | None:
+    """The best finished trial; where none has finished, the best of those that have a score; None if none has."""
     scored = [r for r in records if r.score is not None and r.state in ("finished", "stopped", "running")]
     finished = [r for r in scored if r.state == "finished"]
-    return max(finished or scored, key=lambda r: (r.score or 0.0) * (1 if higher else -1), default=None)
+    sign = 1 if higher_is_better else -1
+    return max(finished or scored, key=lambda r: sign * (r.score or 0.0), default=None)

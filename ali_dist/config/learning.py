@@ -1,4 +1,4 @@
-"""Settings that decide what is learnt: data, model, objective and optimiser."""
+"""Settings that decide what is learned: data, model, objective and optimizer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class DataConfig:
     labelled_shift: int = setting(0, "stored pixels by which labelled images are shifted at random, at most")
 
     def __post_init__(self) -> None:
-        size, lanes = self.global_batch_size, self.lanes
+        size = self.global_batch_size
+        lanes = self.lanes
         require_value(self.labelled_shift >= 0, "data.labelled_shift", self.labelled_shift, "at least 0")
         require_value(self.labelled is None or self.labelled >= 2, "data.labelled", self.labelled, "at least 2")
         require_value(size >= 1, "data.global_batch_size", size, "at least 1")
@@ -68,10 +69,10 @@ class DataConfig:
 class ModelConfig:
     """The three networks."""
 
-    architecture: str = setting("digits", "layer tables to build: a name in ali_dist/model/tables")
+    architecture: str = setting("digits", "layer tables to build: a name in ali_dist/model/architectures")
     latent_size: int = setting(16, "number of latent variables n_z")
     encoder: Literal["gaussian", "deterministic", "implicit"] = setting(
-        "gaussian", "gaussian: reparametrised q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
+        "gaussian", "gaussian: reparametrized q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
     )
     width: float = setting(1.0, "factor on every hidden layer's number of channels")
     discriminator_dropout: float | None = setting(
@@ -83,7 +84,7 @@ class ModelConfig:
     )
     embedding_size: int = setting(256, "size of the linear embedding of the condition that the networks share")
     decoder_from: str | None = setting(
-        None, "run folder whose decoder is taken and kept as it is: only inference is learnt (post hoc)"
+        None, "run folder whose decoder is taken and kept as it is: only inference is learned (post hoc)"
     )
 
     def __post_init__(self) -> None:
@@ -146,9 +147,10 @@ class ObjectiveConfig:
         if self.supervised and self.packing > 1:
             raise InputError(
                 f"objective.packing is {self.packing}, but a discriminator that classifies (objective.supervised is "
-                f"{self.supervised:g}) judges samples one by one: set objective.packing to 1, or objective.supervised "
+                f"{self.supervised:g}) sees samples one by one: set objective.packing to 1, or objective.supervised "
                 f"to 0."
             )
+        # Whether an update rule is exact also depends on the networks: `training/update_rules.py` decides the rest.
         if self.update == "scaled" and self.loss == "hinge":
             raise InputError(
                 "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "

@@ -42,7 +42,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleConfig:
-    """On what the run is spread. None of this changes what is learnt, up to rounding and batch-norm statistics."""
+    """On what the run is spread. None of this changes what is learned, up to rounding and batch-norm statistics."""
 
     workers: str = setting("auto", "auto, 0 (in this process, no Ray), N Ray Train workers, or MIN:MAX elastic")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: bf16 where the GPU has it, else fp32")
@@ -60,6 +60,10 @@ class ScaleConfig:
         require_value(self.threads is None or self.threads >= 1, "scale.threads", self.threads, "at least 1")
         require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
         require_value(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
+        whole_or_less = self.gpus_per_worker < 1 or self.gpus_per_worker.is_integer()  # as Ray has it
+        require_value(
+            whole_or_less, "scale.gpus_per_worker", self.gpus_per_worker, "less than 1, or a whole number of GPUs"
+        )
         require_value(self.cpus_per_worker > 0, "scale.cpus_per_worker", self.cpus_per_worker, "more than 0")
 
     def worker_range(self) -> tuple[int, int] | None:

@@ -42,7 +42,8 @@ class Config:
                 f"({self.objective.supervised:g}) asks it for: set model.condition to 'none', or objective.supervised "
                 f"to 0."
             )
-        post_hoc, game = self.model.decoder_from is not None, self.objective.game
+        post_hoc = self.model.decoder_from is not None
+        game = self.objective.game
         if (game == "inverse" and not post_hoc) or (game == "gan" and post_hoc):
             raise InputError(
                 f"objective.game is {game!r}, which "

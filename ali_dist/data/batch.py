@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class Batch(NamedTuple):
+class DataBatch(NamedTuple):
     """This rank's part of one global batch, on the rank's device.
 
     Attributes:
-        x: samples as stored, uint8 or float32 [n, *shape].
-        y: class numbers int64 [n], attribute vectors float32 [n, A], or None.
-        ids: sample ids [n], counted through the index; of the samples that are really in `x`.
+        x: Samples as they are stored, uint8 or float32 [n, *shape].
+        y: Class numbers int64 [n], attribute vectors float32 [n, A], or None.
+        ids: The ids [n] of the samples that are really in `x`, counted through the index.
     """
 
     x: Tensor
@@ -28,9 +28,9 @@ class BatchSource(Protocol):
     """Endless batches of one rank, from a given step on: epoch after epoch, one batch for each step.
 
     Attributes:
-        residency: where samples live: `device`, `ram` or `stream`.
-        wait_seconds: time that `next` took so far, in which the consumer could do nothing else.
-        substituted: one sentence for each bad sample that was replaced in a batch given out.
+        residency: Where samples live: `device`, `ram` or `stream`.
+        wait_seconds: Seconds that `next` has taken so far, in which the consumer could do nothing else.
+        substituted: One sentence for each bad sample that was replaced in a batch that `next` has returned.
     """
 
     residency: str
@@ -39,10 +39,10 @@ class BatchSource(Protocol):
 
     def __iter__(self) -> Self: ...
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> DataBatch: ...
 
     def close(self) -> None:
-        """Stop threads and let go of memory; the source gives no more batches. Closing twice is fine."""
+        """Stop threads and release memory; the source gives no more batches. Closing twice is fine."""
 
     def __enter__(self) -> Self: ...
 

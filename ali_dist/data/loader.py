@@ -1,4 +1,4 @@
-"""Open the training data of one rank: choose where samples live, and give its batches."""
+"""Open the training data of one rank: decide where its samples live, and give its batches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def make_order(index: Index, *, seed: int, lanes: int, global_batch_size: int, w
     """The order in which training uses the samples of a split.
 
     Raises:
-        InputError: the split is smaller than one global batch, or the lanes do not divide the batch.
+        InputError: The split is smaller than one global batch, or the lanes do not divide the batch.
     """
     stored_bytes = sum(shard.bytes for shard in index.shards) // index.num_samples
     return DataOrder(
         shard_samples=tuple(shard.samples for shard in index.shards),
-        sample_bytes=max(1, stored_bytes, index.decoded_bytes),  # a window is held in both forms while it is read
+        sample_bytes=max(
+            1, stored_bytes, index.decoded_bytes
+        ),  # encoded and decoded, because a window is held in both forms while it is read
         seed=seed,
         lanes=lanes,
         global_batch_size=global_batch_size,
@@ -38,9 +40,9 @@ def make_order(index: Index, *, seed: int, lanes: int, global_batch_size: int, w
 def choose_residency(
     residency: Literal["auto", "device", "ram", "stream"], decoded_bytes: int, memory_mb: float, device: torch.device
 ) -> Literal["device", "ram", "stream"]:
-    """Where samples are to live: `auto` takes the fastest place that holds them within `memory_mb`.
+    """Decide where samples live: `auto` takes the fastest memory that holds them within `memory_mb` megabytes.
 
-    On a CPU device there is no `device` memory apart from `ram`. Of a GPU, data takes at most half of what is free.
+    A CPU has no `device` memory apart from `ram`. On a GPU, `auto` takes at most half of the memory that is free.
     """
     if residency == "auto":
         if decoded_bytes > memory_mb * MB:
@@ -70,37 +72,39 @@ def open_batches(
 ) -> BatchSource:
     """Open a rank's batches from global step `start_step` (counted from 0 through all epochs) on.
 
-    Residency, rank and world size change neither which samples a global batch has nor their order. Local: ranks
-    need not call it together.
+    Residency, rank and world size change neither the samples of a global batch nor their order. This is not a
+    collective: ranks need not call it together.
 
     Args:
-        store: the split's own folder.
-        index: its index.
-        seed: seed of the order.
-        lanes: lanes of the order; divides `global_batch_size`; at least `world_size`.
-        global_batch_size: samples of a global batch, over all ranks.
-        rank: this rank, from 0.
-        world_size: number of ranks.
-        start_step: global step of the first batch given.
-        device: where batches are wanted.
-        residency: where samples live meanwhile; auto: see `choose_residency`.
-        memory_mb: megabytes of decoded samples that auto keeps in memory.
-        window_mb: megabytes of a lane that are shuffled together; it decides the order in every residency.
-        prefetch: batches read ahead when streaming.
-        bad_samples: stop with an InputError, or substitute the lane's next good sample.
+        store: The split's own folder.
+        index: The split's index.
+        seed: Seed of the order.
+        lanes: Lanes of the order: a divisor of `global_batch_size`, at least `world_size`.
+        global_batch_size: Samples of a global batch, over all ranks.
+        rank: This rank, from 0.
+        world_size: Number of ranks.
+        start_step: Global step of the first batch.
+        device: The device on which batches are needed.
+        residency: Where samples live until then; see `choose_residency`.
+        memory_mb: Most megabytes of decoded samples that `auto` keeps in memory.
+        window_mb: Megabytes of a lane that are shuffled together; it decides the order in every residency.
+        prefetch: Number of batches that are read ahead when streaming.
+        bad_samples: `stop` with an InputError, or `substitute` the lane's next good sample.
 
     Raises:
-        InputError: sizes that do not fit, an index that does not match its shards, or damaged samples.
+        InputError: The sizes do not fit, the index does not match its shards, or samples are damaged.
     """
     order = make_order(index, seed=seed, lanes=lanes, global_batch_size=global_batch_size, window_mb=window_mb)
-    mine = lanes_of_rank(lanes, rank, world_size)
+    own_lanes = lanes_of_rank(lanes, rank, world_size)
     if bad_samples not in ("stop", "substitute"):
         raise InputError(f"data.bad_samples is {bad_samples!r}, but must be 'stop' or 'substitute'.")
     substitute = bad_samples == "substitute"
     reader = ShardReader(store, index)
-    place = choose_residency(residency, index.num_samples * index.decoded_bytes, memory_mb, device)
-    if place == "stream":
+    chosen = choose_residency(residency, index.num_samples * index.decoded_bytes, memory_mb, device)
+    if chosen == "stream":
         return StreamSource(
-            reader, order, mine, start_step=start_step, device=device, prefetch=prefetch, substitute=substitute
+            reader, order, own_lanes, start_step=start_step, device=device, prefetch=prefetch, substitute=substitute
         )
-    return ResidentSource(reader, order, mine, start_step=start_step, device=device, place=place, substitute=substitute)
+    return ResidentSource(
+        reader, order, own_lanes, start_step=start_step, device=device, residency=chosen, substitute=substitute
+    )

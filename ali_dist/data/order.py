@@ -1,18 +1,18 @@
-"""Which samples make global batch t of epoch e: a pure function that knows nothing of the world size.
+"""Which samples make up global batch t of epoch e: a pure function of the seed that does not know the world size.
 
-1. The shards are permuted (seed, epoch), laid end to end and rotated by a random number of samples, so that even
-   one shard is cut elsewhere, and drops another tail, in every epoch.
-2. The first `steps_per_epoch * global_batch_size` samples are cut into C equal *lanes*; cuts fall inside shards.
-3. A lane is cut into *windows* of at most `window_bytes`; each window is permuted (seed, epoch, lane, window).
-4. Global batch t is the concatenation over lanes of their samples [t * B / C, (t + 1) * B / C).
+Algorithm. Given N samples in S shards, a seed, C lanes and the global batch size B:
 
-A rank owns a contiguous run of lanes, so its part of a batch is a contiguous part of the global batch, for every
-world size from 1 to C. A window is a few contiguous runs of samples in shards: one range read each.
+1. Permute the shards (seed, epoch), lay them end to end and rotate the result by a random number of samples, so that
+   even a single shard is cut elsewhere, and loses another tail, in every epoch.
+2. Cut the first (N // B) * B samples into C equal *lanes*. The cuts may fall inside shards.
+3. Cut each lane into *windows* of at most `window_bytes`, and permute each window (seed, epoch, lane, window).
+4. Global batch t is the concatenation, over the lanes, of their samples [t * b, (t + 1) * b), where b = B / C.
 
-Randomness is the raw output of Philox under a SeedSequence, both of which numpy keeps stable across releases
-(its NEP 19), unlike `Generator.permutation`: a run resumes under another numpy.
+A rank owns a contiguous range of lanes, so its share of a batch is a contiguous part of the global batch, for every
+world size from 1 to C. A window lies in a few contiguous *runs* of samples in shards, and a run is one range read.
 
-Legend: N samples, S shards, C lanes, B global batch size, b = B / C samples of a lane in a batch.
+All randomness is the raw output of Philox under a SeedSequence. numpy keeps both stable across releases (its NEP 19),
+unlike `Generator.permutation`, so a run may be resumed under another version of numpy.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from numpy.typing import NDArray
 from ali_dist.errors import InputError
 
 Ids = NDArray[np.int64]
-_EPOCH, _WINDOW = 0, 1  # keeps the random streams of epochs and of windows apart
+_EPOCH_STREAM = 0
+_WINDOW_STREAM = 1  # a number of its own, so that no window is permuted as an epoch's shards are
 
 
 class SampleRun(NamedTuple):
-    """Samples [first, last) of one shard."""
+    """Samples [start, stop) of one shard."""
 
     shard: int
-    first: int
-    last: int
+    start: int
+    stop: int
 
 
 class Window(NamedTuple):
-    """Positions [start, stop) of a lane that are shuffled together, and where their samples lie."""
+    """Positions [start, stop) of a lane that are shuffled together, and the runs in which their samples lie."""
 
     epoch: int
     lane: int
@@ -50,18 +51,18 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class DataOrder:
-    """The order of a data set under one seed.
+    """The order in which the samples of a data set are used, under one seed.
 
-    Args:
-        shard_samples: samples in each shard, in index order; sample ids count through them from 0.
-        sample_bytes: mean bytes that a sample occupies while it is read.
-        seed: seed of the order.
-        lanes: C, which divides `global_batch_size`.
+    Attributes:
+        shard_samples: Number of samples in each shard, in index order. Sample ids count through them from 0.
+        sample_bytes: Mean number of bytes that a sample occupies while it is read.
+        seed: Seed of the order.
+        lanes: C, a divisor of the global batch size.
         global_batch_size: B, in samples.
-        window_bytes: most bytes of a lane that are shuffled together (at least one sample is).
+        window_bytes: Most bytes of a lane that are shuffled together; a window holds at least one sample.
 
     Raises:
-        InputError: the data is smaller than one global batch, or C does not divide B.
+        InputError: The data is smaller than one global batch, or C does not divide B.
     """
 
     shard_samples: tuple[int, ...]
@@ -75,7 +76,7 @@ class DataOrder:
         if self.lanes < 1 or self.global_batch_size % self.lanes:
             raise InputError(
                 f"data.global_batch_size is {self.global_batch_size} and data.lanes is {self.lanes}, but the batch "
-                f"must be a multiple of the lanes."
+                f"must be a multiple of the lanes: change one of them."
             )
         if self.num_samples < self.global_batch_size:
             raise InputError(
@@ -84,101 +85,113 @@ class DataOrder:
                 f"(data.global_batch_size is {self.global_batch_size}): use a smaller batch or more data."
             )
 
-    # ---- sizes ------------------------------------------------------------------------------------------------
+    # ---- Sizes ------------------------------------------------------------------------------------------------
 
     @property
     def num_samples(self) -> int:
-        """N, over all shards."""
+        """N, the number of samples in all shards."""
         return sum(self.shard_samples)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches in an epoch: N // B."""
+        """N // B, the number of global batches in an epoch."""
         return self.num_samples // self.global_batch_size
 
     @property
     def dropped_per_epoch(self) -> int:
-        """Samples that an epoch leaves out: N mod B; other ones in every epoch."""
+        """N mod B, the number of samples that an epoch leaves out; they are others in every epoch."""
         return self.num_samples % self.global_batch_size
 
     @property
     def lane_batch_size(self) -> int:
-        """b, samples that one lane gives to a global batch."""
+        """b = B / C, the number of samples that one lane gives to a global batch."""
         return self.global_batch_size // self.lanes
 
     @property
     def lane_samples(self) -> int:
-        """Samples of one lane in an epoch."""
+        """The number of samples of one lane in an epoch."""
         return self.steps_per_epoch * self.lane_batch_size
 
-    # ---- which samples ----------------------------------------------------------------------------------------
+    # ---- Step 4: global batches out of lanes ------------------------------------------------------------------
 
-    def batch(self, epoch: int, step: int, lanes: range | None = None) -> Ids:
-        """Sample ids [n] that `lanes` (default: all) give to global batch `step` of `epoch`, in batch order."""
+    def batch_ids(self, epoch: int, step: int, lanes: range | None = None) -> Ids:
+        """The sample ids [n] that `lanes` (default: all) give to global batch `step` of `epoch`, in batch order.
+
+        Raises:
+            ValueError: The epoch has no such step.
+        """
         chosen = range(self.lanes) if lanes is None else lanes
-        return np.concatenate([self.lane_batch(epoch, step, lane) for lane in chosen])
+        return np.concatenate([self.lane_batch_ids(epoch, step, lane) for lane in chosen])
 
-    def lane_batch(self, epoch: int, step: int, lane: int) -> Ids:
-        """Sample ids [b] that one lane gives to global batch `step` (0 <= step < steps_per_epoch) of `epoch`."""
-        assert 0 <= step < self.steps_per_epoch, f"step {step} is not within the epoch"
+    def lane_batch_ids(self, epoch: int, step: int, lane: int) -> Ids:
+        """The sample ids [b] that one lane gives to global batch `step` of `epoch`.
+
+        Raises:
+            ValueError: The epoch has no such step.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise ValueError(f"Step {step} is not one of the {self.steps_per_epoch} steps of an epoch.")
         start = step * self.lane_batch_size
         stop = start + self.lane_batch_size
-        windows = [w for w in self.windows(epoch, lane) if w.start < stop and w.stop > start]
-        ids = np.concatenate([self.window_ids(w) for w in windows])
+        windows = [window for window in self.windows(epoch, lane) if window.start < stop and window.stop > start]
+        ids = np.concatenate([self.window_ids(window) for window in windows])
         return ids[start - windows[0].start : stop - windows[0].start]
 
     def lane_ids(self, epoch: int, lane: int) -> Ids:
-        """Sample ids [lane_samples] of a whole lane, in the order in which they are used."""
-        return np.concatenate([self.window_ids(w) for w in self.windows(epoch, lane)])
+        """The sample ids [lane_samples] of a whole lane, in the order in which they are used."""
+        return np.concatenate([self.window_ids(window) for window in self.windows(epoch, lane)])
+
+    # ---- Step 3: windows, and the order within them -----------------------------------------------------------
 
     def window_ids(self, window: Window) -> Ids:
-        """Sample ids of a window, in the order in which they are used."""
-        base = np.concatenate([[0], np.cumsum(self.shard_samples)])
-        stored = np.concatenate([base[run.shard] + np.arange(run.first, run.last) for run in window.runs])
-        return stored[self.permutation(window)]
+        """The sample ids [n] of a window, in the order in which they are used."""
+        first_ids = np.concatenate([[0], np.cumsum(self.shard_samples)])
+        stored_ids = np.concatenate([first_ids[run.shard] + np.arange(run.start, run.stop) for run in window.runs])
+        return stored_ids[self.window_permutation(window)]
 
-    def permutation(self, window: Window) -> Ids:
-        """For each sample of a window in order of use, its place in the window as stored (run after run)."""
-        return _draw_permutation(
-            window.stop - window.start, _WINDOW, self.seed, window.epoch, window.lane, window.number
-        )[0]
-
-    # ---- where they lie ---------------------------------------------------------------------------------------
+    def window_permutation(self, window: Window) -> Ids:
+        """For each sample [n] of a window in order of use, its place in the window as stored (run after run)."""
+        permutation, _ = _draw_permutation(
+            window.stop - window.start, _WINDOW_STREAM, self.seed, window.epoch, window.lane, window.number
+        )
+        return permutation
 
     def windows(self, epoch: int, lane: int) -> list[Window]:
-        """The windows of a lane in order of use."""
+        """The windows of a lane, in order of use."""
+        layout = self._lay_out_shards(epoch)
+        lane_start = lane * self.lane_samples
         bounds = self._window_bounds(lane)
-        offset = lane * self.lane_samples
-        layout = self._layout(epoch)
         return [
-            Window(epoch, lane, number, start, stop, _find_runs(layout, offset + start, offset + stop))
+            Window(epoch, lane, number, start, stop, _find_runs(layout, lane_start + start, lane_start + stop))
             for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
         ]
 
     def _window_bounds(self, lane: int) -> list[int]:
-        """Lane positions between which windows lie, from 0 to `lane_samples`.
+        """The positions of a lane between which its windows lie, from 0 to `lane_samples`.
 
-        Lanes that need several windows begin with a part of one, another part in each lane: so the lanes of a
-        rank ask for new windows in turn, which evens out reading and halves the memory that reading ahead needs.
+        A lane that needs several windows begins with a part of one, and each lane with another part. So the lanes of
+        a rank need new windows in turn, which evens out reading and halves the memory that reading ahead takes.
         """
         size = max(1, self.window_bytes // self.sample_bytes)
         first = size - size * lane // self.lanes if size < self.lane_samples else self.lane_samples
         return [0, *range(first, self.lane_samples, size), self.lane_samples]
 
-    def _layout(self, epoch: int) -> _EpochLayout:
-        shards, words = _draw_permutation(len(self.shard_samples), _EPOCH, self.seed, epoch, 0, 0)
+    # ---- Steps 1 and 2: the epoch's shards, end to end --------------------------------------------------------
+
+    def _lay_out_shards(self, epoch: int) -> _EpochLayout:
+        shards, words = _draw_permutation(len(self.shard_samples), _EPOCH_STREAM, self.seed, epoch, 0, 0)
         ends = np.cumsum(np.asarray(self.shard_samples, dtype=np.int64)[shards])
         return _EpochLayout(shards, ends, rotation=int(words[-1] % np.uint64(self.num_samples)))
 
-    def locate(self, sample: int) -> tuple[int, int]:
-        """(shard, number within the shard) of a sample id."""
+    def locate_sample(self, sample_id: int) -> tuple[int, int]:
+        """Find the shard of a sample, and the sample's number within that shard."""
         ends = np.cumsum(self.shard_samples)
-        shard = int(np.searchsorted(ends, sample, side="right"))
-        return shard, int(sample - ends[shard] + self.shard_samples[shard])
+        shard = int(np.searchsorted(ends, sample_id, side="right"))
+        return shard, int(sample_id - ends[shard] + self.shard_samples[shard])
 
 
 class _EpochLayout(NamedTuple):
-    """An epoch's shards laid end to end: shard numbers [S], their ends [S], and the sample it starts at."""
+    """An epoch's shards laid end to end: their numbers [S], where each ends [S], and the position that comes first."""
 
     shards: Ids
     ends: Ids
@@ -186,29 +199,30 @@ class _EpochLayout(NamedTuple):
 
 
 def _find_runs(layout: _EpochLayout, start: int, stop: int) -> tuple[SampleRun, ...]:
-    """Where the epoch's samples [start, stop) lie."""
+    """Find the runs in which the epoch's samples [start, stop) lie."""
     runs = []
     while start < stop:
-        at = (start + layout.rotation) % int(layout.ends[-1])
-        k = int(np.searchsorted(layout.ends, at, side="right"))  # right: passes over empty shards
-        begin = int(layout.ends[k - 1]) if k else 0
-        take = min(stop - start, int(layout.ends[k]) - at)
-        runs.append(SampleRun(int(layout.shards[k]), at - begin, at - begin + take))
-        start += take
+        position = (start + layout.rotation) % int(layout.ends[-1])
+        k = int(np.searchsorted(layout.ends, position, side="right"))  # right: passes over empty shards
+        shard_start = int(layout.ends[k - 1]) if k else 0
+        length = min(stop - start, int(layout.ends[k]) - position)
+        first = position - shard_start
+        runs.append(SampleRun(int(layout.shards[k]), first, first + length))
+        start += length
     return tuple(runs)
 
 
 def _draw_permutation(n: int, *key: int) -> tuple[Ids, NDArray[np.uint64]]:
-    """A random permutation of n under `key`, and the n + 1 random words it is made of (the last is left over)."""
+    """Draw a permutation of n under `key`; also returns the n + 1 random words, of which the last one is unused."""
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(n + 1)
     return np.argsort(words[:n], kind="stable").astype(np.int64), words
 
 
 def lanes_of_rank(lanes: int, rank: int, world_size: int) -> range:
-    """The contiguous run of lanes that a rank owns; the runs differ in length by at most one.
+    """The contiguous range of lanes that a rank owns; the ranges of all ranks differ in length by at most one.
 
     Raises:
-        InputError: there are more ranks than lanes.
+        InputError: There are more ranks than lanes.
     """
     if world_size > lanes:
         raise InputError(
@@ -219,18 +233,18 @@ def lanes_of_rank(lanes: int, rank: int, world_size: int) -> range:
     return range(rank * lanes // world_size, (rank + 1) * lanes // world_size)
 
 
-def find_substitutes(good: NDArray[np.bool_]) -> Ids:
-    """For every position [n] of a window, the position whose sample is used: its own, or the next good one's.
+def find_substitutes(is_good: NDArray[np.bool_]) -> Ids:
+    """For every position [n] of a window, find the position whose sample is used: its own, or the next good one.
 
-    'Next' wraps from the window's end to its beginning, so that a window is all that is needed to decide.
+    The search wraps from the window's end to its beginning, so that a window is all that is needed to decide.
 
     Raises:
-        InputError: no sample of the window is good.
+        InputError: No sample of the window is good.
     """
-    places = np.flatnonzero(good)
-    if not len(places):
+    good_positions = np.flatnonzero(is_good)
+    if not len(good_positions):
         raise InputError(
-            f"All {len(good)} samples of a window are damaged, so none can stand in for them: restore the shards "
-            f"(python -m ali_dist.prepare ... --verify lists the damage)."
+            f"All {len(is_good)} samples of a window are damaged, so none can be used in their place: restore the "
+            f"shards (python -m ali_dist.prepare ... --verify lists the damage)."
         )
-    return places[np.searchsorted(places, np.arange(len(good))) % len(places)]
+    return good_positions[np.searchsorted(good_positions, np.arange(len(is_good))) % len(good_positions)]

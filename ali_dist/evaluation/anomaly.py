@@ -1,4 +1,4 @@
-"""Scoring how unlike the training data an image is, with a trained encoder, decoder and discriminator.
+"""Anomaly scores: how unlike the training data an image is, by a trained encoder, decoder and discriminator.
 
 Source: Zenati et al., "Efficient GAN-Based Anomaly Detection", 2018 (arXiv 1802.06222), for BiGAN, with z = E(x):
 - reconstruction: |x - G(z)|_1, the sum over values;
@@ -31,54 +31,54 @@ RESAMPLES = 1000
 Array = NDArray[np.float64]
 
 
-class Detector(Protocol):
+class AnomalyModel(Protocol):
     """What anomaly scores need of a model: all three networks, unconditional, ready for evaluation.
 
-    Calls are made under `torch.inference_mode` with at most `inference.BATCH` samples.
+    Calls are made under `torch.inference_mode` with at most `batched.BATCH` samples.
     """
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """mu [N, n_z] (and log sigma, not used) of images [N, C, H, W] in [0, 1] or points [N, D]."""
 
     def decode(self, z: Tensor) -> Tensor:
-        """G(z), as x."""
+        """Decode z [N, n_z] to G(z), in the shape and range of x."""
 
     def score(self, x: Tensor, z: Tensor) -> Tensor:
-        """Logits [N] of D(x, z), higher for pairs that look like the encoder's."""
+        """Logits [N] of D(x, z); higher for pairs that look like the encoder's."""
 
     def joint_features(self, x: Tensor, z: Tensor) -> Tensor:
-        """Last hidden layer [N, F] of D at (x, z)."""
+        """Outputs [N, F] of D's last hidden layer for pairs (x, z)."""
 
 
 @dataclass(frozen=True)
 class AnomalyTerms:
-    """The three terms of N samples, float64 [N] each; larger is more anomalous."""
+    """The three terms of the scores of N samples, float64 [N] each; larger is more anomalous."""
 
     reconstruction: Array
     cross_entropy: Array
     features: Array
 
     @classmethod
-    def of(cls, model: Detector, x: Tensor, device: torch.device | str) -> AnomalyTerms:
-        """Terms of `x` [N, ...].
+    def compute(cls, model: AnomalyModel, x: Tensor, device: torch.device | str) -> AnomalyTerms:
+        """Compute the terms of `x` [N, ...].
 
         Raises:
-            FloatingPointError: a term is not finite.
+            FloatingPointError: A term is not finite.
         """
 
-        def three(part: Tensor) -> Tensor:
-            z = model.encode(part)[0]
+        def compute_batch(batch: Tensor) -> Tensor:
+            z = model.encode(batch)[0]
             x_rec = model.decode(z)
-            gap = model.joint_features(part, z) - model.joint_features(x_rec, z)
-            reconstruction = (part - x_rec).flatten(1).abs().sum(dim=1)
-            cross_entropy = F.softplus(-model.score(part, z).flatten())
+            gap = model.joint_features(batch, z) - model.joint_features(x_rec, z)
+            reconstruction = (batch - x_rec).flatten(1).abs().sum(dim=1)
+            cross_entropy = F.softplus(-model.score(batch, z).flatten())
             return torch.stack([reconstruction, cross_entropy, gap.flatten(1).abs().sum(dim=1)], dim=1)
 
-        columns = in_batches(three, x, device, "anomaly score").double().numpy().T
+        columns = in_batches(compute_batch, x, device, "anomaly score").double().numpy().T
         return cls(*columns)
 
     def scores(self, alpha: float = ALPHA) -> dict[str, Array]:
-        """Each term alone, and the two published scores (EGBAD) with the weight `alpha` (0 to 1) on reconstruction."""
+        """Scores: each term alone, and EGBAD's two sums with the weight `alpha` (0 to 1) on reconstruction."""
         return {
             "reconstruction": self.reconstruction,
             "cross_entropy": self.cross_entropy,
@@ -87,27 +87,28 @@ class AnomalyTerms:
             "egbad_features": alpha * self.reconstruction + (1 - alpha) * self.features,
         }
 
-    def standardised(self, normal: AnomalyTerms) -> AnomalyTerms:
-        """Each term minus its mean over `normal` samples, over its standard deviation there."""
+    def standardize(self, normal: AnomalyTerms) -> AnomalyTerms:
+        """Take from each term its mean over `normal` samples, and divide by its standard deviation there."""
 
-        def standard(values: Array, reference: Array) -> Array:
+        def standardize_term(values: Array, reference: Array) -> Array:
             spread = reference.std()
             return (values - reference.mean()) / (spread if spread > 0 else 1.0)
 
         return AnomalyTerms(
-            standard(self.reconstruction, normal.reconstruction),
-            standard(self.cross_entropy, normal.cross_entropy),
-            standard(self.features, normal.features),
+            standardize_term(self.reconstruction, normal.reconstruction),
+            standardize_term(self.cross_entropy, normal.cross_entropy),
+            standardize_term(self.features, normal.features),
         )
 
 
 @dataclass(frozen=True)
 class AurocInterval:
-    """Area under the ROC curve: the chance that an anomaly scores above a normal sample, ties counted half.
+    """An area under the ROC curve: the chance that an anomaly scores above a normal sample, ties counted half.
 
     Attributes:
-        value: 0 to 1; 0.5 tells nothing apart.
-        low, high: bounds of its 95 % bootstrap interval.
+        value: The area, 0 to 1; a score with 0.5 tells nothing apart.
+        low: Lower bound of its 95 % bootstrap interval.
+        high: Upper bound of that interval.
     """
 
     value: float
@@ -116,7 +117,7 @@ class AurocInterval:
 
 
 def one_vs_rest(
-    model: Detector,
+    model: AnomalyModel,
     holdout: LabelledArrays,
     normal_classes: Collection[int],
     *,
@@ -125,79 +126,82 @@ def one_vs_rest(
     alpha: float = ALPHA,
     device: torch.device | str = "cpu",
 ) -> dict[str, AurocInterval]:
-    """How well a model that was trained on some classes tells the others from them.
+    """Measure how well a model that was trained on some classes tells the others from them.
 
     Args:
-        model: trained on samples of `normal_classes` alone. That is the caller's word: it cannot be checked here.
-        holdout: labelled samples of all classes.
-        normal_classes: every other class is an anomaly.
-        seed: of the bootstrap.
-        normal: samples [N, ...] of the normal classes that are not in `holdout` (training samples do), which
-            standardise the terms. Without them, only the published scores are computed.
-        alpha: weight of reconstruction, 0 to 1.
-        device: where the model runs.
+        model: A model trained on samples of `normal_classes` alone. This cannot be checked here.
+        holdout: Samples of all classes, with class labels.
+        normal_classes: The normal classes; every other class is an anomaly.
+        seed: Seed of the bootstrap.
+        normal: Samples [N, ...] of the normal classes that are not in `holdout`, such as training samples, which
+            standardize the terms. Without them, only the published scores are computed.
+        alpha: Weight of reconstruction, 0 to 1.
+        device: Where the model runs.
 
     Returns:
-        By score (see `Terms.scores`), and for the two sums also `<score>_standardised`.
+        The areas by score (see `AnomalyTerms.scores`), and for the two sums also `<score>_standardised`.
 
     Raises:
-        InputError: the model is conditional, or the holdout split lacks normal samples or anomalies.
-        FloatingPointError: a term is not finite.
+        InputError: The model is conditional, or the holdout split lacks labels, normal samples or anomalies.
+        FloatingPointError: A term is not finite.
     """
-    assert holdout.y is not None, "one against the rest needs labels"
+    if holdout.classes is None:
+        raise InputError("Anomaly scores need class labels, but the holdout split has none: give data with classes.")
     if getattr(model, "condition_size", 0):
         raise InputError(
             "Anomaly scores need an unconditional model, but this one was trained with model.condition: "
             "train with model.condition none."
         )
-    anomalous = ~np.isin(holdout.y.numpy(), np.array(sorted(normal_classes)))
-    _require_both(anomalous, normal_classes)
-    terms = AnomalyTerms.of(model, holdout.x, device)
+    is_anomaly = ~np.isin(holdout.classes.numpy(), np.array(sorted(normal_classes)))
+    _require_both_kinds(is_anomaly, normal_classes)
+    terms = AnomalyTerms.compute(model, holdout.x, device)
     scores = terms.scores(alpha)
     if normal is not None:
-        fair = terms.standardised(AnomalyTerms.of(model, normal, device)).scores(alpha)
-        scores |= {f"{name}_standardised": fair[name] for name in fair if name.startswith("egbad")}
-    return {name: auroc_interval(values, anomalous, seed=seed) for name, values in scores.items()}
+        standardized = terms.standardize(AnomalyTerms.compute(model, normal, device)).scores(alpha)
+        scores |= {f"{name}_standardised": standardized[name] for name in standardized if name.startswith("egbad")}
+    return {name: auroc_interval(values, is_anomaly, seed=seed) for name, values in scores.items()}
 
 
-def area_under_roc(scores: Array, anomalous: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve of `scores` [N] for `anomalous` [N], exact, with ties counted half.
+def area_under_roc(scores: Array, is_anomaly: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of `scores` [N] for anomalies `is_anomaly` [N], exact, with ties counted half.
 
     It is the Mann-Whitney statistic: (sum of the anomalies' ranks - a (a + 1) / 2) / (a n), for a anomalies and n
     normal samples. Source: Hanley and McNeil, Radiology 143 (1982).
     """
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal scores share the mean of their ranks, from 1
-    anomalies = int(anomalous.sum())
+    _, groups, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[groups]  # equal scores share the mean of their ranks, from 1
+    anomalies = int(is_anomaly.sum())
     normals = len(scores) - anomalies
-    assert anomalies and normals, "needs both kinds"
-    return float((ranks[anomalous].sum() - anomalies * (anomalies + 1) / 2) / (anomalies * normals))
+    assert anomalies and normals, "the area needs samples of both kinds"
+    return float((ranks[is_anomaly].sum() - anomalies * (anomalies + 1) / 2) / (anomalies * normals))
 
 
 def auroc_interval(
-    scores: Array, anomalous: NDArray[np.bool_], *, seed: int, resamples: int = RESAMPLES
+    scores: Array, is_anomaly: NDArray[np.bool_], *, seed: int, resamples: int = RESAMPLES
 ) -> AurocInterval:
-    """`auroc` with its 95 % percentile bootstrap interval; anomalies and normal samples are resampled apart.
+    """`area_under_roc` with its 95 % percentile bootstrap interval; anomalies and normal samples are resampled apart.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     rng = np.random.default_rng([seed, resamples])
-    kinds = [np.flatnonzero(anomalous), np.flatnonzero(~anomalous)]
+    kinds = [np.flatnonzero(is_anomaly), np.flatnonzero(~is_anomaly)]
     flags = np.repeat([True, False], [len(rows) for rows in kinds])
     values = [
         area_under_roc(scores[np.concatenate([rng.choice(rows, len(rows)) for rows in kinds])], flags)
         for _ in range(resamples)
     ]
     low, high = np.quantile(values, [0.025, 0.975])
-    return AurocInterval(area_under_roc(scores, anomalous), float(low), float(high))
+    return AurocInterval(area_under_roc(scores, is_anomaly), float(low), float(high))
 
 
-def _require_both(anomalous: NDArray[np.bool_], normal_classes: Collection[int]) -> None:
+def _require_both_kinds(is_anomaly: NDArray[np.bool_], normal_classes: Collection[int]) -> None:
     listed = ", ".join(str(label) for label in sorted(normal_classes)) or "none"
-    if anomalous.all():
-        raise InputError(f"The holdout split holds no sample of the normal classes ({listed}): name classes it has.")
-    if not anomalous.any():
+    if is_anomaly.all():
+        raise InputError(
+            f"The holdout split holds no sample of the normal classes ({listed}): name classes that it has."
+        )
+    if not is_anomaly.any():
         raise InputError(
             f"All samples of the holdout split are of the normal classes ({listed}), so there is no anomaly to find: "
-            f"name fewer classes."
+            "name fewer classes."
         )

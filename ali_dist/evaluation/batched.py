@@ -19,7 +19,7 @@ BATCH = 500
 
 
 def make_generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator of its own for each purpose, so that one metric's draws do not shift another's.
+    """Make a CPU generator for one purpose, so that one metric's draws do not shift another's.
 
     Seed and purpose are hashed into 32 bits because torch's CPU generator ignores all higher bits of its seed.
     """
@@ -27,29 +27,39 @@ def make_generator(seed: int, purpose: str) -> torch.Generator:
 
 
 def in_batches(
-    function: Callable[..., Tensor], x: Tensor, device: torch.device | str, what: str, c: Tensor | None = None
+    function: Callable[..., Tensor], x: Tensor, device: torch.device | str, result_name: str, c: Tensor | None = None
 ) -> Tensor:
-    """`function` over `x` [N, ...], at most `BATCH` rows at a time; the results [N, ...] on the CPU in float32.
+    """Apply `function` to `x` [N, ...], at most `BATCH` rows at a time.
 
-    With conditions `c` [N, A] the function gets those of its rows as a second argument.
+    Args:
+        function: Called with a batch on `device`, under `torch.inference_mode`.
+        x: Samples, on the CPU.
+        device: Where the function works.
+        result_name: What the error calls the result.
+        c: Conditions [N, A]; the function gets those of its rows as a second argument.
+
+    Returns:
+        The results [N, ...] on the CPU in float32.
 
     Raises:
-        FloatingPointError: a result is not finite; `what` names it.
+        FloatingPointError: A result is not finite.
     """
     with torch.inference_mode():
         if c is None:
-            parts = [function(part.to(device)).float().cpu() for part in x.split(BATCH)]
+            results = [function(batch.to(device)).float().cpu() for batch in x.split(BATCH)]
         else:
-            pairs = zip(x.split(BATCH), c.split(BATCH), strict=True)
-            parts = [function(part.to(device), given.to(device)).float().cpu() for part, given in pairs]
-        result = torch.cat(parts)
+            batches = zip(x.split(BATCH), c.split(BATCH), strict=True)
+            results = [function(x_batch.to(device), c_batch.to(device)).float().cpu() for x_batch, c_batch in batches]
+        result = torch.cat(results)
         if not bool(result.isfinite().all()):
-            raise FloatingPointError(f"The {what} holds NaN or infinity: the model has diverged, or its input is bad.")
+            raise FloatingPointError(
+                f"The {result_name} holds NaN or infinity: the model has diverged, or its input is bad."
+            )
     return result
 
 
 def conditions_from_labels(model: BidirectionalModel, y: Tensor | None) -> Tensor | None:
-    """What `model` takes as conditions [N, A] for labels `y` (int64 [N] or float32 [N, A]); None if it takes none."""
+    """Turn labels `y` (int64 [N] or float32 [N, A]) into the conditions [N, A] that `model` takes; None if none."""
     if not model.condition_size:
         return None
     assert y is not None, "a conditional model needs labelled data"
@@ -57,42 +67,42 @@ def conditions_from_labels(model: BidirectionalModel, y: Tensor | None) -> Tenso
 
 
 def decode_batched(model: BidirectionalModel, z: Tensor, device: torch.device | str, c: Tensor | None = None) -> Tensor:
-    """G(z) of `z` [N, n_z] (under conditions `c`), on the CPU."""
+    """Decode `z` [N, n_z] (under conditions `c` [N, A]) to G(z) [N, ...], on the CPU."""
     return in_batches(model.decode, z, device, "decoder's output", c)
 
 
 def sample_decoder(
     model: BidirectionalModel, count: int, seed: int, device: torch.device | str, c: Tensor | None = None
 ) -> Tensor:
-    """`count` decoder samples G(z), z ~ N(0, I), on the CPU; for a conditional model under `c` [count, A]."""
+    """Draw `count` decoder samples G(z), z ~ N(0, I), on the CPU; for a conditional model under `c` [count, A]."""
     z = torch.randn(count, model.latent_size, generator=make_generator(seed, "prior"))
     return decode_batched(model, z, device, c)
 
 
 def draw_rows(pool: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows of `pool` [N, ...], drawn with replacement."""
+    """Draw `count` rows of `pool` [N, ...] with replacement."""
     return pool[torch.randint(len(pool), (count,), generator=make_generator(seed, "conditions"))]
 
 
 def encode_mean(model: BidirectionalModel, x: Tensor, device: torch.device | str, c: Tensor | None = None) -> Tensor:
-    """mu [N, n_z] of q(z|x), on the CPU."""
-    return in_batches(lambda *part: model.encode(*part)[0], x, device, "encoder's mean", c)
+    """Encode `x` [N, ...] (under conditions `c` [N, A]) to mu [N, n_z] of q(z|x), on the CPU."""
+    return in_batches(lambda *batch: model.encode(*batch)[0], x, device, "encoder's mean", c)
 
 
 def encode_batched(
     model: BidirectionalModel, x: Tensor, seed: int, device: torch.device | str, c: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The encoder's view of `x` [N, ...] (under conditions `c`).
+    """Encode `x` [N, ...] (under conditions `c` [N, A]).
 
     Returns:
-        mu, sigma and one sample z ~ q(z|x), each [N, n_z] on the CPU; sigma is 0 for a deterministic encoder.
+        mu, sigma and one sample z_hat ~ q(z|x), each [N, n_z] on the CPU; sigma is 0 for a deterministic encoder.
     """
 
-    def mean_and_sigma(*part: Tensor) -> Tensor:
-        mu, log_sigma = model.encode(*part)
+    def encode_mean_and_sigma(*batch: Tensor) -> Tensor:
+        mu, log_sigma = model.encode(*batch)
         sigma = torch.zeros_like(mu) if log_sigma is None else log_sigma.exp()
         return torch.cat([mu, sigma], dim=1)
 
-    mu, sigma = in_batches(mean_and_sigma, x, device, "encoder's mean or sigma", c).chunk(2, dim=1)
+    mu, sigma = in_batches(encode_mean_and_sigma, x, device, "encoder's mean or sigma", c).chunk(2, dim=1)
     epsilon = torch.randn(mu.shape, generator=make_generator(seed, "posterior"))
     return mu, sigma, mu + sigma * epsilon

@@ -1,161 +1,330 @@
-"""What each metric means, in one line, and what to hold it against."""
+"""The catalog of metrics: one row for each number that `summary.json` or `evaluate` may hold.
+
+Whatever shows, offers or compares metrics reads this table: the report page and its charts, the table of `evaluate` and
+its `--metrics`, the live line on the terminal, and the metrics that a sweep can optimize. A new metric is a
+module in this package and a row here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInfo:
-    """How one metric is shown.
+    """What one metric is and how it is shown.
 
     Attributes:
-        title: its name in words.
-        text: what it is, and which way is better.
-        reference: key of the metric it is held against, or None.
-        reference_text: what that reference is; for a fixed ideal (no key) the whole text.
-        share: a share from 0 to 1, shown in percent.
+        key: Its name in files and on command lines.
+        title: Its name in words.
+        meaning: What it is, without which way is better.
+        better: Which way is better; None where neither is.
+        reference: Key of the number it is held against, or None.
+        reference_text: What that number is; for a fixed ideal (without a key), the whole text.
+        is_share: Whether it is a share from 0 to 1, shown in percent.
+        is_live: Whether the terminal shows it while training runs.
+        is_charted: Whether the report page draws its curve over the training.
+        is_sweepable: Whether a sweep can compare trials by it alone (`--metric`).
     """
 
+    key: str
     title: str
-    text: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
     reference: str | None = None
     reference_text: str = ""
-    share: bool = False
+    is_share: bool = False
+    is_live: bool = False
+    is_charted: bool = False
+    is_sweepable: bool = False
+
+    @property
+    def text(self) -> str:
+        """What it is and which way is better, in one line."""
+        return self.meaning if self.better is None else f"{self.meaning}; {self.better} is better"
 
 
-METRICS: Mapping[str, MetricInfo] = {
-    "frechet": MetricInfo(
-        "Fréchet distance",
-        "between decoder samples and training images, in the features of a small classifier; lower is better",
-        "frechet_reference",
-        "real holdout images",
+_ROWS = (
+    MetricInfo(
+        key="frechet",
+        title="Fréchet distance",
+        meaning="between decoder samples and training images, in the features of a small classifier",
+        better="lower",
+        reference="frechet_reference",
+        reference_text="real holdout images",
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
     ),
-    "reconstruction_mse": MetricInfo(
-        "Reconstruction error",
-        "mean squared error of G(z), z ~ q(z|x), on the holdout split (for 2-D points: squared distance); "
-        "lower is better",
-        "reconstruction_mse_reference",
-        "answering the mean image",
+    MetricInfo(
+        key="reconstruction_mse",
+        title="Reconstruction error",
+        meaning="mean squared error of G(z), z ~ q(z|x), on the holdout split (for 2-D points: squared distance)",
+        better="lower",
+        reference="reconstruction_mse_reference",
+        reference_text="answering the mean image",
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
     ),
-    "reconstruction_mse_mean": MetricInfo(
-        "Reconstruction error from the mean",
-        "the same with z = µ(x) in place of a sample",
-        "reconstruction_mse_reference",
-        "answering the mean image",
+    MetricInfo(
+        key="reconstruction_mse_mean",
+        title="Reconstruction error from the mean",
+        meaning="the same with z = µ(x) in place of a sample",
+        better="lower",
+        reference="reconstruction_mse_reference",
+        reference_text="answering the mean image",
     ),
-    "label_kept": MetricInfo(
-        "Label kept",
-        "share of holdout reconstructions that the classifier gives the true label; higher is better",
-        "classifier_accuracy",
-        "the originals themselves",
-        share=True,
+    MetricInfo(
+        key="label_kept",
+        title="Label kept",
+        meaning="share of holdout reconstructions that the classifier gives the true label",
+        better="higher",
+        reference="classifier_accuracy",
+        reference_text="the originals themselves",
+        is_share=True,
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
     ),
-    "probe_accuracy": MetricInfo(
-        "Linear probe on µ",
-        "holdout accuracy of a linear SVM on µ(x) with 1000 labels; higher is better",
-        "probe_raw_accuracy",
-        "the same on raw pixels",
-        share=True,
+    MetricInfo(
+        key="probe_accuracy",
+        title="Linear probe on µ",
+        meaning="holdout accuracy of a linear SVM on µ(x) with 1000 labels",
+        better="higher",
+        reference="probe_raw_accuracy",
+        reference_text="the same on raw pixels",
+        is_share=True,
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
     ),
-    "probe_features_accuracy": MetricInfo(
-        "Linear probe on µ and hidden layers",
-        "the same on µ with the encoder's last hidden layers, as in the paper",
-        "probe_raw_accuracy",
-        "the same on raw pixels",
-        share=True,
+    MetricInfo(
+        key="probe_features_accuracy",
+        title="Linear probe on µ and hidden layers",
+        meaning="the same on µ with the encoder's last hidden layers, as in the paper",
+        better="higher",
+        reference="probe_raw_accuracy",
+        reference_text="the same on raw pixels",
+        is_share=True,
     ),
-    "probe_random_accuracy": MetricInfo(
-        "Linear probe on an untrained µ",
-        "the same encoder with fresh weights: what training has to beat",
-        share=True,
+    MetricInfo(
+        key="probe_random_accuracy",
+        title="Linear probe on an untrained µ",
+        meaning="the same encoder with fresh weights: what training has to beat",
+        is_share=True,
     ),
-    "condition_kept": MetricInfo(
-        "Condition kept",
-        "share of samples in which the classifier sees the class asked for (attributes: the mean over them)",
-        "condition_kept_reference",
-        "real holdout images and their own labels",
-        share=True,
+    MetricInfo(
+        key="condition_kept",
+        title="Condition kept",
+        meaning="share of samples in which the classifier sees the class asked for (attributes: the mean over them)",
+        better="higher",
+        reference="condition_kept_reference",
+        reference_text="real holdout images and their own labels",
+        is_share=True,
+        is_sweepable=True,
     ),
-    "condition_balanced": MetricInfo(
-        "Condition kept, balanced",
-        "the same with samples that have an attribute and samples that lack it counted alike; 50 % by chance",
-        "condition_balanced_reference",
-        "real holdout images and their own labels",
-        share=True,
+    MetricInfo(
+        key="condition_balanced",
+        title="Condition kept, balanced",
+        meaning="the same with samples that have an attribute and samples that lack it counted alike; 50 % by chance",
+        better="higher",
+        reference="condition_balanced_reference",
+        reference_text="real holdout images and their own labels",
+        is_share=True,
     ),
-    "semi_supervised_error": MetricInfo(
-        "Error of K+1 classes", "wrong classes by the discriminator, which saw data.labelled labels", share=True
+    MetricInfo(
+        key="semi_supervised_error",
+        title="Error of K+1 classes",
+        meaning="share of wrong classes by the discriminator, which saw data.labelled labels",
+        better="lower",
+        is_share=True,
+        is_sweepable=True,
     ),
-    "modes": MetricInfo("Modes captured", "modes with at least one sample within 3 std; more is better"),
-    "high_quality": MetricInfo(
-        "High quality",
-        "share of samples within 3 std of their nearest mode",
+    MetricInfo(
+        key="modes",
+        title="Modes captured",
+        meaning="modes with at least one sample within 3 std",
+        better="higher",
+        is_live=True,
+        is_charted=True,
+    ),
+    MetricInfo(
+        key="high_quality",
+        title="High quality",
+        meaning="share of samples within 3 std of their nearest mode",
+        better="higher",
         reference_text="98.9 % for a perfect 2-D sampler",
-        share=True,
+        is_share=True,
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
     ),
-    "modes_assigned": MetricInfo(
-        "Modes assigned", "modes that are nearest to at least one sample, however far (paper)"
+    MetricInfo(
+        key="modes_assigned",
+        title="Modes assigned",
+        meaning="modes that are nearest to at least one sample, however far (paper)",
+        better="higher",
     ),
-    "reverse_kl": MetricInfo(
-        "Reverse KL", "of the modes of high-quality samples from uniform, in nats; lower is better", reference_text="0"
+    MetricInfo(
+        key="reverse_kl",
+        title="Reverse KL",
+        meaning="divergence of the modes of high-quality samples from uniform, in nats",
+        better="lower",
+        reference_text="0",
+        is_sweepable=True,
     ),
-    "right_mode": MetricInfo(
-        "Right mode", "share of holdout points whose reconstruction is nearest to their own mode", share=True
+    MetricInfo(
+        key="right_mode",
+        title="Right mode",
+        meaning="share of holdout points whose reconstruction is nearest to their own mode",
+        better="higher",
+        is_share=True,
+        is_live=True,
+        is_sweepable=True,
     ),
-    "latent_mmd2": MetricInfo(
-        "Latent match (MMD²)",
-        "unbiased squared MMD between z ~ q(z|x) over the holdout split and the prior",
+    MetricInfo(
+        key="latent_mmd2",
+        title="Latent match (MMD²)",
+        meaning="unbiased squared MMD between z ~ q(z|x) over the holdout split and the prior",
+        better="lower",
         reference_text="0 for a perfect match",
+        is_sweepable=True,
     ),
-    "latent_std_min": MetricInfo(
-        "Smallest latent std", "over the latent variables of z ~ q(z|x) on the holdout split", reference_text="1"
+    MetricInfo(
+        key="latent_std_min",
+        title="Smallest latent std",
+        meaning="over the latent variables of z ~ q(z|x) on the holdout split",
+        reference_text="1",
     ),
-    "latent_std_max": MetricInfo("Largest latent std", "the same, largest", reference_text="1"),
-    "sigma_mean": MetricInfo("Mean σ(x)", "how wide q(z|x) is on average; 0 for a deterministic encoder"),
-    "label_entropy": MetricInfo(
-        "Label entropy of samples",
-        "entropy of the classifier's labels of decoder samples, in nats; low means classes are missing",
-        "label_entropy_reference",
-        "training labels",
+    MetricInfo(key="latent_std_max", title="Largest latent std", meaning="the same, largest", reference_text="1"),
+    MetricInfo(
+        key="sigma_mean",
+        title="Mean σ(x)",
+        meaning="how wide q(z|x) is on average; 0 for a deterministic encoder",
     ),
-}
-"""In the order of the report; metrics without a note follow under their own name."""
+    MetricInfo(
+        key="label_entropy",
+        title="Label entropy of samples",
+        meaning="entropy of the classifier's labels of decoder samples, in nats; low means classes are missing",
+        reference="label_entropy_reference",
+        reference_text="training labels",
+    ),
+    # ---- evaluate --what svm ----
+    MetricInfo(
+        key="svm_error",
+        title="SVM error",
+        meaning="test error of the SVM on µ and the encoder's last three hidden layers, mean over the draws",
+        better="lower",
+        is_share=True,
+    ),
+    MetricInfo(
+        key="svm_error_std",
+        title="SVM error, std",
+        meaning="its population standard deviation over the draws, as the paper prints it",
+        is_share=True,
+    ),
+    MetricInfo(
+        key="svm_penalty",
+        title="SVM penalty C",
+        meaning="the C that one draw and the held-out part of the training split chose",
+    ),
+    MetricInfo(
+        key="svm_validation_error",
+        title="SVM validation error",
+        meaning="error of that C on the held-out part, with that draw",
+        is_share=True,
+    ),
+    MetricInfo(key="svm_labels", title="SVM labels", meaning="labels in each draw"),
+    MetricInfo(key="svm_features", title="SVM features", meaning="size of the representation"),
+    MetricInfo(
+        key="svm_unconverged",
+        title="SVM fits not converged",
+        meaning="fits that reached the solver's limit of iterations",
+    ),
+    # ---- evaluate --what anomaly ----
+    MetricInfo(
+        key="auroc_reconstruction",
+        title="AUROC of reconstruction",
+        meaning="of |x - G(E(x))|: 1 tells every anomaly, 0.5 none",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_cross_entropy",
+        title="AUROC of cross-entropy",
+        meaning="of the discriminator's cross-entropy of (x, E(x))",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_features",
+        title="AUROC of features",
+        meaning="of the distance in the discriminator's last hidden layer (feature matching)",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_egbad_cross_entropy",
+        title="AUROC of EGBAD, cross-entropy",
+        meaning="of EGBAD's sum of reconstruction and cross-entropy",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_egbad_features",
+        title="AUROC of EGBAD, features",
+        meaning="of EGBAD's sum of reconstruction and feature matching",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_egbad_cross_entropy_standardised",
+        title="AUROC of EGBAD, cross-entropy, standardized",
+        meaning="of EGBAD's sum with cross-entropy, each term standardized on normal training samples",
+        better="higher",
+    ),
+    MetricInfo(
+        key="auroc_egbad_features_standardised",
+        title="AUROC of EGBAD, features, standardized",
+        meaning="of EGBAD's sum with feature matching, each term standardized likewise",
+        better="higher",
+    ),
+    # ---- evaluate --what fid ----
+    MetricInfo(
+        key="fid",
+        title="FID",
+        meaning="Fréchet Inception distance of decoder samples to the training images; biased by their number",
+        better="lower",
+    ),
+    MetricInfo(
+        key="kid",
+        title="KID",
+        meaning="kernel Inception distance of the same; about 0 for a perfect model",
+        better="lower",
+    ),
+    MetricInfo(key="kid_std", title="KID, std", meaning="its population standard deviation over subsets"),
+)
+
+METRICS: Mapping[str, MetricInfo] = {row.key: row for row in _ROWS}
+"""All metrics by key, in the order in which they are shown; metrics without a row follow under their own key."""
+
+_FAMILIES = {"condition_kept_": "condition_kept", "condition_balanced_": "condition_balanced"}
+"""How keys of one class or attribute begin (`condition_kept_NAME`), and the metric that they split up."""
 
 
-def format_metric(value: float, share: bool) -> str:
-    """A metric's value in about four digits; a share in percent."""
-    if share:
-        return f"{value * 100:.1f} %"
-    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
+def reference_keys() -> list[str]:
+    """The keys of the numbers that metrics are held against, each once."""
+    return list(dict.fromkeys(row.reference for row in METRICS.values() if row.reference))
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
-    """Rows (title, value, reference, explanation) of a table, notes' order first."""
-    rows = []
-    for key, note in METRICS.items():
-        if key in metrics:
-            rows.append(
-                (note.title, format_metric(metrics[key], note.share), _format_reference(note, metrics), note.text)
-            )
-    used = set(METRICS) | {note.reference for note in METRICS.values()}
-    for key, value in metrics.items():
-        if key in used or key.endswith("_reference"):
-            continue
-        if key.startswith(("condition_kept_", "condition_balanced_")):
-            kind, _, name = key.removeprefix("condition_").partition("_")
-            title = f"Condition kept{', balanced' * (kind == 'balanced')}: {name}"
-            real = metrics.get(f"{key}_reference")
-            rows.append((title, format_metric(value, True), "" if real is None else format_metric(real, True), ""))
-        else:
-            rows.append((key, format_metric(value, False), "", ""))
-    return rows
+def metric_keys() -> list[str]:
+    """Every key that is known by name: metrics, then references. Families (`condition_kept_NAME`) are not listed."""
+    return [*METRICS, *(key for key in reference_keys() if key not in METRICS)]
 
 
-def _format_reference(note: MetricInfo, metrics: Mapping[str, float]) -> str:
-    if note.reference is None:
-        return note.reference_text
-    if note.reference not in metrics:
-        return ""
-    return f"{format_metric(metrics[note.reference], note.share)} ({note.reference_text})"
+def family_of(key: str) -> str | None:
+    """The metric that a key of a family splits up, such as `condition_kept` for `condition_kept_NAME`; else None."""
+    return next((whole for prefix, whole in _FAMILIES.items() if key.startswith(prefix)), None)
+
+
+def is_known_key(key: str) -> bool:
+    """Whether a key is a metric's, a reference's, or one of a family (`condition_kept_NAME`)."""
+    return key in METRICS or key in reference_keys() or family_of(key) is not None

@@ -1,6 +1,6 @@
-"""Small classifiers, trained on the training split: the judges of decoder samples and reconstructions.
+"""Small classifiers, trained on the training split, that score decoder samples and reconstructions.
 
-On scikit-learn's digits at 16x16 it is right on 97 to 98 % of the test images after about 4 seconds on one core.
+On scikit-learn's digits at 16x16 one is right on 97 to 98 % of the test images after about 4 seconds on one core.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ FEATURES = 64
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained judge. `trunk` maps images [N, C, H, W] in [0, 1] to features [N, 64], `head` those to logits."""
+    """A trained classifier of classes.
+
+    Attributes:
+        trunk: Maps images [N, C, H, W] in [0, 1] to features [N, 64].
+        head: Maps features to one logit for each class.
+        device: Where both are.
+    """
 
     trunk: nn.Module
     head: nn.Module
@@ -36,30 +42,35 @@ class Classifier:
         return in_batches(self.trunk, x, self.device, "classifier's feature map")
 
     def classify(self, features: Tensor) -> Tensor:
-        """Labels int64 [N] of penultimate features [N, 64]."""
+        """Predict classes, int64 [N], from penultimate features [N, 64]."""
         return in_batches(self.head, features, self.device, "classifier's logits").argmax(dim=1)
 
 
 @dataclass(frozen=True)
-class AttributeJudge:
-    """A trained judge of A binary attributes; `network` maps images [N, C, H, W] in [0, 1] to one logit for each."""
+class AttributeClassifier:
+    """A trained classifier of A binary attributes.
+
+    Attributes:
+        network: Maps images [N, C, H, W] in [0, 1] to one logit for each attribute; its first part gives features.
+        device: Where it is.
+    """
 
     network: nn.Sequential
     device: torch.device
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features [N, 64], at least 0, of images [N, C, H, W]; on the CPU."""
-        return in_batches(self.network[0], x, self.device, "attribute judge's feature map")
+        return in_batches(self.network[0], x, self.device, "attribute classifier's feature map")
 
-    def has(self, x: Tensor) -> Tensor:
-        """Which attributes images [N, C, H, W] have, bool [N, A] on the CPU."""
-        return in_batches(self.network, x, self.device, "attribute judge's logits") > 0
+    def detect_attributes(self, x: Tensor) -> Tensor:
+        """Predict which attributes images [N, C, H, W] have, bool [N, A] on the CPU."""
+        return in_batches(self.network, x, self.device, "attribute classifier's logits") > 0
 
 
-def judge_updates(x: Tensor) -> int:
-    """Updates that a judge of images like `x` [N, C, H, W] needs: 400 up to 16x16, in proportion to the area to 1600.
+def classifier_updates(x: Tensor) -> int:
+    """Updates that a classifier of images like `x` [N, C, H, W] needs: 400 up to 16x16, then by area, up to 1600.
 
-    On drawn shapes at 32x32 a judge of classes is right on 70 % after 400 updates and on 97 % after 1000.
+    On drawn shapes at 32x32 a classifier of classes is right on 70 % after 400 updates and on 97 % after 1000.
     """
     return round(STEPS * min(LARGEST_FACTOR, max(1.0, x.shape[2] * x.shape[3] / 256)))
 
@@ -67,10 +78,15 @@ def judge_updates(x: Tensor) -> int:
 def train_classifier(
     train: LabelledArrays, *, seed: int, device: torch.device | str, steps: int | None = None
 ) -> Classifier:
-    """Train a judge on a labelled split; the same arguments give the same judge (bit for bit on a CPU).
+    """Train a classifier on a labelled split; the same arguments give the same one (bit for bit on a CPU).
 
-    Adam with a cosine decay to 0, cross-entropy, no augmentation; batches are drawn with replacement. Without `steps`
-    it takes 400, which is too few above about 16x16: see `enough_steps`.
+    Adam with a cosine decay to 0, cross-entropy, no augmentation; batches are drawn with replacement.
+
+    Args:
+        train: Images with class labels.
+        seed: Seed of weights and batches.
+        device: Where it is trained and used.
+        steps: Updates; None: 400, which is too few above about 16x16 (see `classifier_updates`).
     """
     assert train.y is not None, "a classifier needs labels"
     device = torch.device(device)
@@ -80,23 +96,23 @@ def train_classifier(
     return Classifier(trunk.eval(), head.eval(), device)
 
 
-def train_attribute_judge(x: Tensor, y: Tensor, *, seed: int, device: torch.device | str) -> AttributeJudge:
-    """Train a judge of attributes as `train_classifier` does one of classes, for `enough_steps`.
+def train_attribute_classifier(x: Tensor, y: Tensor, *, seed: int, device: torch.device | str) -> AttributeClassifier:
+    """Train a classifier of attributes as `train_classifier` does one of classes, for `classifier_updates`.
 
     The loss is the mean of one binary cross-entropy for each attribute.
 
     Args:
-        x: images, float32 [N, C, H, W] in [0, 1].
+        x: Images, float32 [N, C, H, W] in [0, 1].
         y: float32 [N, A]; 1 where the image has the attribute, 0 where it does not.
-        seed: of weights and batches.
-        device: where it trains and judges.
+        seed: Seed of weights and batches.
+        device: Where it is trained and used.
     """
     assert y.ndim == 2 and y.dtype == torch.float32 and len(y) == len(x), f"attributes must be float32 [{len(x)}, A]"
     device = torch.device(device)
-    draws = make_generator(seed, "attribute judge")
+    draws = make_generator(seed, "attribute judge")  # part of the seed: another word would change every number
     trunk, head = _build_network(x.shape[1], y.shape[1], draws, device)
-    _train_network(trunk, head, x, y, F.binary_cross_entropy_with_logits, draws, judge_updates(x), device)
-    return AttributeJudge(nn.Sequential(trunk, head).eval(), device)
+    _train_network(trunk, head, x, y, F.binary_cross_entropy_with_logits, draws, classifier_updates(x), device)
+    return AttributeClassifier(nn.Sequential(trunk, head).eval(), device)
 
 
 def _train_network(
@@ -110,21 +126,21 @@ def _train_network(
     device: torch.device,
 ) -> None:
     parameters = [*trunk.parameters(), *head.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     with torch.enable_grad():
         for step in range(steps):
-            optimiser.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             rows = torch.randint(len(x), (BATCH_SIZE,), generator=draws)
             loss = criterion(head(trunk(x[rows].to(device))), y[rows].to(device))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
 
 
 def _build_network(
     channels: int, classes: int, draws: torch.Generator, device: torch.device
 ) -> tuple[nn.Module, nn.Module]:
-    """Two convolutions and a hidden layer, whatever the image's size."""
+    """Build two convolutions and a hidden layer, for images of any size."""
     with torch.device("meta"):
         trunk = nn.Sequential(
             nn.Conv2d(channels, 32, 3, stride=2, padding=1),
@@ -143,9 +159,9 @@ def _build_network(
 
 
 def fill_weights(network: nn.Module, draws: torch.Generator) -> None:
-    """Bring a network from the meta device to the CPU, with weights from `draws`, in place.
+    """Bring a network from the meta device to the CPU, in place, with weights drawn from `draws`.
 
-    Layers are made on the meta device and filled here because their own initialisation would draw from torch's global
+    Layers are made on the meta device and filled here because their own initialization would draw from torch's global
     generator, which belongs to the caller.
     """
     network.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""Which modes of a Gaussian mixture a generator covers, and how well.
+"""How many modes of a Gaussian mixture a decoder covers, and how well.
 
 All components have equal weight and covariance std^2 I, so that the component of highest responsibility is the one
 with the nearest mean. Two families of definitions are in use, and they do not agree:
@@ -20,33 +20,33 @@ QUALITY_RADIUS = 3.0
 
 
 def nearest_mode(points: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Index int64 [N] of the nearest of `means` [K, D] to each of `points` [N, D], and the distance to it [N]."""
+    """For each of `points` [N, D], the index of the nearest of `means` [K, D], int64 [N], and its distance [N]."""
     distance, mode = torch.cdist(points.double(), means.double()).min(dim=1)
     return mode, distance
 
 
 def mode_coverage(samples: Tensor, means: Tensor, std: float) -> dict[str, float]:
-    """Mode coverage of decoder samples [N, D] over K modes.
+    """Measure how decoder samples [N, D] cover K modes with means [K, D].
 
     Returns:
-        modes: modes with at least one sample of high quality (0 to K).
-        high_quality: share of samples within 3 std of their nearest mean (0 to 1; a perfect 2-D sampler: 0.989).
+        modes: Modes with at least one sample of high quality (0 to K).
+        high_quality: Share of samples within 3 std of their nearest mean (0 to 1; a perfect 2-D sampler: 0.989).
         reverse_kl: KL(modes of high-quality samples || uniform), nats (0 to ln K; ln K if none is of high quality).
-        modes_assigned: modes that are nearest to at least one sample, whatever its distance (0 to K).
+        modes_assigned: Modes that are nearest to at least one sample, whatever its distance (0 to K).
     """
     mode, distance = nearest_mode(samples, means)
-    good = distance < QUALITY_RADIUS * std
-    counts = torch.bincount(mode[good], minlength=len(means)).double()
+    is_good = distance < QUALITY_RADIUS * std
+    counts = torch.bincount(mode[is_good], minlength=len(means)).double()
     return {
         "modes": float((counts > 0).sum()),
-        "high_quality": float(good.double().mean()),
-        "reverse_kl": kl_to_uniform(counts) if bool(good.any()) else math.log(len(means)),
+        "high_quality": float(is_good.double().mean()),
+        "reverse_kl": kl_to_uniform(counts) if bool(is_good.any()) else math.log(len(means)),
         "modes_assigned": float(len(mode.unique())),
     }
 
 
 def kl_to_uniform(counts: Tensor) -> float:
-    """KL divergence (nats) of a histogram [K] with at least one count from the uniform distribution over its bins."""
+    """KL divergence (nats) of a histogram [K], with at least one count, from the uniform distribution over its bins."""
     return max(0.0, math.log(len(counts)) - histogram_entropy(counts))
 
 
@@ -58,5 +58,5 @@ def histogram_entropy(counts: Tensor) -> float:
 
 def right_mode_share(x: Tensor, x_rec: Tensor, means: Tensor) -> float:
     """Share (0 to 1) of points [N, D] whose reconstruction is nearest to the same mode as the point itself."""
-    same = nearest_mode(x, means)[0] == nearest_mode(x_rec, means)[0]
-    return float(same.double().mean())
+    is_same = nearest_mode(x, means)[0] == nearest_mode(x_rec, means)[0]
+    return float(is_same.double().mean())

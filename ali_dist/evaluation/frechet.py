@@ -1,12 +1,13 @@
 """Fréchet distance between two sets of features, each seen as one Gaussian.
 
-Source: Heusel et al., NeurIPS 2017 (arXiv 1706.08500), eq. 6, with the features of `classifier.py` in place of
+Source: Heusel et al., NeurIPS 2017 (arXiv 1706.08500), eq. 6, with the features of `classifiers.py` in place of
 Inception's: these images are too small and too unlike photographs for an ImageNet network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +16,26 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 REFERENCE_VARIANCE = 1600.0
-"""Total variance the training images' features are scaled to. A convention: 64 features at 5 units each."""
+"""Total variance that the training images' features are scaled to. A convention: 64 features at 5 units each."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """First two moments of features: mean [F] and unbiased covariance [F, F], float64."""
+    """The first two moments of features: mean [F] and unbiased covariance [F, F], float64."""
 
     mean: Array
     covariance: Array
 
     @classmethod
-    def of(cls, features: Tensor) -> Gaussian:
-        """Moments of `features` [N, F], N >= 2."""
+    def fit(cls, features: Tensor) -> Self:
+        """Take the moments of `features` [N, F], N >= 2."""
         assert features.ndim == 2 and len(features) >= 2, f"needs [N >= 2, F], got {tuple(features.shape)}"
         values = features.double().numpy()
         return cls(values.mean(axis=0), np.atleast_2d(np.cov(values, rowvar=False)))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), at least 0, in squared feature units.
+    """Fréchet distance |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), at least 0, in squared feature units.
 
     (A B)^(1/2) has the eigenvalues of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: no complex square root, and
     singular covariances (features that are always 0) do no harm.
@@ -46,14 +47,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def scaled_frechet_distance(features: Tensor, reference: Gaussian) -> float:
-    """Distance of `features` [N, F] to `reference`, in units where the reference's total variance is 1600.
+    """Fréchet distance of `features` [N, F] to `reference`, in units where the reference's total variance is 1600.
 
     How large a classifier's features are is an accident of its training; without the scaling, two classifiers that
     agree on every label can give distances that differ tenfold.
     """
     total = float(np.trace(reference.covariance))
     assert total > 0, "the reference features do not vary"
-    return frechet_distance(Gaussian.of(features), reference) * REFERENCE_VARIANCE / total
+    return frechet_distance(Gaussian.fit(features), reference) * REFERENCE_VARIANCE / total
 
 
 def _square_root(covariance: Array) -> Array:

@@ -29,7 +29,7 @@ CLASSES = 1008
 SUBSETS = 100
 SUBSET_SIZE = 1000
 IMAGES_AT_ONCE = 50
-WANTED = "the converted 2015 Inception that FID is defined by (pt_inception-2015-12-05-6726825d.pth)"
+EXPECTED_FILE = "the converted 2015 Inception that FID is defined by (pt_inception-2015-12-05-6726825d.pth)"
 
 Array = NDArray[np.float64]
 
@@ -41,23 +41,22 @@ class InceptionNetwork:
     network: nn.Module
     device: torch.device
 
-    def features(self, x: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def features(self, x: Tensor, on_batch: Callable[[int], None] | None = None) -> Tensor:
         """Pooled features float32 [N, 2048] of images [N, 1 or 3, H, W] in [0, 1], on the CPU.
 
         Grey images are taken as equal red, green and blue. Values are first rounded to 256 levels, as in a PNG file.
-        `progress` is told (images done, images in all).
+        `on_batch` is called after each batch with the number of images in it.
 
         Raises:
-            FloatingPointError: a feature is not finite.
+            FloatingPointError: A feature is not finite.
         """
         assert x.ndim == 4 and x.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {tuple(x.shape)}"
-        parts = []
-        for start in range(0, len(x), IMAGES_AT_ONCE):
-            part = x[start : start + IMAGES_AT_ONCE]
-            parts.append(in_batches(self._features, part, self.device, "Inception's feature map"))
-            if progress is not None:
-                progress(start + len(part), len(x))
-        return torch.cat(parts)
+        features = []
+        for batch in x.split(IMAGES_AT_ONCE):
+            features.append(in_batches(self._features, batch, self.device, "Inception's feature map"))
+            if on_batch is not None:
+                on_batch(len(batch))
+        return torch.cat(features)
 
     def _features(self, x: Tensor) -> Tensor:
         levels = (x.float() * 255).round().clamp(0, 255).expand(-1, 3, -1, -1)
@@ -65,40 +64,40 @@ class InceptionNetwork:
 
 
 def load_inception(file: Path | str, *, device: torch.device | str) -> InceptionNetwork:
-    """The extractor with weights from a .pth (a state dict of tensors) or .safetensors file.
+    """Load the extractor with weights from a .pth (a state dict of tensors) or .safetensors file.
 
     Raises:
-        InputError: torchvision is not installed, there is no such file, it holds more than tensors, or not these.
+        InputError: torchvision is not installed, there is no such file, or it holds more than tensors or other ones.
     """
     network = _build_network()
     weights = _read_weights(Path(file))
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items() if "num_batches" not in name}
-    for name, shape in wanted.items():
-        found = weights.get(name)
-        if not isinstance(found, Tensor) or found.shape != shape:
-            what = f"has {list(found.shape)}" if isinstance(found, Tensor) else "does not hold it"
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    for name, shape in expected.items():
+        stored = weights.get(name)
+        if not isinstance(stored, Tensor) or stored.shape != shape:
+            problem = f"has {list(stored.shape)}" if isinstance(stored, Tensor) else "does not hold it"
             raise InputError(
-                f"{file} is not {WANTED}: {name} should be a tensor of {list(shape)}, but the file {what}; "
+                f"{file} is not {EXPECTED_FILE}: {name} should be a tensor of {list(shape)}, but the file {problem}; "
                 f"give that file, or leave FID and KID out."
             )
-    network.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    network.load_state_dict({name: weights[name] for name in expected}, strict=False)
     _replace_pooling(network)
     return InceptionNetwork(network.requires_grad_(False).eval().to(device), torch.device(device))
 
 
 def inception_distances(real: Tensor, generated: Tensor, *, seed: int) -> dict[str, float]:
-    """FID and KID of two sets of `Inception.features`, [N, 2048] and [M, 2048], N and M >= 2.
+    """FID and KID of two sets of `InceptionNetwork.features`, [N, 2048] and [M, 2048], N and M >= 2.
 
     FID is biased by the number of images (fewer: larger), so only figures with the same numbers compare; the usual
     numbers are all training images and 50,000 samples. KID has no such bias.
 
     Returns:
-        fid: squared feature units, at least 0.
-        kid, kid_std: mean and population standard deviation of the subsets' estimates; may fall below 0 by chance.
+        fid: In squared feature units, at least 0.
+        kid, kid_std: Mean and population standard deviation of the subsets' estimates; may fall below 0 by chance.
     """
     estimates = kernel_distances(real, generated, seed=seed)
     return {
-        "fid": frechet_distance(Gaussian.of(real), Gaussian.of(generated)),
+        "fid": frechet_distance(Gaussian.fit(real), Gaussian.fit(generated)),
         "kid": float(estimates.mean()),
         "kid_std": float(estimates.std()),
     }
@@ -107,7 +106,7 @@ def inception_distances(real: Tensor, generated: Tensor, *, seed: int) -> dict[s
 def kernel_distances(
     real: Tensor, generated: Tensor, *, seed: int, subsets: int = SUBSETS, size: int = SUBSET_SIZE
 ) -> Array:
-    """Unbiased squared MMD of random subsets, [subsets], with the kernel (u . v / F + 1)^3.
+    """Estimate the unbiased squared MMD of random subsets, [subsets], with the kernel (u . v / F + 1)^3.
 
     Each subset draws `size` features of either side without replacement (all, where a side has fewer).
     Source: Binkowski et al., section 4, and Gretton et al., JMLR 13 (2012), lemma 6.
@@ -134,26 +133,26 @@ def _mmd2(a: Array, b: Array) -> float:
 
 
 def enlarge_images(x: Tensor, side: int) -> Tensor:
-    """Images [N, C, H, W] at side x side by TensorFlow 1's bilinear rule, which FID's figures rest on.
+    """Resize images [N, C, H, W] to side x side by TensorFlow 1's bilinear rule, which FID's figures rest on.
 
-    Output pixel i lies at i * H / side of the input (corner to corner on the left, not centre to centre as in
+    Output pixel i lies at i * H / side of the input (corner to corner on the left, not center to center as in
     `torch.nn.functional.interpolate`), and the last row and column repeat beyond the edge.
     """
 
     def weights(size: int) -> Tensor:  # [side, size]; at most two in each row, which sum to 1
-        place = torch.arange(side, dtype=torch.float32) * (size / side)
-        low = place.floor().long()
+        position = torch.arange(side, dtype=torch.float32) * (size / side)
+        low = position.floor().long()
         high = (low + 1).clamp(max=size - 1)
-        share = (place - low)[:, None]
-        one = torch.eye(size)
-        return ((1 - share) * one[low] + share * one[high]).to(x)
+        share = (position - low)[:, None]
+        unit = torch.eye(size)
+        return ((1 - share) * unit[low] + share * unit[high]).to(x)
 
     return weights(x.shape[2]) @ x @ weights(x.shape[3]).T
 
 
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
-        raise InputError(f"There is no file {file}: FID and KID need {WANTED}, which is not downloaded for you.")
+        raise InputError(f"There is no file {file}: FID and KID need {EXPECTED_FILE}, which is not downloaded for you.")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -163,10 +162,10 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # garbled bytes make torch's restricted unpickler fail in any way there is
         raise InputError(
             f"{file} cannot be read as plain tensors ({type(error).__name__}), and nothing else is ever loaded: "
-            f"give {WANTED} as a .pth state dict or a .safetensors file, not a TorchScript or pickled model."
+            f"give {EXPECTED_FILE} as a .pth state dict or a .safetensors file, not a TorchScript or pickled model."
         ) from error
     if not isinstance(weights, Mapping):
-        raise InputError(f"{file} holds a {type(weights).__name__}, not a state dict: give {WANTED}.")
+        raise InputError(f"{file} holds a {type(weights).__name__}, not a state dict: give {EXPECTED_FILE}.")
     return weights
 
 
@@ -175,7 +174,8 @@ class Repooled(nn.Module):
 
     def __init__(self, block: Any, pool: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.block, self.pool = block, pool
+        self.block = block
+        self.pool = pool
         self.branch_pool = block.branch_pool
         block.branch_pool = nn.Identity()
 
@@ -185,12 +185,12 @@ class Repooled(nn.Module):
 
 
 def inner_mean(x: Tensor) -> Tensor:
-    """3x3 means [N, C, H, W] at stride 1 of what lies inside the image: TensorFlow's rule; torchvision adds zeros."""
+    """3x3 means [N, C, H, W] at stride 1 of the pixels inside the image, as in TensorFlow; torchvision adds zeros."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def largest_of_neighbours(x: Tensor) -> Tensor:
-    """3x3 maxima [N, C, H, W] at stride 1: what the last block of the 2015 network has in place of means."""
+    """3x3 maxima [N, C, H, W] at stride 1: what the last block of the 2015 network takes in place of means."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
@@ -203,7 +203,7 @@ def _replace_pooling(network: Any) -> None:
 
 
 def _build_network() -> nn.Module:
-    """torchvision's Inception for 1008 classes, weights not set; its state dict has the names of the published file.
+    """Build torchvision's Inception for 1008 classes, without weights; its state dict has the published file's names.
 
     Raises:
         InputError: torchvision is not installed.
@@ -212,7 +212,7 @@ def _build_network() -> nn.Module:
         from torchvision.models import inception_v3
     except ImportError as error:
         raise InputError(f"FID and KID need torchvision, which cannot be imported ({error}): install it.") from error
-    with torch.device("meta"):  # initialising would draw from torch's global generator, which belongs to the caller
+    with torch.device("meta"):  # initializing would draw from torch's global generator, which belongs to the caller
         network: nn.Module = inception_v3(
             weights=None, num_classes=CLASSES, aux_logits=False, transform_input=False, init_weights=False
         )

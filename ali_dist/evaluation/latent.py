@@ -8,22 +8,22 @@ from torch import Tensor
 from ali_dist.evaluation.batched import make_generator
 
 MOST_POINTS = 2000
-"""Points per side that the MMD compares: its cost is quadratic, and its error is below 1e-3 well before that."""
+"""Points of each side that the MMD compares: its cost is quadratic, and its error is below 1e-3 with fewer."""
 
 
-def latent_match(z: Tensor, seed: int) -> dict[str, float]:
-    """Compare encoder samples `z` [N, n_z], N >= 2, with the prior.
+def latent_match(z_hat: Tensor, seed: int) -> dict[str, float]:
+    """Compare encoder samples `z_hat` [N, n_z], N >= 2, with the prior.
 
     Returns:
-        latent_mmd2: unbiased squared MMD to as many prior draws (0 for a perfect match; may fall below 0 by chance).
-        latent_std_min, latent_std_max: smallest and largest standard deviation of a latent variable (ideal: 1).
+        latent_mmd2: Unbiased squared MMD to as many prior draws (0 for a perfect match; may fall below 0 by chance).
+        latent_std_min, latent_std_max: Smallest and largest standard deviation of a latent variable (ideal: 1).
     """
     draws = make_generator(seed, "latent")
-    chosen = z[torch.randperm(len(z), generator=draws)[:MOST_POINTS]]
+    chosen = z_hat[torch.randperm(len(z_hat), generator=draws)[:MOST_POINTS]]
     prior = torch.randn(chosen.shape, generator=draws)
-    std = z.double().std(dim=0)
+    std = z_hat.double().std(dim=0)
     return {
-        "latent_mmd2": squared_mmd(chosen, prior, squared_bandwidth=prior_median_squared_distance(z.shape[1])),
+        "latent_mmd2": squared_mmd(chosen, prior, squared_bandwidth=prior_median_squared_distance(z_hat.shape[1])),
         "latent_std_min": float(std.min()),
         "latent_std_max": float(std.max()),
     }

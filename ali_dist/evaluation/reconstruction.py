@@ -1,4 +1,4 @@
-"""How close reconstructions G(z), z from q(z|x), come to x."""
+"""How close reconstructions G(z), z ~ q(z|x), come to x."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def mean_squared_distance(x: Tensor, x_rec: Tensor) -> float:
 
 
 def mean_image_error(train: Tensor, holdout: Tensor) -> float:
-    """What `mean_squared_error` gives a model that answers the training set's mean image to everything."""
+    """The `mean_squared_error` on `holdout` of answering everything with the mean image of `train`, [N, C, H, W]."""
     return mean_squared_error(holdout, train.double().mean(dim=0).expand_as(holdout))

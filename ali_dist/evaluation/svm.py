@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation.few_labels import balanced_rows
+from ali_dist.evaluation.probe import balanced_rows
 
 LABELS = 1000
 DRAWS = 100
@@ -25,8 +25,8 @@ PENALTIES = np.exp(np.linspace(-20, 20, 50))
 VALIDATION_SHARE = 10_000 / 73_257
 ROWS_AT_ONCE = 4096
 
-Progress = Callable[[int, int], None]
-"""Called with (fits done, fits in all)."""
+OnFit = Callable[[int, int], None]
+"""Called after each fit with (fits done, fits in all)."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class EmbeddedSplit:
 
 @dataclass(frozen=True)
 class SvmResult:
-    """What the protocol measured.
+    """What the protocol has measured.
 
     Attributes:
-        error_mean: test misclassification, mean over the draws (0 to 1).
-        error_std: its population standard deviation over the draws.
-        penalty: the C that was chosen.
-        validation_error: of that C, on the one draw that chose it.
-        draws: number of draws of labels.
-        labels: labels in each draw.
+        error_mean: Test misclassification, mean over the draws (0 to 1).
+        error_std: Its population standard deviation over the draws.
+        penalty: The C that was chosen.
+        validation_error: The validation error of that C, with the one draw that chose it.
+        draws: Number of draws of labels.
+        labels: Labels in each draw.
         features: F, the size of the representation.
-        unconverged: test fits that reached the solver's limit of 1000 iterations.
+        unconverged: Test fits that reached the solver's limit of 1000 iterations.
     """
 
     error_mean: float
@@ -71,7 +71,14 @@ class SvmResult:
 
 @dataclass(frozen=True)
 class LinearMachine:
-    """A linear classifier: the class of the largest x W + b. weights [F, K], bias [K], classes int64 [K]."""
+    """A linear classifier, which predicts the class of the largest x W + b.
+
+    Attributes:
+        weights: W [F, K].
+        bias: b [K].
+        classes: The classes, int64 [K].
+        converged: Whether the solver ended before its limit of iterations.
+    """
 
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -82,19 +89,19 @@ class LinearMachine:
         """Share (0 to 1) of wrong labels; the features are widened to float64 a few rows at a time."""
         wrong = 0
         for start in range(0, len(split.labels), ROWS_AT_ONCE):
-            part = split[start : start + ROWS_AT_ONCE]
-            best = (part.features.astype(np.float64) @ self.weights + self.bias).argmax(axis=1)
-            wrong += int((self.classes[best] != part.labels).sum())
+            rows = split[start : start + ROWS_AT_ONCE]
+            best = (rows.features.astype(np.float64) @ self.weights + self.bias).argmax(axis=1)
+            wrong += int((self.classes[best] != rows.labels).sum())
         return wrong / len(split.labels)
 
 
 def hold_out_rows(count: int) -> tuple[slice, slice]:
-    """Rows of the label pool and of the validation part among `count` training samples.
+    """Choose the rows of the label pool and of the validation part among `count` training samples.
 
-    The last 10,000 of 73,257, as the authors' code has it, and the same share of any other number.
+    The validation part is the last 10,000 of 73,257, as in the authors' code, and the same share of any other number.
 
     Raises:
-        InputError: too few samples to split.
+        InputError: There are too few samples to split.
     """
     validation = round(count * VALIDATION_SHARE)
     if validation < 1:
@@ -114,48 +121,51 @@ def svm_protocol(
     draws: int = DRAWS,
     seed: int = 0,
     penalties: Sequence[float] | NDArray[np.float64] = PENALTIES,
-    standardise: bool = False,
+    standardize: bool = False,
     jobs: int = 1,
-    progress: Progress | None = None,
+    on_fit: OnFit | None = None,
 ) -> SvmResult:
     """Run the protocol; the same arguments give the same result, whatever `jobs`.
 
     A fit of 1000 labels and 5,376 features takes 1 to 2 seconds of one core, a whole run of 150 fits about 5 minutes.
 
     Args:
-        pool: labelled training samples that labels are drawn from.
-        validation: held-out training samples that choose C (see `hold_out`).
-        test: where the errors that are reported come from.
-        labels: in each draw, equally many of each class.
-        draws: draws of labels for the test error.
-        seed: of every draw and of the solver.
-        penalties: the candidates for C; of equally good ones the first is taken.
-        standardise: scale each feature by its mean and standard deviation over the drawn samples. The paper does not.
-        jobs: processes that fit. Threads would not do: the solver's random numbers are global to a process.
-        progress: told about each fit.
+        pool: Labelled training samples that labels are drawn from.
+        validation: Held-out training samples that choose C (see `hold_out_rows`).
+        test: Samples that the reported errors are measured on.
+        labels: Labels in each draw, equally many of each class.
+        draws: Draws of labels for the test error.
+        seed: Seed of every draw and of the solver.
+        penalties: The candidates for C; of equally good ones the first is taken.
+        standardize: Scale each feature by its mean and standard deviation over the drawn samples. The paper does not.
+        jobs: Processes that fit. Threads would not do: the solver's random numbers are global to a process.
+        on_fit: Called after each fit.
 
     Raises:
-        InputError: a class is missing, or has too few samples for a draw.
+        InputError: A class is missing, or has too few samples for a draw.
     """
-    assert draws >= 1 and len(penalties) >= 1, "needs at least one draw and one C"
+    if draws < 1 or len(penalties) < 1:
+        raise ValueError(f"{draws} draws and {len(penalties)} penalties were given, but both must be at least 1.")
     _require_known_classes(pool, validation, "validation")
     _require_known_classes(pool, test, "test")
-    total, done = len(penalties) + draws, 0
+    total = len(penalties) + draws
+    done = 0
 
-    def fitted(rows: Iterator[NDArray[np.int64]], candidates: Sequence[float]) -> Iterator[LinearMachine]:
+    def fit_each(rows: Iterator[NDArray[np.int64]], candidates: Sequence[float]) -> Iterator[LinearMachine]:
         nonlocal done
         tasks = ((pool[chosen], float(C)) for chosen, C in zip(rows, candidates, strict=True))
-        for machine in _fit_all(tasks, seed, standardise, jobs):
+        for machine in _fit_all(tasks, seed, standardize, jobs):
             done += 1
-            if progress is not None:
-                progress(done, total)
+            if on_fit is not None:
+                on_fit(done, total)
             yield machine
 
-    chooser = balanced_rows(pool.labels, labels, [seed, 0])
-    errors = [m.error(validation) for m in fitted((chooser for _ in penalties), list(penalties))]
+    # Draw 0 chooses C on the validation part; draws 1, 2, ... are tested with it.
+    first_draw = balanced_rows(pool.labels, labels, [seed, 0])
+    errors = [m.error(validation) for m in fit_each((first_draw for _ in penalties), list(penalties))]
     best = int(np.argmin(errors))
-    chosen = (balanced_rows(pool.labels, labels, [seed, draw]) for draw in range(1, draws + 1))
-    outcomes = [(m.error(test), m.converged) for m in fitted(chosen, [float(penalties[best])] * draws)]
+    test_draws = (balanced_rows(pool.labels, labels, [seed, draw]) for draw in range(1, draws + 1))
+    outcomes = [(m.error(test), m.converged) for m in fit_each(test_draws, [float(penalties[best])] * draws)]
     test_errors = np.array([error for error, _ in outcomes])
     return SvmResult(
         error_mean=float(test_errors.mean()),
@@ -163,14 +173,14 @@ def svm_protocol(
         penalty=float(penalties[best]),
         validation_error=errors[best],
         draws=draws,
-        labels=len(chooser),
+        labels=len(first_draw),
         features=pool.features.shape[1],
         unconverged=sum(not converged for _, converged in outcomes),
     )
 
 
-def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardise: bool = False) -> LinearMachine:
-    """scikit-learn's LinearSVC with its defaults (squared hinge, L2, one against the rest) on `train`.
+def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardize: bool = False) -> LinearMachine:
+    """Fit scikit-learn's LinearSVC with its defaults (squared hinge, L2, one against the rest) to `train`.
 
     With more features than samples the problem is first turned into the N-dimensional space that the samples span.
     The dual solver sees inner products only, so it takes the same steps to the same solution, with 1000 samples of
@@ -179,9 +189,11 @@ def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardise: boo
     from sklearn.svm import LinearSVC
 
     x = train.features.astype(np.float64)
-    mean, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    if standardise:
-        mean, scale = x.mean(axis=0), x.std(axis=0)
+    mean = np.zeros(x.shape[1])
+    scale = np.ones(x.shape[1])
+    if standardize:
+        mean = x.mean(axis=0)
+        scale = x.std(axis=0)
         scale[scale == 0] = 1
         x = (x - mean) / scale
     basis = None
@@ -193,14 +205,14 @@ def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardise: boo
     _fit_quietly(solver, x, train.labels)
     weights = solver.coef_.T if basis is None else basis @ solver.coef_.T
     bias = solver.intercept_
-    if weights.shape[1] == 1:  # two classes: one machine, for the second of them
+    if weights.shape[1] == 1:  # of two classes, scikit-learn fits one machine, for the second
         weights, bias = np.hstack([-weights, weights]), np.hstack([-bias, bias])
     weights = weights / scale[:, None]
     return LinearMachine(weights, bias - mean @ weights, solver.classes_, int(solver.n_iter_) < solver.max_iter)
 
 
 def _fit_quietly(solver: object, x: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
-    """Fit; reaching the limit of iterations is noted in `Machine.converged` and not warned of 150 times."""
+    """Fit without warnings at the limit of iterations; `LinearMachine.converged` tells of it instead."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -211,15 +223,15 @@ def _fit_quietly(solver: object, x: NDArray[np.float64], labels: NDArray[np.int6
 
 
 def _fit_all(
-    tasks: Iterator[tuple[EmbeddedSplit, float]], seed: int, standardise: bool, jobs: int
+    tasks: Iterator[tuple[EmbeddedSplit, float]], seed: int, standardize: bool, jobs: int
 ) -> Iterator[LinearMachine]:
-    """Machines in the order of the tasks, which are made as they are needed: each holds a copy of its samples."""
+    """Fit machines in the order of the tasks, which are made when needed, since each holds a copy of its samples."""
     if jobs == 1:
-        yield from (fit_svm(train, penalty, seed=seed, standardise=standardise) for train, penalty in tasks)
+        yield from (fit_svm(train, penalty, seed=seed, standardize=standardize) for train, penalty in tasks)
         return
     from sklearn.utils.parallel import Parallel, delayed
 
-    calls = (delayed(fit_svm)(train, penalty, seed=seed, standardise=standardise) for train, penalty in tasks)
+    calls = (delayed(fit_svm)(train, penalty, seed=seed, standardize=standardize) for train, penalty in tasks)
     yield from Parallel(n_jobs=jobs, return_as="generator", pre_dispatch=2 * jobs)(calls)
 
 

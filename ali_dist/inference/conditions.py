@@ -1,4 +1,4 @@
-"""The conditions that a user asks of a conditional model: a class, or values of some attributes."""
+"""The conditions that a user asks a conditional model for: a class, or values of some attributes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ali_dist.inference.load import LoadedRun
 
 @dataclass(frozen=True, slots=True)
 class ConditionQuery:
-    """Entries of a condition that are asked for.
+    """The entries of a condition that a user asks for; the others are left open.
 
     Attributes:
-        label: In words, for file names; empty where nothing is asked for.
-        entries: Value by place in the condition.
+        label: What is asked for in words, for file names; empty where nothing is.
+        entries: Values by their place in the condition.
         size: Numbers in a condition.
     """
 
@@ -27,62 +27,64 @@ class ConditionQuery:
     size: int
 
     @property
-    def complete(self) -> bool:
-        """Whether nothing of a condition is left open."""
+    def is_complete(self) -> bool:
+        """Whether no entry is left open."""
         return len(self.entries) == self.size
 
-    def of(self, c: Tensor | None) -> Tensor | None:
-        """`c` [N, A] with the entries that are asked for."""
+    def apply_to(self, c: Tensor | None) -> Tensor | None:
+        """Put the entries that are asked for into conditions `c` [N, A]; None stays None."""
         if c is None or not self.entries:
             return c
         places = torch.tensor(list(self.entries))
         return c.index_copy(1, places, torch.tensor(list(self.entries.values())).expand(len(c), -1))
 
 
-def parse_condition(saved: LoadedRun, of_class: str | None, attributes: str | None) -> ConditionQuery:
-    """What `--class` and `--attributes` say.
+def parse_condition(run: LoadedRun, class_text: str | None, attributes_text: str | None) -> ConditionQuery:
+    """Parse what `--class` and `--attributes` ask for.
 
     Args:
-        saved: The model.
-        of_class: Name or number of a class.
-        attributes: `Smiling=1,Male=0`.
+        run: The run of the model.
+        class_text: Name or number of a class; None: not given.
+        attributes_text: Values of attributes, such as `Smiling=1,Male=0`; None: not given.
 
     Raises:
         InputError: The model is not conditional on that, or there is no such class or attribute.
     """
-    kind, size = saved.config.model.condition, saved.model.condition_size
-    for option, text, needs in (("--class", of_class, "classes"), ("--attributes", attributes, "attributes")):
-        if text is not None and kind != needs:
-            is_now = "is not conditional" if kind == "none" else f"is conditional on {kind}"
+    kind = run.config.model.condition
+    size = run.model.condition_size
+    options = (("--class", class_text, "classes"), ("--attributes", attributes_text, "attributes"))
+    for option, text, needed_kind in options:
+        if text is not None and kind != needed_kind:
+            state = "is not conditional" if kind == "none" else f"is conditional on {kind}"
             raise InputError(
-                f"{option} is for a model that is conditional on {needs}, but run {saved.name!r} {is_now}: "
-                f"leave it out, or train with --model.condition {needs}."
+                f"{option} is for a model that is conditional on {needed_kind}, but run {run.name!r} {state}: "
+                f"leave it out, or train with --model.condition {needed_kind}."
             )
-    if of_class is not None:
-        number = find_class(saved, of_class)
-        return ConditionQuery(of_class, {place: float(place == number) for place in range(size)}, size)
-    return ConditionQuery(attributes or "", _parse_entries(saved.facts.attributes, attributes or ""), size)
+    if class_text is not None:
+        number = find_class(run, class_text)
+        return ConditionQuery(class_text, {place: float(place == number) for place in range(size)}, size)
+    return ConditionQuery(attributes_text or "", _parse_entries(run.spec.attributes, attributes_text or ""), size)
 
 
-def find_class(saved: LoadedRun, text: str) -> int:
-    """The class that `text` names, or numbers.
+def find_class(run: LoadedRun, text: str) -> int:
+    """Find a class by its name or its number.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such class.
     """
-    names = saved.facts.classes
+    names = run.spec.classes
     if text in names:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     raise InputError(
         f"There is no class {text!r}{did_you_mean(text, names).removesuffix('?')}; the {len(names)} classes of run "
-        f"{saved.name!r} are, from 0: {_list_names(names)}."
+        f"{run.name!r} are, from 0: {_list_names(names)}."
     )
 
 
 def find_attributes(names: tuple[str, ...], text: str) -> list[int]:
-    """Places of comma-separated attributes.
+    """Find the places of comma-separated attributes.
 
     Raises:
         InputError: One of them does not exist.

@@ -1,152 +1,202 @@
-"""What `evaluate` measures of a saved model: the run's metrics, the paper's SVM protocol, EGBAD, FID and KID."""
+"""What `evaluate` measures of a trained model: the run's metrics, the paper's SVM protocol, EGBAD, FID and KID.
+
+Each is a row in `EVALUATIONS`: a function, and a dataclass of its options, from which the command builds its parser. A
+new one is a function, a dataclass and a row here, and a row for each of its metrics in `evaluation/catalog.py`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from ali_dist.data.shards.reader import load_arrays
 from ali_dist.errors import InputError
-from ali_dist.evaluation import batched as inference
-from ali_dist.evaluation.evaluators import ImageEvaluator, evaluate_mixture
+from ali_dist.evaluation.anomaly import one_vs_rest
+from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_batches, sample_decoder
+from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
+from ali_dist.evaluation.inception import inception_distances, load_inception
 from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.split_loading import load_labelled_arrays, megabytes_in_memory
+from ali_dist.evaluation.svm import DRAWS, LABELS, EmbeddedSplit, SvmResult, hold_out_rows, svm_protocol
 from ali_dist.inference.conditions import find_class
 from ali_dist.inference.features import compute_features
 from ali_dist.inference.load import LoadedRun
 from ali_dist.inference.samples import conditions_for_samples
-from ali_dist.report.tables import MetricEstimate
+from ali_dist.report.tables import MOST_SEEDS, MetricEstimate
 from ali_dist.report.terminal import show_progress
 from ali_dist.runs.datasets import DataSplit
 
-EXTRA_METRIC_TEXTS = {
-    "svm_error": "test error of the SVM on µ and the encoder's last three hidden layers, mean over the draws",
-    "svm_error_std": "its population standard deviation over the draws, as the paper prints it",
-    "svm_penalty": "the C that one draw and the held-out part of the training split chose",
-    "svm_validation_error": "of that C on that draw",
-    "svm_labels": "labels in each draw",
-    "svm_features": "size of the representation",
-    "svm_unconverged": "fits that reached the solver's limit of iterations",
-    "auroc_reconstruction": "AUROC of |x - G(E(x))|: 1 tells every anomaly, 0.5 none",
-    "auroc_cross_entropy": "of the discriminator's cross-entropy of (x, E(x))",
-    "auroc_features": "of the distance in the discriminator's last hidden layer (feature matching)",
-    "auroc_egbad_cross_entropy": "of EGBAD's sum of the first two",
-    "auroc_egbad_features": "of EGBAD's sum of reconstruction and feature matching",
-    "auroc_egbad_cross_entropy_standardised": "the same with each term standardised on normal training samples",
-    "auroc_egbad_features_standardised": "likewise",
-    "fid": "Fréchet Inception distance of decoder samples to the training images; biased by their number",
-    "kid": "kernel Inception distance of the same; about 0 for a perfect model",
-    "kid_std": "its population standard deviation over subsets",
-}
+Estimates = dict[str, MetricEstimate]
+Options = TypeVar("Options")
+REQUIRED = dataclasses.MISSING
+
+
+def option(
+    help_text: str, *, default: Any = REQUIRED, least: int = 1, most: int | None = None, metavar: str | None = None
+) -> Any:
+    """An option of an evaluation, as a field of its dataclass; a field `normal_class` is `--normal-class`.
+
+    Args:
+        help_text: What --help says.
+        default: Its value where it is not given; REQUIRED: it must be given.
+        least: Smallest whole number allowed.
+        most: Largest whole number allowed.
+        metavar: What --help calls the value; None: the option's name.
+    """
+    metadata = {"help": help_text, "least": least, "most": most, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _samples_option() -> Any:
+    return option("decoder samples (default: the run's own setting)", default=None, least=LEAST_SAMPLES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsOptions:
+    """Options of the run's own metrics; samples None: as many as the run's setting says."""
+
+    samples: int | None = _samples_option()
+    seeds: int = option("evaluations, each with a seed of its own (default 1)", default=1, most=MOST_SEEDS, metavar="K")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvmOptions:
+    """Options of the paper's SVM protocol."""
+
+    labels: int = option(f"labels in a draw (default {LABELS})", default=LABELS, least=2)
+    draws: int = option(f"draws of labels (default {DRAWS})", default=DRAWS)
+    workers: int = option("processes that fit (default 1)", default=1, most=256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnomalyOptions:
+    """Options of the anomaly scores."""
+
+    normal_class: str = option("names or numbers of the normal classes", metavar="K[,K]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidOptions:
+    """Options of FID and KID; samples None: as many as the run's setting says."""
+
+    samples: int | None = _samples_option()
+    inception_weights: str = option("weights of the Inception network", metavar="FILE")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What is to be measured, and on what.
+    """What is measured, whatever the evaluation.
 
     Attributes:
-        saved: The model.
-        train: Opens the training split.
+        run: The run of the model.
+        open_train: Opens the training split.
         holdout: The split that is measured on.
-        samples: Decoder samples.
-        seeds: Of the evaluations.
+        seed: Seed of the (first) evaluation.
         memory_mb: Megabytes that a split may take.
         device: Where the model is.
-        options: labels, draws, workers (svm), normal_class (anomaly), inception_weights (fid), where given.
     """
 
-    saved: LoadedRun
-    train: Callable[[], DataSplit]
+    run: LoadedRun
+    open_train: Callable[[], DataSplit]
     holdout: DataSplit
-    samples: int
-    seeds: range
+    seed: int
     memory_mb: int
     device: torch.device
-    options: dict[str, Any] = field(default_factory=dict)
 
-    def load(self, part: DataSplit) -> LabelledArrays:
-        """A whole split at the size the model works at.
+    def load_train(self) -> LabelledArrays:
+        """Load the training split; see `load_holdout`."""
+        return self._load_split(self.open_train())
+
+    def load_holdout(self) -> LabelledArrays:
+        """Load a whole split, at the size the model works at.
 
         Raises:
             InputError: It is too large or damaged, or lacks the labels that the model needs.
         """
-        megabytes = 4e-6 * part.index.num_samples * math.prod(self.saved.space.model_shape)
+        return self._load_split(self.holdout)
+
+    def count_samples(self, samples: int | None) -> int:
+        """Decoder samples to draw: those asked for, else as many as the run's own setting says."""
+        return samples or self.run.config.report.evaluation_samples
+
+    def _load_split(self, split: DataSplit) -> LabelledArrays:
+        megabytes = megabytes_in_memory(split.index, self.run.space)
         if megabytes > self.memory_mb:
             raise InputError(
-                f"{part.store.url} would take {megabytes:,.0f} MB of memory, but {self.memory_mb:,} are allowed: "
+                f"{split.store.url} would take {megabytes:,.0f} MB of memory, but {self.memory_mb:,} are allowed: "
                 "raise --memory-mb, or give a smaller data set by --data."
             )
-        x, y = load_arrays(part.store, part.index)
-        conditions_for_samples(self.saved, part, y)  # refuses labels that do not fit the model
-        return LabelledArrays(self.saved.space.unit_from_stored(x), y, part.index.classes or part.index.attributes)
-
-    def split_pair(self) -> tuple[LabelledArrays, LabelledArrays]:
-        """Training and holdout split."""
-        return self.load(self.train()), self.load(self.holdout)
+        arrays = load_labelled_arrays(split.store, split.index, self.run.space)
+        conditions_for_samples(self.run, split, arrays.y)  # refuses labels that do not fit the model
+        return arrays
 
 
-def evaluate_run_metrics(task: EvaluationRequest) -> dict[str, MetricEstimate]:
-    """The run's own metrics, over the seeds of judge, draws and labels."""
-    with show_progress("Evaluating", len(task.seeds)) as advance:
-        found = []
-        for metrics in _run_evaluators(task):
-            found.append(metrics)
+def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) -> Estimates:
+    """Measure the run's own metrics; with several seeds, classifiers, draws and labels differ from one to the next."""
+    run = request.run
+    load_train = functools.cache(request.load_train)
+    load_holdout = functools.cache(request.load_holdout)
+    results = []
+    with show_progress("Evaluating", options.seeds) as advance:
+        for seed in range(request.seed, request.seed + options.seeds):
+            evaluator = make_evaluator(
+                run.spec,
+                load_train,
+                load_holdout,
+                samples=request.count_samples(options.samples),
+                seed=seed,
+                native_from_unit=run.space.native_from_unit,
+                device=request.device,
+            )
+            if evaluator is None:
+                raise InputError(
+                    f"Run {run.name!r} was trained on points of no known mixture, and there are no metrics for them: "
+                    "choose a run of images or of a mixture."
+                )
+            results.append(evaluator.evaluate(run.model))
             advance(1)
-    return {name: MetricEstimate.of([metrics[name] for metrics in found]) for name in found[0]}
+    return {key: MetricEstimate.from_values([metrics[key] for metrics in results]) for key in results[0]}
 
 
-def _run_evaluators(task: EvaluationRequest) -> Iterator[dict[str, float]]:
-    saved, mixture = task.saved, task.saved.facts.mixture
-    if len(saved.facts.shape) == 3:
-        train, holdout = task.split_pair()
-        native = saved.space.native_from_unit
-        for seed in task.seeds:
-            judge = ImageEvaluator(train, holdout, samples=task.samples, seed=seed, native=native, device=task.device)
-            yield judge.evaluate(saved.model)
-        return
-    if mixture is None:
-        raise InputError(f"Run {saved.name!r} is of points, and of no known mixture: there are no metrics for them.")
-    holdout, means, std = task.load(task.holdout), torch.tensor(mixture["means"]), float(mixture["std"])
-    for seed in task.seeds:
-        yield evaluate_mixture(
-            saved.model, holdout, means=means, std=std, samples=task.samples, seed=seed, device=task.device
-        )
-
-
-def evaluate_svm(task: EvaluationRequest) -> dict[str, MetricEstimate]:
-    """The paper's SVM on mu beside the encoder's last three hidden layers."""
-    from ali_dist.evaluation.svm import DRAWS, LABELS, EmbeddedSplit, hold_out_rows, svm_protocol
-
-    def embedded(split: LabelledArrays) -> EmbeddedSplit:
-        if split.classes is None:
-            raise InputError("--what svm needs class labels, but the data have none: give data with classes.")
-        c = inference.conditions_from_labels(task.saved.model, split.y)
-        features = inference.in_batches(
-            lambda x, c=None: compute_features(task.saved.model, "mu+layers", x, c),
-            split.x,
-            task.device,
-            "encoder's feature map",
-            c,
-        )
-        return EmbeddedSplit(features.numpy(), split.classes.numpy())
-
-    known, test = map(embedded, task.split_pair())
+def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
+    """Run the paper's SVM protocol on mu beside the encoder's last three hidden layers."""
+    known = _embed_split(request, request.load_train())
+    test = _embed_split(request, request.load_holdout())
     pool, validation = (known[rows] for rows in hold_out_rows(len(known.labels)))
     with show_progress("Fitting SVMs", None) as advance:
         result = svm_protocol(
             pool,
             validation,
             test,
-            labels=task.options.get("labels", LABELS),
-            draws=task.options.get("draws", DRAWS),
-            seed=task.seeds[0],
-            jobs=task.options.get("workers", 1),
-            progress=lambda done, total: advance(1),
+            labels=options.labels,
+            draws=options.draws,
+            seed=request.seed,
+            jobs=options.workers,
+            on_fit=lambda done, total: advance(1),
         )
-    values = {
+    return {key: MetricEstimate(value) for key, value in _svm_metrics(result).items()}
+
+
+def _embed_split(request: EvaluationRequest, split: LabelledArrays) -> EmbeddedSplit:
+    if split.classes is None:
+        raise InputError("--what svm needs class labels, but the data have none: give data with classes.")
+    model = request.run.model
+    features = in_batches(
+        lambda x, c=None: compute_features(model, "mu+layers", x, c),
+        split.x,
+        request.device,
+        "encoder's feature map",
+        conditions_from_labels(model, split.y),
+    )
+    return EmbeddedSplit(features.numpy(), split.classes.numpy())
+
+
+def _svm_metrics(result: SvmResult) -> dict[str, float]:
+    return {
         "svm_error": result.error_mean,
         "svm_error_std": result.error_std,
         "svm_penalty": result.penalty,
@@ -155,58 +205,75 @@ def evaluate_svm(task: EvaluationRequest) -> dict[str, MetricEstimate]:
         "svm_features": float(result.features),
         "svm_unconverged": float(result.unconverged),
     }
-    return {name: MetricEstimate(value) for name, value in values.items()}
 
 
-def evaluate_anomaly(task: EvaluationRequest) -> dict[str, MetricEstimate]:
-    """EGBAD's scores of the holdout split, with bootstrap intervals of their AUROC."""
-    from ali_dist.evaluation.anomaly import one_vs_rest
-
-    words = [word.strip() for word in task.options["normal_class"].split(",")]
-    normal_classes = {find_class(task.saved, word) for word in words}
-    train, holdout = task.split_pair()
+def evaluate_anomaly(request: EvaluationRequest, options: AnomalyOptions) -> Estimates:
+    """Measure EGBAD's scores on the holdout split: their AUROC with bootstrap intervals."""
+    normal_classes = {find_class(request.run, name.strip()) for name in options.normal_class.split(",")}
+    train = request.load_train()
+    holdout = request.load_holdout()
     if train.classes is None or holdout.classes is None:
         raise InputError("--what anomaly needs class labels, but the data have none: give data with classes.")
     normal = train.x[torch.isin(train.classes, torch.tensor(sorted(normal_classes)))]
-    found = one_vs_rest(
-        task.saved.model, holdout, normal_classes, seed=task.seeds[0], normal=normal, device=task.device
+    areas = one_vs_rest(
+        request.run.model, holdout, normal_classes, seed=request.seed, normal=normal, device=request.device
     )
-    return {f"auroc_{name}": MetricEstimate(score.value, score.low, score.high) for name, score in found.items()}
+    return {f"auroc_{name}": MetricEstimate(area.value, area.low, area.high) for name, area in areas.items()}
 
 
-def evaluate_fid(task: EvaluationRequest) -> dict[str, MetricEstimate]:
-    """FID and KID of decoder samples against the training images, at the size the data are stored at."""
-    from ali_dist.evaluation.inception import inception_distances, load_inception
-
-    saved, seed = task.saved, task.seeds[0]
-    if len(saved.facts.shape) != 3:
-        raise InputError(f"--what fid is for images, but run {saved.name!r} is of points: choose another --what.")
-    extractor = load_inception(task.options["inception_weights"], device=task.device)
-    train = task.load(task.train())
-    c = inference.conditions_from_labels(saved.model, train.y)
-    asked = None if c is None else inference.draw_rows(c, task.samples, seed)
-    x_tilde = inference.sample_decoder(saved.model, task.samples, seed, task.device, asked)
-    native = saved.space.native_from_unit
+def evaluate_fid(request: EvaluationRequest, options: FidOptions) -> Estimates:
+    """Measure FID and KID of decoder samples against the training images, at the size the data are stored at."""
+    run = request.run
+    if not run.spec.is_images:
+        raise InputError(
+            f"--what fid is for images, but run {run.name!r} was trained on points: choose another --what."
+        )
+    extractor = load_inception(options.inception_weights, device=request.device)
+    train = request.load_train()
+    samples = request.count_samples(options.samples)
+    c = conditions_from_labels(run.model, train.y)
+    c_samples = None if c is None else draw_rows(c, samples, request.seed)
+    x_tilde = sample_decoder(run.model, samples, request.seed, request.device, c_samples)
     with show_progress("Inception", len(train.x) + len(x_tilde)) as advance:
-        real, generated = (_inception_features(extractor, native(x), advance) for x in (train.x, x_tilde))
-    return {name: MetricEstimate(value) for name, value in inception_distances(real, generated, seed=seed).items()}
+        real = extractor.features(run.space.native_from_unit(train.x), advance)
+        generated = extractor.features(run.space.native_from_unit(x_tilde), advance)
+    distances = inception_distances(real, generated, seed=request.seed)
+    return {key: MetricEstimate(value) for key, value in distances.items()}
 
 
-def _inception_features(extractor: Any, x: torch.Tensor, advance: Callable[[int], None]) -> torch.Tensor:
-    before = 0
+@dataclass(frozen=True, slots=True)
+class Evaluation(Generic[Options]):
+    """A way to measure a model, as `evaluate --what NAME` offers it.
 
-    def note(done: int, total: int) -> None:
-        nonlocal before
-        advance(done - before)
-        before = done
+    Attributes:
+        summary: What it measures, for --help.
+        options: Dataclass of its options; every field is an `option`.
+        evaluate: Measures; gives estimates by metric key.
+    """
 
-    features: torch.Tensor = extractor.features(x, note)
-    return features
+    summary: str
+    options: type[Options]
+    evaluate: Callable[[EvaluationRequest, Options], Estimates]
 
 
-EVALUATIONS: dict[str, Callable[[EvaluationRequest], dict[str, MetricEstimate]]] = {
-    "metrics": evaluate_run_metrics,
-    "svm": evaluate_svm,
-    "anomaly": evaluate_anomaly,
-    "fid": evaluate_fid,
+EVALUATIONS: Mapping[str, Evaluation[Any]] = {
+    "metrics": Evaluation(
+        "the metrics of the run's report, on the holdout split (with seed 0: the same numbers)",
+        MetricsOptions,
+        evaluate_run_metrics,
+    ),
+    "svm": Evaluation(
+        "the paper's protocol: a linear SVM on encoder features with 1000 labels, mean and std over 100 draws",
+        SvmOptions,
+        evaluate_svm,
+    ),
+    "anomaly": Evaluation(
+        "EGBAD: AUROC of a model trained on the normal classes alone, all other classes being anomalies",
+        AnomalyOptions,
+        evaluate_anomaly,
+    ),
+    "fid": Evaluation(
+        "FID and KID in Inception's features, whose weights you give as a file", FidOptions, evaluate_fid
+    ),
 }
+"""What `evaluate --what` can measure, by name; the first is the default."""

@@ -1,4 +1,4 @@
-"""Where features of a data set are written: one .npz of them all, or a folder with one .npz for each shard.
+"""Writers of a data set's features: one .npz for all of them, or a folder with one .npz for each shard.
 
 Every .npz holds `features` float32 [n, F], `ids` int64 [n] (places in the index, counted through its shards) and,
 where the data have them, `labels` (int64 [n], or float32 [n, A]).
@@ -25,21 +25,30 @@ from ali_dist.runs.datasets import open_url
 from ali_dist.storage.base import Store
 
 NOTE_KEY = "features.json"
+"""The file of a folder that says what its features are."""
 
 
 class FeatureWriter(Protocol):
-    """Takes the features of shards, each once."""
+    """Takes the features of shards, each once; a context manager.
+
+    Attributes:
+        url: Where the features go.
+    """
 
     url: str
 
-    def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
+    def missing_shards(self) -> list[int]:
+        """Numbers of the shards that have not been written yet."""
 
-    def put(self, encoded: EncodedShard) -> None:
-        """Keep the features of a shard."""
+    def write_shard(self, encoded: EncodedShard) -> None:
+        """Write the features of a shard."""
 
     def finish(self) -> tuple[int, int] | None:
-        """Complete what was written; [samples, F], or None where other ranks have not finished."""
+        """Complete what was written.
+
+        Returns:
+            Shape [samples, F] of all features; None where other ranks have not finished.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -47,20 +56,20 @@ class FeatureWriter(Protocol):
 
 
 def open_feature_writer(out: str, index: Index, settings: Mapping[str, Any], storage: StorageConfig) -> FeatureWriter:
-    """`out` as FILE.npz, or as a folder; on a disk or in S3.
+    """Open the place for features that a user has named.
 
     Args:
-        out: Where.
-        index: Of the data; says which shards there are.
-        settings: What decides the features, JSON-able; a folder takes no others beside them.
+        out: FILE.npz or a folder, on a disk or in S3.
+        index: The data's index; says which shards there are.
+        settings: What decides the features, JSON-able; a folder holds features of one such mapping only.
         storage: How to reach S3.
 
     Raises:
-        InputError: The folder holds other features.
+        InputError: The place cannot be one, or the folder holds features of other settings.
     """
     if out.endswith(".npz"):
         folder, _, name = out.rpartition("/")
-        if not name.removesuffix(".npz") or folder == "s3:/":
+        if not name.removesuffix(".npz") or folder.endswith(":/"):  # the latter: a file without a bucket
             raise InputError(f"--out is {out!r}: give FILE.npz, a folder, or s3://bucket/prefix.")
         root = folder or ("/" if out.startswith("/") else ".")
         return SingleFileWriter(open_url(root, storage), name, index)
@@ -68,17 +77,19 @@ def open_feature_writer(out: str, index: Index, settings: Mapping[str, Any], sto
 
 
 class SingleFileWriter:
-    """All shards in one .npz, written at the end; until then features wait on a disk.
+    """Writes all shards into one .npz, at the end; until then features wait in a temporary file.
 
     Args:
-        store: Where it goes.
-        name: Of the file.
-        index: Of the data.
+        store: The folder of the file.
+        name: The file's name.
+        index: The data's index.
     """
 
     def __init__(self, store: Store, name: str, index: Index) -> None:
         self.url = f"{store.url.rstrip('/')}/{name}"
-        self._store, self._name, self._index = store, name, index
+        self._store = store
+        self._name = name
+        self._index = index
         self._starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
         self._features: NDArray[np.float32] | None = None
         self._labels: NDArray[Any] | None = None
@@ -92,10 +103,10 @@ class SingleFileWriter:
         self._features = None
         self._exit.close()
 
-    def missing(self) -> list[int]:
-        return [number for number, shard in enumerate(self._index.shards) if shard.samples]
+    def missing_shards(self) -> list[int]:
+        return _shards_with_samples(self._index)
 
-    def put(self, encoded: EncodedShard) -> None:
+    def write_shard(self, encoded: EncodedShard) -> None:
         rows = slice(*self._starts[encoded.shard : encoded.shard + 2].tolist())
         total = self._index.num_samples
         if self._features is None:
@@ -117,32 +128,26 @@ class SingleFileWriter:
 
 
 class ShardFolderWriter:
-    """One .npz for each shard; a folder that was begun with the same settings is gone on with, by any ranks.
+    """Writes one .npz for each shard; completes a folder that was begun with the same settings, from any rank.
 
     Args:
         store: The folder.
-        index: Of the data.
-        settings: See `open_feature_files`.
+        index: The data's index.
+        settings: See `open_feature_writer`.
 
     Raises:
-        InputError: It holds features of other settings.
+        InputError: The folder holds features of other settings.
     """
 
     def __init__(self, store: Store, index: Index, settings: Mapping[str, Any]) -> None:
         self.url = store.url
-        self._store, self._index = store, index
+        self._store = store
+        self._index = index
         self._note: dict[str, Any] = {"settings": dict(settings), "complete": False}
-        there = store.stat(NOTE_KEY)
-        if there is None:
+        if store.stat(NOTE_KEY) is None:
             store.put(NOTE_KEY, _to_json(self._note))
-            return
-        old = _read_settings(store)
-        for key, value in settings.items():
-            if old.get(key) != value:
-                raise InputError(
-                    f"{store.url} was begun with {key} {old.get(key)!r}, but now it is {value!r}: choose another "
-                    "--out, or remove that folder."
-                )
+        else:
+            _require_equal_settings(store, settings)
 
     def __enter__(self) -> Self:
         return self
@@ -150,12 +155,11 @@ class ShardFolderWriter:
     def __exit__(self, *error: object) -> None:
         del error
 
-    def missing(self) -> list[int]:
-        there = {info.key for info in self._store.list()}
-        wanted = [number for number, shard in enumerate(self._index.shards) if shard.samples]
-        return [number for number in wanted if self._key(number) not in there]
+    def missing_shards(self) -> list[int]:
+        written_keys = {info.key for info in self._store.list()}
+        return [number for number in _shards_with_samples(self._index) if self._key(number) not in written_keys]
 
-    def put(self, encoded: EncodedShard) -> None:
+    def write_shard(self, encoded: EncodedShard) -> None:
         start = sum(shard.samples for shard in self._index.shards[: encoded.shard])
         file = io.BytesIO()
         ids = np.arange(start, start + len(encoded.features))
@@ -164,22 +168,26 @@ class ShardFolderWriter:
         self._note["size"] = encoded.features.shape[1]
 
     def finish(self) -> tuple[int, int] | None:
-        if self.missing():
+        if self.missing_shards():
             return None
         shape = (self._index.num_samples, self._size())
         self._store.put(NOTE_KEY, _to_json(self._note | {"complete": True, "samples": shape[0], "size": shape[1]}))
         return shape
 
     def _key(self, shard: int) -> str:
-        return f"features-{shard:05d}.npz"  # no name of a sidecar: the folder may be the data's own
+        return f"features-{shard:05d}.npz"  # unlike a sidecar's name, because the folder may be the data's own
 
     def _size(self) -> int:
-        """F: of what was written now, else as a written file has it."""
+        """The size F of a sample's features, as they were written now or earlier."""
         if "size" in self._note:
             return int(self._note["size"])
-        first = next(number for number, shard in enumerate(self._index.shards) if shard.samples)
+        first = _shards_with_samples(self._index)[0]
         with np.load(io.BytesIO(self._store.get(self._key(first))), allow_pickle=False) as file:
             return int(file["features"].shape[1])
+
+
+def _shards_with_samples(index: Index) -> list[int]:
+    return [number for number, shard in enumerate(index.shards) if shard.samples]
 
 
 def _write_npz(
@@ -193,6 +201,16 @@ def _write_npz(
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _require_equal_settings(store: Store, settings: Mapping[str, Any]) -> None:
+    old_settings = _read_settings(store)
+    for key, value in settings.items():
+        if old_settings.get(key) != value:
+            raise InputError(
+                f"{store.url} was begun with {key} {old_settings.get(key)!r}, but now it is {value!r}: choose another "
+                "--out, or remove that folder."
+            )
 
 
 def _read_settings(store: Store) -> dict[str, Any]:

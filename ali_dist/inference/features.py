@@ -1,7 +1,7 @@
 """Features of a whole data set: read, encoded and written one shard after another.
 
-What a sample's features are depends on the checkpoint, the sample's place in the index and the options alone: not on
-how many threads or ranks share the work, nor on how often it was interrupted.
+The features of a sample depend on the checkpoint, the sample's place in the index and the options alone: not on how
+many threads or ranks share the work, nor on how often it was interrupted.
 """
 
 from __future__ import annotations
@@ -30,12 +30,19 @@ FEATURES = {
     "joint": "the discriminator's last hidden layer, of (x, z)",
 }
 SVM_LAYERS = 3
-_CHUNK_BYTES = 64_000_000  # of samples that one thread holds at a time
+"""Hidden layers of the encoder that the paper's SVM is given."""
+_CHUNK_BYTES = 64_000_000  # samples that one thread holds at a time
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureOptions:
-    """What is computed: a name in FEATURES, and whether with z ~ q(z|x), drawn from `seed`, in place of mu."""
+    """What is computed.
+
+    Attributes:
+        features: A name in FEATURES.
+        sample: Whether z ~ q(z|x) stands in place of mu.
+        seed: Seed of those draws.
+    """
 
     features: str = "mu"
     sample: bool = False
@@ -44,7 +51,13 @@ class FeatureOptions:
 
 @dataclass(frozen=True, slots=True)
 class EncodedShard:
-    """One shard: its number, features float32 [n, F], and labels (int64 [n], float32 [n, A], or None)."""
+    """The features of one shard.
+
+    Attributes:
+        shard: Its number in the index.
+        features: float32 [n, F].
+        labels: int64 [n] or float32 [n, A]; None where the data have none.
+    """
 
     shard: int
     features: Tensor
@@ -52,30 +65,38 @@ class EncodedShard:
 
 
 def encode_shards(
-    saved: LoadedRun,
-    part: DataSplit,
+    run: LoadedRun,
+    split: DataSplit,
     shards: Sequence[int],
     options: FeatureOptions,
     *,
     device: torch.device,
     workers: int,
 ) -> Iterator[EncodedShard]:
-    """Features of `shards` of a split, in that order; holds the samples of `workers` threads at a time.
+    """Compute the features of some shards of a split, in the order given.
+
+    Args:
+        run: The run of the model.
+        split: The data.
+        shards: Numbers of shards in the split's index.
+        options: What is computed.
+        device: Where the model is.
+        workers: Threads that read and encode; each holds some samples in memory.
 
     Raises:
         InputError: The options or the labels do not fit the model, the index does not match its shards, or a sample
             is damaged.
         FloatingPointError: A feature is not finite.
     """
-    if options.sample and saved.config.model.encoder != "gaussian":
+    if options.sample and run.config.model.encoder != "gaussian":
         raise InputError(
-            f"--sample draws from a Gaussian q(z|x), but model.encoder of run {saved.name!r} is "
-            f"{saved.config.model.encoder!r}: leave it out."
+            f"--sample draws from a Gaussian q(z|x), but model.encoder of run {run.name!r} is "
+            f"{run.config.model.encoder!r}: leave it out."
         )
-    reader = ShardReader(part.store, part.index)
+    reader = ShardReader(split.store, split.index)
 
     def encode(shard: int) -> EncodedShard:
-        return _encode_shard(saved, part, reader, shard, options, device)
+        return _encode_shard(run, split, reader, shard, options, device)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ali-encode")
     waiting: deque[Future[EncodedShard]] = deque()
@@ -91,43 +112,50 @@ def encode_shards(
 
 
 def _encode_shard(
-    saved: LoadedRun, part: DataSplit, reader: ShardReader, shard: int, options: FeatureOptions, device: torch.device
+    run: LoadedRun, split: DataSplit, reader: ShardReader, shard: int, options: FeatureOptions, device: torch.device
 ) -> EncodedShard:
-    model, count = saved.model, part.index.shards[shard].samples
+    count = split.index.shards[shard].samples
     draws = make_generator(options.seed, f"features of shard {shard}")
-    epsilon = torch.randn(count, model.latent_size, generator=draws) if options.sample else None
-    features, labels = [], []
-    for run in runs_of_shard(part, shard, _CHUNK_BYTES):
-        samples = read_samples(reader, run)
-        c = conditions_for_samples(saved, part, samples.y)
-        noise = None if epsilon is None else epsilon[run.first : run.last]
+    epsilon = torch.randn(count, run.model.latent_size, generator=draws) if options.sample else None
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    for sample_run in runs_of_shard(split, shard, _CHUNK_BYTES):
+        samples = read_samples(reader, sample_run)
+        c = conditions_for_samples(run, split, samples.y)
+        chunk_epsilon = None if epsilon is None else epsilon[sample_run.start : sample_run.stop]
 
-        def embed(rows: Tensor, x: Tensor = samples.x, c: Tensor | None = c, noise: Tensor | None = noise) -> Tensor:
-            of = [None if t is None else t[rows.cpu()].to(device) for t in (x, c, noise)]
-            assert of[0] is not None
-            return compute_features(model, options.features, saved.space.unit_from_stored(of[0]), of[1], of[2])
+        # The arguments are bound now, because the loop goes on to other chunks.
+        def compute_rows(
+            rows: Tensor, x: Tensor = samples.x, c: Tensor | None = c, epsilon: Tensor | None = chunk_epsilon
+        ) -> Tensor:
+            rows = rows.cpu()
+            x_unit = run.space.unit_from_stored(x[rows].to(device))
+            c_rows = None if c is None else c[rows].to(device)
+            epsilon_rows = None if epsilon is None else epsilon[rows].to(device)
+            return compute_features(run.model, options.features, x_unit, c_rows, epsilon_rows)
 
-        features.append(in_batches(embed, torch.arange(len(samples.x)), "cpu", "encoder's output"))
-        labels += [] if samples.y is None else [samples.y]
-    joined = torch.cat(features) if features else torch.empty(0, 0)
-    return EncodedShard(shard, joined, torch.cat(labels) if labels else None)
+        features.append(in_batches(compute_rows, torch.arange(len(samples.x)), "cpu", "encoder's output"))
+        if samples.y is not None:
+            labels.append(samples.y)
+    all_features = torch.cat(features) if features else torch.empty(0, 0)
+    return EncodedShard(shard, all_features, torch.cat(labels) if labels else None)
 
 
 def compute_features(
     model: InferenceModel, kind: str, x: Tensor, c: Tensor | None, epsilon: Tensor | None = None
 ) -> Tensor:
-    """Features [N, F] of x [N, ...] in [0, 1]; with z = mu + sigma epsilon in place of mu where epsilon is given.
+    """Compute the features [N, F] of samples; call under torch.inference_mode.
 
     Args:
-        model: On the device of `x`; call under torch.inference_mode.
+        model: The trained networks, on the device of `x`.
         kind: A name in FEATURES.
-        x: Images or points.
-        c: Their conditions, for a conditional model.
-        epsilon: [N, n_z], for a Gaussian encoder.
+        x: Images [N, C, H, W] in [0, 1], or points [N, D].
+        c: Their conditions [N, A], for a conditional model.
+        epsilon: Noise [N, n_z] for a Gaussian encoder; with it, z = mu + sigma epsilon stands in place of mu.
     """
     mu, log_sigma = model.encode(x, c)
     z = mu if epsilon is None or log_sigma is None else mu + log_sigma.exp() * epsilon
-    beside: dict[str, Callable[[], list[Tensor]]] = {
+    further_features: dict[str, Callable[[], list[Tensor]]] = {
         "mu": lambda: [],
         "mu+sigma": lambda: [torch.zeros_like(mu) if log_sigma is None else log_sigma.exp()],
         "mu+hidden": lambda: [model.features(x, c)[:, model.latent_size :]],
@@ -135,4 +163,4 @@ def compute_features(
     }
     if kind == "joint":
         return model.joint_features(x, z, c)
-    return torch.cat([z, *(part.flatten(1) for part in beside[kind]())], dim=1)
+    return torch.cat([z, *(part.flatten(1) for part in further_features[kind]())], dim=1)

@@ -1,4 +1,4 @@
-"""Opening a trained model: the networks of a checkpoint, ready to be used, without the data they were trained on."""
+"""Loading a trained model: the networks of a checkpoint, ready to be used, without the data they were trained on."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointS
 from ali_dist.runs.datasets import open_url
 from ali_dist.storage.base import Store
 
-RUNS = "runs"  # where bare names of runs are looked for: run.dir's default
+RUNS = "runs"
+"""Folder in which bare names of runs are looked for: the default of run.dir."""
 _CHECKPOINT = re.compile(r"(?P<run>.*?)/+checkpoints(?:/+step-(?P<step>\d{9}))?")
 _MOST_NAMES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """A checkpoint, opened.
+    """A run, loaded from one of its checkpoints.
 
     Attributes:
         store: The run's folder.
-        config: Of the run, as it was saved.
-        state: Where training stood (`step`, `images_seen`) and the last evaluation (`metrics`).
-        weights: ema: the averaged encoder and decoder; raw: as last updated.
-        facts: What the training data are.
+        config: The run's config, as the checkpoint has it.
+        metadata: Where training stood (`step`, `images_seen`) and the last evaluation (`metrics`).
+        weights: ema: the averaged encoder and decoder; raw: the networks as last updated.
+        spec: What the training data are.
         space: The ranges of stored, [0, 1] and model values.
         model: The networks, in evaluation mode, on the device asked for.
     """
 
     store: Store
     config: Config
-    state: CheckpointMetadata
+    metadata: CheckpointMetadata
     weights: Literal["ema", "raw"]
-    facts: DataSpec
+    spec: DataSpec
     space: DataSpace
     model: InferenceModel
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The run's name."""
         return self.config.run.name
 
 
@@ -64,37 +65,40 @@ def load_run(
     weights: Literal["auto", "ema", "raw"] = "auto",
     device: torch.device | str = "cpu",
 ) -> LoadedRun:
-    """Open the newest complete checkpoint of a run, or one checkpoint.
+    """Load the newest complete checkpoint of a run, or a given one.
 
     Args:
         path: A run folder or a checkpoint folder in one, local or s3://; or the name of a run under runs/.
-        storage: How to reach S3.
+        storage: How to reach S3; None: as by default.
         weights: auto: the averages of encoder and decoder if the run has them.
-        device: Where the networks are to be.
+        device: Where the networks are put.
 
     Raises:
-        InputError: No such run (the message names the nearest), no complete checkpoint, no such weights, or one that
-            this version cannot read.
+        InputError: There is no such run (the message names the nearest), no complete checkpoint, no such weights, or
+            one that this version cannot read.
     """
     storage = storage or StorageConfig()
     store, step = _find_run(path, storage)
     checkpoints = CheckpointStore(store, 1, _write_warning)
-    newest = (
-        checkpoints.read_newest(skip=("optimizer",))
-        if step is None
-        else checkpoints.read_step(step, skip=("optimizer",))
-    )
-    if newest is None:
+    skip = ("optimizer",)
+    checkpoint = checkpoints.read_newest(skip) if step is None else checkpoints.read_step(step, skip)
+    if checkpoint is None:
         raise InputError(
             f"Run {path!r} has no complete checkpoint in {store.url}: wait for its first one "
             "(report.checkpoint_every), or run the train command again to finish it."
         )
-    config = _read_config(newest, store)
-    facts = _read_data_spec(newest.metadata, config, storage)
-    ali, space = build_networks(config, facts, config.run.seed)
-    chosen = _load_weights(ali, newest.tensors, weights, store)
+    config = _read_config(checkpoint, store)
+    spec = _read_data_spec(checkpoint.metadata, config, storage)
+    ali, space = build_networks(config, spec, config.run.seed)
+    loaded_weights = _load_weights(ali, checkpoint.tensors, weights, store)
     return LoadedRun(
-        store, config, newest.metadata, chosen, facts, space, _make_inference_model(ali, space, config, facts, device)
+        store=store,
+        config=config,
+        metadata=checkpoint.metadata,
+        weights=loaded_weights,
+        spec=spec,
+        space=space,
+        model=_make_inference_model(ali, space, config, spec, device),
     )
 
 
@@ -103,15 +107,15 @@ def _write_warning(text: str) -> None:
 
 
 def _find_run(path: str, storage: StorageConfig) -> tuple[Store, int | None]:
-    """The run folder that `path` means, and the step if it is one checkpoint."""
+    """Find the run folder that `path` means, and the step if it names one checkpoint."""
     if not path.strip():
         raise InputError("RUN is empty: give a run folder, a checkpoint folder in one, or the name of a run.")
     url = path.rstrip("/") or "/"
-    found = _CHECKPOINT.fullmatch(url)
-    step = int(found["step"]) if found and found["step"] else None
-    url = found["run"] if found else url
-    bare = "/" not in url
-    stores = [open_url(place, storage) for place in ([url, f"{RUNS}/{url}"] if bare else [url])]
+    checkpoint = _CHECKPOINT.fullmatch(url)
+    step = int(checkpoint["step"]) if checkpoint and checkpoint["step"] else None
+    url = checkpoint["run"] if checkpoint else url
+    is_bare_name = "/" not in url
+    stores = [open_url(candidate, storage) for candidate in ([url, f"{RUNS}/{url}"] if is_bare_name else [url])]
     for store in stores:
         if store.stat("config.json") or store.list("checkpoints/"):
             return store, step
@@ -119,9 +123,9 @@ def _find_run(path: str, storage: StorageConfig) -> tuple[Store, int | None]:
 
 
 def _no_run_error(path: str, url: str, storage: StorageConfig) -> InputError:
-    """The error for a run that is not there, with those that are beside it."""
+    """The error for a run that is missing; it names the runs that are beside it."""
     parent, _, name = url.rpartition("/")
-    if parent in ("", "s3:/"):
+    if not parent or parent.endswith(":/"):  # a bare name, or a bucket itself: there is no folder to list
         return InputError(f"There is no run {path!r}: give a run folder, or the name of a run under {RUNS}/.")
     keys = [info.key.split("/") for info in open_url(parent, storage).list()]
     names = sorted({key[0] for key in keys if len(key) > 1 and (key[1] == "checkpoints" or key[1:] == ["config.json"])})
@@ -145,36 +149,37 @@ def _read_config(checkpoint: Checkpoint, store: Store) -> Config:
         ) from error
 
 
-def _read_data_spec(state: CheckpointMetadata, config: Config, storage: StorageConfig) -> DataSpec:
-    """What the data are: as the checkpoint says, else (an older one) as their index says."""
-    if state.data:
-        return DataSpec.from_mapping(state.data)
+def _read_data_spec(metadata: CheckpointMetadata, config: Config, storage: StorageConfig) -> DataSpec:
+    """Read what the data are from the checkpoint, or, where an older one does not say it, from their index."""
+    if metadata.data:
+        return DataSpec.from_mapping(metadata.data)
     try:
         root = open_url(config.data.url, storage_for_data(config, storage))
         return load_index(find_split(root, config.data.split)).spec
     except InputError as error:
         raise InputError(
-            f"This older checkpoint does not say what its data are, and they are not at hand: {error}"
+            f"This older checkpoint does not say what its data are, and they cannot be opened to find out: {error}"
         ) from error
 
 
 def storage_for_data(config: Config, storage: StorageConfig) -> StorageConfig:
-    """How to reach a run's data: by the endpoint that was given now, else by the run's own settings."""
+    """Choose how to reach a run's data: by the endpoint that was given now, else by the run's own settings."""
     return storage if storage.endpoint_url is not None else config.storage
 
 
 def _load_weights(
     ali: ALI, tensors: Mapping[str, dict[str, Tensor]], weights: Literal["auto", "ema", "raw"], store: Store
 ) -> Literal["ema", "raw"]:
-    """Fill the networks with the weights asked for; which ones they are."""
-    chosen: Literal["ema", "raw"] = ("ema" if "ema" in tensors else "raw") if weights == "auto" else weights
-    if chosen == "ema" and "ema" not in tensors:
+    """Fill the networks with the weights asked for, and say which of the two they are."""
+    if weights == "auto":
+        weights = "ema" if "ema" in tensors else "raw"
+    if weights == "ema" and "ema" not in tensors:
         raise InputError(
             f"--weights is ema, but the run in {store.url} keeps no average (its optim.ema_half_life is 0): use raw."
         )
     try:
         ali.load_state_dict(tensors["model"])
-        if chosen == "ema":
+        if weights == "ema":
             unknown = ali.load_state_dict(tensors["ema"], strict=False).unexpected_keys
             if unknown:
                 raise RuntimeError(f"{unknown[0]} has no place in the networks")
@@ -184,16 +189,16 @@ def _load_weights(
             f"The weights in {store.url} do not fit the networks of their own config ({reason}): they were written by "
             "another version of ali_dist, so use that one."
         ) from error
-    return chosen
+    return weights
 
 
 def _make_inference_model(
-    ali: ALI, space: DataSpace, config: Config, facts: DataSpec, device: torch.device | str
+    ali: ALI, space: DataSpace, config: Config, spec: DataSpec, device: torch.device | str
 ) -> InferenceModel:
-    def fresh(seed: int) -> dict[str, nn.Module]:
-        return _networks_by_name(build_networks(config, facts, seed)[0])
+    def make_untrained(seed: int) -> dict[str, nn.Module]:
+        return _networks_by_name(build_networks(config, spec, seed)[0])
 
-    return InferenceModel(_networks_by_name(ali.to(device).requires_grad_(False)), space, fresh)
+    return InferenceModel(_networks_by_name(ali.to(device).requires_grad_(False)), space, make_untrained)
 
 
 def _networks_by_name(ali: ALI) -> dict[str, nn.Module]:

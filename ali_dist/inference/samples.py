@@ -1,4 +1,4 @@
-"""The data that a trained model is used on: found, checked against what it was trained on, and read in parts."""
+"""The data that a trained model is used on: opened, checked against the training data, and read in parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DataSamples:
     """Some samples of a split.
 
     Attributes:
-        x: As stored, [N, *shape].
+        x: Samples as they are stored, [N, *shape].
         y: Labels, int64 [N] or float32 [N, A]; None where the data have none.
     """
 
@@ -33,61 +33,78 @@ class DataSamples:
     y: Tensor | None
 
 
-def open_samples_for(saved: LoadedRun, url: str | None, splits: Sequence[str], storage: StorageConfig) -> DataSplit:
-    """The first of `splits` that the data at `url` (default: the run's own) have.
+def open_samples_for(run: LoadedRun, url: str | None, splits: Sequence[str], storage: StorageConfig) -> DataSplit:
+    """Open the first of some splits that the data have.
+
+    Args:
+        run: The run whose model the data are for.
+        url: Where the data are; None: the run's own.
+        splits: Names of splits, the most wanted first.
+        storage: How to reach S3.
 
     Raises:
-        InputError: There is none of them, or the model was not made for such samples.
+        InputError: The data have none of the splits, or the model was not made for such samples.
     """
-    root = open_url(url or saved.config.data.url, storage_for_data(saved.config, storage))
-    part = _first_split(root, splits, "" if url else " (the data of the run; --data names others)")
-    shape, own = part.index.shape, saved.facts.shape
-    fits = shape[0] == own[0] if len(own) == 3 else shape == own
-    if len(shape) != len(own) or not fits:
+    root = open_url(url or run.config.data.url, storage_for_data(run.config, storage))
+    split = _open_first_split(root, splits, "" if url else " (the data of the run; --data names others)")
+    shape = split.index.shape
+    own_shape = run.spec.shape
+    fits = shape[0] == own_shape[0] if run.spec.is_images else shape == own_shape
+    if len(shape) != len(own_shape) or not fits:
         raise InputError(
-            f"The data in {part.store.url} have samples of shape {list(shape)}, but run {saved.name!r} was trained on "
-            f"{list(own)}: give data of the same kind{' and number of channels' if len(own) == 3 else ''}."
+            f"The data in {split.store.url} have samples of shape {list(shape)}, but run {run.name!r} was trained on "
+            f"{list(own_shape)}: give data of the same kind{' and number of channels' if run.spec.is_images else ''}."
         )
-    if part.index.dtype != saved.facts.dtype:
+    if split.index.dtype != run.spec.dtype:
         raise InputError(
-            f"The data in {part.store.url} are {part.index.dtype}, but run {saved.name!r} was trained on "
-            f"{saved.facts.dtype}, in other units: prepare them in the same way."
+            f"The data in {split.store.url} are {split.index.dtype}, but run {run.name!r} was trained on "
+            f"{run.spec.dtype}, in other units: prepare them in the same way."
         )
-    return part
+    return split
 
 
-def _first_split(root: Store, splits: Sequence[str], hint: str) -> DataSplit:
+def _open_first_split(root: Store, splits: Sequence[str], hint: str) -> DataSplit:
     refusals = []
-    for split in splits:
+    for name in splits:
         try:
-            store = find_split(root, split)
+            store = find_split(root, name)
             return DataSplit(store, load_index(store))
         except InputError as error:
             refusals.append(error)
     raise InputError(f"{str(refusals[0]).rstrip('.')}{hint}.") from refusals[0]
 
 
-def conditions_for_samples(saved: LoadedRun, part: DataSplit, y: Tensor | None) -> Tensor | None:
-    """What a conditional model is given for samples with labels `y`: float32 [N, A]; None for another model.
+def conditions_for_samples(run: LoadedRun, split: DataSplit, y: Tensor | None) -> Tensor | None:
+    """Turn labels into what a conditional model is given.
+
+    Args:
+        run: The run of the model.
+        split: Where the samples are from.
+        y: Labels of N samples, or None.
+
+    Returns:
+        Conditions float32 [N, A]; None for an unconditional model.
 
     Raises:
         InputError: The labels are missing, of another kind, or of other classes or attributes.
     """
-    kind = saved.config.model.condition
+    kind = run.config.model.condition
     if kind == "none":
         return None
-    names, index, size = getattr(saved.facts, kind), part.index, saved.model.condition_size
+    names: tuple[str, ...] = getattr(run.spec, kind)
+    data_names: tuple[str, ...] = getattr(split.index, kind)
+    size = run.model.condition_size
     if y is None or y.is_floating_point() != (kind == "attributes"):
-        has = "no labels" if y is None else "labels of another kind"
-    elif getattr(index, kind) != names:
-        has = f"other {kind} ({_list_some(getattr(index, kind))})"
+        problem = "no labels" if y is None else "labels of another kind"
+    elif data_names != names:
+        problem = f"other {kind} ({_list_some(data_names)})"
     elif kind == "classes" and len(y) and int(y.max()) >= size:
-        has = f"a class {int(y.max())}"
+        problem = f"a class {int(y.max())}"
     else:
         return condition_vectors(y, size)
     raise InputError(
-        f"Run {saved.name!r} is conditional on {len(names)} {kind} ({_list_some(names)}), but the "
-        f"data in {part.store.url} have {has}: give data with the same {kind}."
+        f"Run {run.name!r} is conditional on {len(names)} {kind} ({_list_some(names)}), but the "
+        f"data in {split.store.url} have {problem}: give data with the same {kind}."
     )
 
 
@@ -95,57 +112,61 @@ def _list_some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def read_samples(reader: ShardReader, run: SampleRun) -> DataSamples:
-    """The samples of `run`, in order.
+def read_samples(reader: ShardReader, sample_run: SampleRun) -> DataSamples:
+    """Read samples that are stored one after another, in order.
 
     Raises:
         InputError: One is damaged.
     """
-    count = run.last - run.first
+    count = sample_run.stop - sample_run.start
     x = np.empty((count, *reader.index.shape), dtype=reader.index.dtype)
-    _refuse_damage(reader, reader.read(run, x, np.arange(count)))
-    y = reader.labels((run,))
+    _refuse_damage(reader, reader.read_run(sample_run, x, np.arange(count)))
+    y = reader.read_labels((sample_run,))
     return DataSamples(torch.from_numpy(x), None if y is None else torch.tensor(y))
 
 
-def draw_labels(part: DataSplit, count: int, generator: torch.Generator) -> Tensor | None:
-    """Labels of `count` samples drawn from the whole split with replacement; None without labels. Reads no sample."""
-    reader = ShardReader(part.store, part.index)
-    chosen = torch.randint(part.index.num_samples, (count,), generator=generator)
-    labels = [reader.labels((_locate_sample(part, sample),)) for sample in chosen.tolist()]
-    found = [label for label in labels if label is not None]
-    return torch.from_numpy(np.concatenate(found)) if found else None
+def draw_labels(split: DataSplit, count: int, generator: torch.Generator) -> Tensor | None:
+    """Draw the labels of `count` samples, with replacement, from the whole split; reads no sample.
+
+    Returns:
+        Labels, int64 [count] or float32 [count, A]; None where the data have none.
+    """
+    reader = ShardReader(split.store, split.index)
+    chosen = torch.randint(split.index.num_samples, (count,), generator=generator)
+    labels = [reader.read_labels((_locate_sample(split, sample),)) for sample in chosen.tolist()]
+    known_labels = [label for label in labels if label is not None]
+    return torch.from_numpy(np.concatenate(known_labels)) if known_labels else None
 
 
-def draw_samples(part: DataSplit, count: int, generator: torch.Generator) -> DataSamples:
-    """`count` different samples drawn from the whole split (all, in random order, where it has fewer).
+def draw_samples(split: DataSplit, count: int, generator: torch.Generator) -> DataSamples:
+    """Draw `count` different samples from the whole split (all of it, in random order, where it has fewer).
 
-    Reads no more than it needs.
+    Only the drawn samples are read.
 
     Raises:
         InputError: The index does not match its shards, or a sample is damaged.
     """
-    reader = ShardReader(part.store, part.index)
-    chosen = torch.randperm(part.index.num_samples, generator=generator)[:count]
-    found = [read_samples(reader, _locate_sample(part, sample)) for sample in chosen.tolist()]
-    labels = [part.y for part in found if part.y is not None]
-    return DataSamples(torch.cat([part.x for part in found]), torch.cat(labels) if labels else None)
+    reader = ShardReader(split.store, split.index)
+    chosen = torch.randperm(split.index.num_samples, generator=generator)[:count]
+    samples = [read_samples(reader, _locate_sample(split, sample)) for sample in chosen.tolist()]
+    labels = [sample.y for sample in samples if sample.y is not None]
+    return DataSamples(torch.cat([sample.x for sample in samples]), torch.cat(labels) if labels else None)
 
 
-def _locate_sample(part: DataSplit, sample: int) -> SampleRun:
-    """One sample, by its number in the whole split."""
-    number = 0
-    while sample >= part.index.shards[number].samples:
-        sample -= part.index.shards[number].samples
-        number += 1
-    return SampleRun(number, sample, sample + 1)
+def _locate_sample(split: DataSplit, sample: int) -> SampleRun:
+    """Find a sample by its number in the whole split."""
+    shard = 0
+    while sample >= split.index.shards[shard].samples:
+        sample -= split.index.shards[shard].samples
+        shard += 1
+    return SampleRun(shard, sample, sample + 1)
 
 
-def runs_of_shard(part: DataSplit, shard: int, most_bytes: int) -> Iterator[SampleRun]:
-    """A shard cut into runs of samples that take up to `most_bytes` each, stored and decoded (one sample at least)."""
-    info = part.index.shards[shard]
-    each = max(info.bytes // max(1, info.samples), part.index.decoded_bytes)
-    step = max(1, most_bytes // each)
+def runs_of_shard(split: DataSplit, shard: int, most_bytes: int) -> Iterator[SampleRun]:
+    """Cut a shard into runs of samples that take up to `most_bytes` each, stored or decoded (one sample at least)."""
+    info = split.index.shards[shard]
+    sample_bytes = max(info.bytes // max(1, info.samples), split.index.decoded_bytes)
+    step = max(1, most_bytes // sample_bytes)
     for first in range(0, info.samples, step):
         yield SampleRun(shard, first, min(first + step, info.samples))
 

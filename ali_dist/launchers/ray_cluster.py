@@ -1,10 +1,11 @@
-"""The Ray cluster a run lies on: which one, how many workers it gets, and whether there is or will be room for them."""
+"""The Ray cluster of a run: how to reach it, how many workers the run gets, and whether there is room for them."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import struct
@@ -20,8 +21,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
+from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.resources import (
     Resources,
+    check_lanes,
     format_inventory,
     format_request,
     offers_resource,
@@ -29,52 +32,55 @@ from ali_dist.launchers.resources import (
     workers_that_fit,
 )
 
-# `ray up` leaves what its autoscaler works with on the head, where jobs' drivers run, too.
-_AUTOSCALING = Path("~/ray_bootstrap_config.yaml")
+# `ray up` leaves the configuration of its autoscaler on the head, where the drivers of jobs run, too.
+_AUTOSCALER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 _IDLE_SECONDS = 45.0  # an autoscaler that has done nothing for so long will do nothing
 _POLL_SECONDS = 2.0
-_SAY_SECONDS = 60.0
-_GET_ADDRESS = 0x8915  # SIOCGIFADDR
-Say = Callable[[str], None]
+_PROGRESS_SECONDS = 60.0
+_SIOCGIFADDR = 0x8915  # Linux's request for the address of a network interface
+_LOWER = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
+WriteLine = Callable[[str], None]
+
+RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextlib.contextmanager
 def ray_session(config: Config) -> Iterator[None]:
-    """Ray, connected: the job's or RAY_ADDRESS's cluster, one that `ray start` left on this machine, or our own.
+    """Within the block, this process is connected to a Ray cluster; one that is connected already stays so.
 
-    Our own is local, ends with the block and has room for the workers. It keeps Ray's dashboard, on the loopback
-    interface, because Ray Train asks that for the state of its actors.
+    The cluster is that of the job or of RAY_ADDRESS, or one that `ray start` left on this machine. Where there is
+    none, a local one with room for the workers is started, and ends with the block. It keeps Ray's dashboard, on the
+    loopback interface, because Ray Train asks the dashboard for the state of its actors.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ours = not ray.is_initialized()
-    if ours:
+    if ray.is_initialized():
+        yield
+        return
+    with temporary_environment(defaults=RAY_ENVIRONMENT):
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=True)
         else:
-            _, most = config.scale.worker_range() or (1, 1)
-            need = most * config.scale.cpus_per_worker
+            _, most_workers = config.scale.worker_range() or (1, 1)
+            cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
-                cpus = max(os.cpu_count() or 1, int(-(-need // 1)))
-                ray.init(num_cpus=cpus, log_to_driver=True)
-            except ValueError:  # Ray found one of `ray start`, whose CPUs are not ours to choose
+                ray.init(num_cpus=max(os.cpu_count() or 1, cpus_needed), log_to_driver=True)
+            except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(log_to_driver=True)
-    try:
-        yield
-    finally:
-        if ours:
+        try:
+            yield
+        finally:
             ray.shutdown()
 
 
 def alive_nodes() -> list[Resources]:
-    """What each machine that is there now has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The resources of each machine that is there now."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _read_autoscaler_config() -> dict[str, Any]:
-    """The autoscaler's configuration; empty where it is not on this machine, or there is none."""
-    file = _AUTOSCALING.expanduser()
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return found
+    """The autoscaler's configuration; empty if there is none, or none on this machine."""
+    file = _AUTOSCALER_CONFIG.expanduser()
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return config
 
 
 def has_gpus() -> bool:
@@ -84,110 +90,126 @@ def has_gpus() -> bool:
     return autoscaler_state() is not None and offers_resource(_read_autoscaler_config(), "GPU")
 
 
-def choose_workers(config: Config, nodes: list[Resources], each: Resources, say: Say) -> tuple[int, int]:
-    """(fewest, most) workers: as asked; else one for each GPU of the cluster, or for each machine with CPUs to give.
+def choose_workers(
+    config: Config, nodes: list[Resources], per_worker: Resources, write_line: WriteLine
+) -> tuple[int, int]:
+    """Choose how many workers a run gets.
+
+    Args:
+        config: Of the run. `scale.workers` decides; with `auto`, there is a worker for each GPU of the cluster, or on
+            CPUs for each machine that has room for one, and no more than the data order has lanes.
+        nodes: Resources of every machine.
+        per_worker: What each worker takes.
+        write_line: Gets a sentence if there is room for more workers than lanes.
+
+    Returns:
+        The fewest workers that training can start with, and the most.
 
     Raises:
-        InputError: More are asked for than the data order has lanes.
+        InputError: The user asks for more workers than the data order has lanes.
     """
-    lanes, asked = config.data.num_lanes(), config.scale.worker_range()
-    if asked is not None:
-        check_lanes(config, asked[1])
-        return asked
-    found = (
-        workers_that_fit(nodes, each) if "GPU" in each else sum(workers_that_fit([node], each) > 0 for node in nodes)
-    )
-    count = max(1, min(found, lanes))
-    if count < found:
-        say(
-            f"The cluster has room for {found} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size {config.data.global_batch_size}): training with {count}."
-        )
-    return count, count
-
-
-def check_lanes(config: Config, workers: int) -> None:
-    """Raise InputError if there are more workers than lanes."""
+    worker_range = config.scale.worker_range()
+    if worker_range is not None:
+        check_lanes(config, worker_range[1])
+        return worker_range
+    if "GPU" in per_worker:
+        fitting = workers_that_fit(nodes, per_worker)
+    else:
+        fitting = sum(workers_that_fit([node], per_worker) > 0 for node in nodes)
     lanes = config.data.num_lanes()
-    if workers > lanes:
-        raise InputError(
-            f"scale.workers asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
+    workers = max(1, min(fitting, lanes))
+    if workers < fitting:
+        write_line(
+            f"The cluster has room for {fitting} workers, but the data order has {lanes} lanes (data.lanes, a divisor "
+            f"of data.global_batch_size {config.data.global_batch_size}): training with {workers}."
         )
+    return workers, workers
 
 
 def wait_for_resources(
-    workers: int, each: Resources, strategy: str, say: Say, idle_seconds: float = _IDLE_SECONDS
+    workers: int, per_worker: Resources, strategy: str, write_line: WriteLine, idle_seconds: float = _IDLE_SECONDS
 ) -> None:
-    """Return when `workers` can be placed; while machines are busy or an autoscaler adds some, wait and say for what.
+    """Return when the workers can be placed; while machines are busy or an autoscaler adds some, wait and say so.
 
     Args:
         workers: The fewest that training can start with.
-        each: What one takes.
-        strategy: Of placement, PACK or SPREAD.
-        say: Takes a line.
+        per_worker: What each worker takes.
+        strategy: Ray's strategy of placement, PACK or SPREAD.
+        write_line: Gets a sentence now and then.
         idle_seconds: How long the autoscaler may do nothing before this gives up.
 
     Raises:
         InputError: They can never be placed: the machines are too few or too small, and none are being added.
     """
-    nodes, state = alive_nodes(), autoscaler_state()
-    if workers_that_fit(nodes, each) < workers:
-        _check_autoscaler_limits(workers, each, nodes, state)
-    if workers_that_fit([ray.available_resources()], each) >= workers and workers_that_fit(nodes, each) >= workers:
+    nodes = alive_nodes()
+    fit_when_idle = workers_that_fit(nodes, per_worker) >= workers
+    if not fit_when_idle:
+        _check_autoscaler_limits(workers, per_worker, nodes, autoscaler_state())
+    elif workers_that_fit([ray.available_resources()], per_worker) >= workers:
         return
-    what, there = format_request(workers, each), format_inventory(nodes, each)
-    why = "some are in use" if workers_that_fit(nodes, each) >= workers else "the autoscaler is asked for more"
-    say(f"Waiting for room: {what} are asked for; there are {there}, and {why}.")
-    group = placement_group([dict(each)] * workers, strategy=strategy)  # the demand that Ray Train itself will have
+    reason = "some are in use" if fit_when_idle else "the autoscaler is asked for more"
+    write_line(
+        f"Waiting for room: {format_request(workers, per_worker)} are asked for; "
+        f"there are {format_inventory(nodes, per_worker)}, and {reason}."
+    )
+    # It is the same demand as Ray Train itself will have, so that the autoscaler meets it.
+    group = placement_group([dict(per_worker)] * workers, strategy=strategy)
     try:
-        _wait_for_placement(group, workers, each, say, idle_seconds)
+        _wait_for_placement(group, workers, per_worker, write_line, idle_seconds)
     finally:
         remove_placement_group(group)
 
 
 def _check_autoscaler_limits(
-    workers: int, each: Resources, nodes: list[Resources], state: AutoscalerState | None
+    workers: int, per_worker: Resources, nodes: list[Resources], state: AutoscalerState | None
 ) -> None:
     """Raise InputError if no machines can be added, or too few."""
-    begin = f"The run needs {format_request(workers, each)}, but the Ray cluster has {format_inventory(nodes, each)}"
-    fix = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker, or add machines."
+    request = format_request(workers, per_worker)
+    sentence = f"The run needs {request}, but the Ray cluster has {format_inventory(nodes, per_worker)}"
+    remedy = f"{_LOWER}, or add machines."
     if state is None:
-        raise InputError(f"{begin}: {fix}")
-    most = workers_after_growth(_read_autoscaler_config(), each)
-    if most is not None and most < workers:
-        raise InputError(f"{begin}, and its autoscaler may add machines for {most} such workers in all: {fix}")
+        raise InputError(f"{sentence}: {remedy}")
+    most_workers = workers_after_growth(_read_autoscaler_config(), per_worker)
+    if most_workers is not None and most_workers < workers:
+        raise InputError(
+            f"{sentence}, and its autoscaler may add machines for {most_workers} such workers in all: {remedy}"
+        )
 
 
-def _wait_for_placement(group: Any, workers: int, each: Resources, say: Say, idle_seconds: float) -> None:
-    active = said = time.monotonic()
-    before: object = None
+def _wait_for_placement(
+    group: Any, workers: int, per_worker: Resources, write_line: WriteLine, idle_seconds: float
+) -> None:
+    last_active = time.monotonic()
+    last_line = last_active
+    previous: object = None
+    request = format_request(workers, per_worker)
     while not group.wait(_POLL_SECONDS):
-        now, nodes, state = time.monotonic(), alive_nodes(), autoscaler_state()
-        if workers_that_fit(nodes, each) >= workers or (state, len(nodes)) != before or (state and state.adding):
-            active = now  # others will be done some time; machines are coming
-        before = (state, len(nodes))
-        if state is not None and (state.refuses or now - active > idle_seconds):
+        now = time.monotonic()
+        nodes = alive_nodes()
+        state = autoscaler_state()
+        fit_when_idle = workers_that_fit(nodes, per_worker) >= workers  # then others will be done some time
+        if fit_when_idle or (state, len(nodes)) != previous or (state and state.adding):
+            last_active = now
+        previous = (state, len(nodes))
+        if state is not None and (state.refuses or now - last_active > idle_seconds):
+            reason = "says that it cannot place them" if state.refuses else "adds no more"
             raise InputError(
-                f"The run needs {format_request(workers, each)}, the Ray cluster has {format_inventory(nodes, each)}, "
-                f"and its autoscaler {'says that it cannot place them' if state.refuses else 'adds no more'}: "
-                "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker, or raise the cluster's limits."
+                f"The run needs {request}, the Ray cluster has {format_inventory(nodes, per_worker)}, and its "
+                f"autoscaler {reason}: {_LOWER}, or raise the cluster's limits."
             )
-        if now - said > _SAY_SECONDS:
-            said = now
+        if now - last_line > _PROGRESS_SECONDS:
+            last_line = now
             coming = f"; {state.adding} are being added" if state and state.adding else ""
-            say(
-                f"Still waiting for {format_request(workers, each)}; there are {format_inventory(nodes, each)}{coming}."
-            )
+            write_line(f"Still waiting for {request}; there are {format_inventory(nodes, per_worker)}{coming}.")
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalerState:
     """What the cluster's autoscaler does.
 
-    Args:
+    Attributes:
         adding: Machines that it has asked for and that are not there yet.
-        refuses: Whether it knows that a demand can never be met; only the newer one (Kubernetes) says so.
+        refuses: Whether it knows that a demand can never be met; only the newer autoscaler (on Kubernetes) says so.
     """
 
     adding: int
@@ -198,20 +220,30 @@ def autoscaler_state() -> AutoscalerState | None:
     """The state of the autoscaler that may add machines to this cluster; None where machines are fixed."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    gcs_client = GcsClient(ray.get_runtime_context().gcs_address)
+    if is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs_client):
+        return _newer_autoscaler_state(gcs_client)
+    return _older_autoscaler_state()
+
+
+def _newer_autoscaler_state(gcs_client: Any) -> AutoscalerState:
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(gcs_client.get_cluster_status(timeout_s=10))
+    state = reply.autoscaling_state
+    requested = sum(request.request_count or 1 for request in state.pending_instance_requests)
+    refused = [*state.infeasible_resource_requests, *state.infeasible_gang_resource_requests]
+    return AutoscalerState(requested + len(state.pending_instances), bool(refused))
+
+
+def _older_autoscaler_state() -> AutoscalerState | None:
     from ray.experimental.internal_kv import _internal_kv_get
 
-    gcs = GcsClient(ray.get_runtime_context().gcs_address)
-    if is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs):
-        reply = GetClusterStatusReply()
-        reply.ParseFromString(gcs.get_cluster_status(timeout_s=10))
-        newer = reply.autoscaling_state
-        coming = sum(request.request_count or 1 for request in newer.pending_instance_requests)
-        refused = [*newer.infeasible_resource_requests, *newer.infeasible_gang_resource_requests]
-        return AutoscalerState(coming + len(newer.pending_instances), bool(refused))
     report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report") or {}
-    kinds = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
-    if all(kind.startswith("node_") for kind in kinds):  # the names of machines that nobody described
+    node_types = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
+    if all(name.startswith("node_") for name in node_types):  # the names of machines that nobody described
         return None
     launching = sum((report.get("pending_launches") or {}).values())
     return AutoscalerState(launching + len(report.get("pending_nodes") or []), False)
@@ -219,15 +251,15 @@ def autoscaler_state() -> AutoscalerState | None:
 
 def threads_per_worker() -> int:
     """CPU threads for a Ray Train worker: the cores that Ray sees on its machine, shared out to the workers there."""
-    here = ray.get_runtime_context().get_node_id()
-    cores = next((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == here), 1.0)
+    this_node = ray.get_runtime_context().get_node_id()
+    cores = next((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == this_node), 1.0)
     return max(1, int(cores) // ray.train.get_context().get_local_world_size())
 
 
 def use_node_interface() -> None:
-    """Let gloo listen where Ray does, if nobody has said where.
+    """Let gloo listen on the network that Ray uses, unless the user has named another one. For a worker's process.
 
-    Else it takes the address that this machine's own name stands for, which is often 127.0.0.1.
+    Otherwise gloo takes the address that this machine's own name stands for, which is often 127.0.0.1.
     """
     name = find_interface(ray.util.get_node_ip_address())
     if name is not None:
@@ -240,6 +272,6 @@ def find_interface(address: str) -> str | None:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):
                 request = struct.pack("256s", name.encode()[:15])
-                if socket.inet_ntoa(fcntl.ioctl(probe, _GET_ADDRESS, request)[20:24]) == address:
+                if socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24]) == address:
                     return name
     return None

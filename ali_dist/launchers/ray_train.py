@@ -1,7 +1,8 @@
-"""Ray Train: N workers run the same loop under DistributedDataParallel.
+"""Runs on Ray Train: N workers run the same loop under DistributedDataParallel.
 
-Checkpoints, metrics and the order of data are ours and the same as in a local run. Ray places the workers, restarts
-them all when one is lost (they continue from the newest checkpoint), and carries evaluation metrics to Tune.
+Checkpoints, metrics and the order of the data are ours and the same as in a local run. Ray places the workers,
+restarts all of them when one is lost (they continue from the newest checkpoint), and carries evaluation metrics to Ray
+Tune.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.local import prepare_builtin_data
 from ali_dist.launchers.ray_cluster import (
     alive_nodes,
-    check_lanes,
     choose_workers,
     has_gpus,
     ray_session,
@@ -38,118 +39,143 @@ from ali_dist.launchers.ray_cluster import (
     use_node_interface,
     wait_for_resources,
 )
-from ali_dist.launchers.ray_storage import ray_storage, storage_access
-from ali_dist.launchers.signals import stop_on_signals
+from ali_dist.launchers.ray_storage import open_ray_storage, storage_access, with_absolute_paths
+from ali_dist.launchers.resources import check_lanes, worker_resources
+from ali_dist.launchers.signals import run_beside_main_thread
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
+from ali_dist.storage import is_local
 from ali_dist.training.loop import fit
 
-_ELASTIC_START_SECONDS = "30"  # a lost node's reservation lingers; Train waits this long before it starts smaller
+_POLL_SECONDS = 0.1
+RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # also the pace at which reports reach the driver
+# The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
+_ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 
 @ray.remote(num_cpus=0)
 class StopCoordinator:
-    """What driver and workers tell each other during a run."""
+    """What the driver and the workers tell each other during a run: a request to stop, and a refusal to go on."""
 
     def __init__(self) -> None:
-        self._stop = asyncio.Event()
-        self._verdict: tuple[str, str] | None = None
+        self._stop_event = asyncio.Event()
+        self._refusal: tuple[str, str] | None = None
 
     async def request_stop(self) -> None:
-        """The driver was asked to stop."""
-        self._stop.set()
+        """Called by the driver when it was asked to stop."""
+        self._stop_event.set()
 
     async def wait_for_stop(self) -> None:
-        """Returns when it was, and not before: who waits takes no CPU time and learns of it at once."""
-        await self._stop.wait()
+        """Return once a stop is requested, and not before: waiting takes no CPU time, and the answer comes at once."""
+        await self._stop_event.wait()
 
     async def refuse(self, kind: str, message: str) -> None:
-        """A worker found that the run cannot go on: restarting would not help."""
-        self._verdict = self._verdict or (kind, message)
+        """Called by a worker that found that the run cannot go on, so that restarting would not help.
 
-    async def verdict(self) -> tuple[str, str] | None:
-        """Kind (input or training) and message of the first refusal."""
-        return self._verdict
+        Args:
+            kind: `input` or `training`: whose fault it is.
+            message: One sentence.
+        """
+        self._refusal = self._refusal or (kind, message)
+
+    async def read_refusal(self) -> tuple[str, str] | None:
+        """Kind and message of the first refusal; None if no worker has refused."""
+        return self._refusal
 
 
-def watch_for_stop(board: Any) -> threading.Event:
+def watch_for_stop(coordinator: Any) -> threading.Event:
     """An event that is set once the driver asks to save and stop.
 
     Args:
-        board: The driver's `Board`; None if nobody will ask.
+        coordinator: Handle of the driver's `StopCoordinator`; None if nobody will ask.
     """
-    asked = threading.Event()
+    stop_event = threading.Event()
 
-    def wait() -> None:
+    def wait_for_driver() -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and this process soon will be
-            ray.get(board.wait_for_stop.remote())
-            asked.set()
+            ray.get(coordinator.wait_for_stop.remote())
+            stop_event.set()
 
-    if board is not None:
-        threading.Thread(target=wait, name="stop-watch", daemon=True).start()
-    return asked
+    if coordinator is not None:
+        threading.Thread(target=wait_for_driver, name="stop-watch", daemon=True).start()
+    return stop_event
 
 
 class RayContext:
-    """A Ray Train worker's surroundings.
+    """The surroundings of a Ray Train worker; see `ali_dist.training.context.Context`.
 
     Args:
-        board: Where rank 0 learns that the driver was asked to stop.
+        coordinator: Where rank 0 learns that the driver was asked to stop.
     """
 
-    def __init__(self, board: Any) -> None:
-        train = ray.train.get_context()
-        self.world = World(train.get_world_rank(), train.get_local_rank(), train.get_world_size())
+    def __init__(self, coordinator: Any) -> None:
+        train_context = ray.train.get_context()
+        self.world = World(
+            train_context.get_world_rank(), train_context.get_local_rank(), train_context.get_world_size()
+        )
         self.device: torch.device = ray.train.torch.get_device()
-        self._stop = watch_for_stop(board if self.world.is_main else None)
+        self._stop_event = watch_for_stop(coordinator if self.world.is_main else None)
 
     def stop_requested(self) -> bool:
-        """See `Context`."""
-        return self._stop.is_set()
+        """Whether the driver asked to save and stop; known on rank 0 alone. See `Context`."""
+        return self._stop_event.is_set()
 
     def report(self, metrics: dict[str, float]) -> None:
-        """See `Context`. Ray carries it to Tune; checkpoints stay ours."""
+        """Hand evaluation metrics to Ray, which carries them to Tune; checkpoints stay ours. Collective."""
         ray.train.report(metrics)
 
 
 def _train_worker(settings: dict[str, Any]) -> Record:
-    """What each worker runs; its one required argument is how Ray hands over `settings`."""
-    board = settings["board"]
-    verdict = ray.get(board.verdict.remote())
-    if verdict is not None:  # this is the restart after a refusal
-        return {"outcome": verdict[0], "message": verdict[1]}
+    """What each worker runs; its one required argument is how Ray hands over `settings`.
+
+    Returns:
+        `outcome`, which is finished, stopped, input or training; `summary` if finished, else `message`.
+    """
+    coordinator = settings["coordinator"]
+    refusal = ray.get(coordinator.read_refusal.remote())
+    if refusal is not None:  # this is the restart after a refusal
+        return _refused_outcome(refusal)
     config = from_mapping(settings["config"])
     os.environ.update(settings["access"])
     torch.set_num_threads(config.scale.threads or threads_per_worker())
     try:
-        _check_run_dir_visible(config, settings["mark"])
-        summary = fit(config, RayContext(board))
+        _check_run_dir_visible(config, settings["probe_file"])
+        summary = fit(config, RayContext(coordinator))
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
     except (InputError, TrainingError) as error:
-        # Other ranks may be waiting in a collective: only a failure ends them. The restart will find the verdict.
-        ray.get(board.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
+        # Other ranks may be waiting in a collective, and only a failure ends them. The restart will find the refusal.
+        ray.get(coordinator.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
         raise
     return {"outcome": "finished", "summary": summary}
 
 
-def _check_run_dir_visible(config: Config, mark: str) -> None:
-    """Raise InputError on a machine that does not see the run folder, before training runs into it."""
-    if mark and not Path(mark).exists():
+def _refused_outcome(refusal: tuple[str, str]) -> Record:
+    kind, message = refusal
+    return {"outcome": kind, "message": message}
+
+
+def _write_probe_file(config: Config) -> str:
+    """Write a file into a local run folder for `_check_run_dir_visible`; its path, or "" where runs are in S3."""
+    if not is_local(config.run.dir):
+        return ""
+    probe_file = Path(config.run.dir) / config.run.name / "ray" / f"seen-from-{os.uname().nodename}"
+    probe_file.parent.mkdir(parents=True, exist_ok=True)
+    probe_file.touch()
+    return str(probe_file)
+
+
+def _check_run_dir_visible(config: Config, probe_file: str) -> None:
+    """Refuse to train on a machine that does not see the run folder, before training runs into it.
+
+    Raises:
+        InputError: The driver's probe file is not here.
+    """
+    if probe_file and not Path(probe_file).exists():
         raise InputError(
             f"The machine {ray.util.get_node_ip_address()} does not see {config.run.dir}, the folder of runs: on "
             "several machines --run.dir must be s3://bucket/prefix or a folder that all of them mount."
         )
-
-
-def _write_probe_file(config: Config) -> str:
-    """A file in a local run folder for `_check_sight`; nothing where runs are in S3."""
-    if "://" in config.run.dir:
-        return ""
-    mark = Path(config.run.dir) / config.run.name / "ray" / f"seen-from-{os.uname().nodename}"
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    return str(mark)
 
 
 class _InterfaceBackend(_TorchBackend):
@@ -166,68 +192,64 @@ class _InterfaceTorchConfig(TorchConfig):
         return _InterfaceBackend
 
 
-def run_on_ray(config: Config, callbacks: Sequence[Any] = (), asked: threading.Event | None = None) -> Record:
-    """Train on Ray workers, on the cluster this process belongs to or on one started here; rank 0's summary.
+def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: threading.Event | None = None) -> Record:
+    """Train on Ray workers, on the cluster that this process belongs to or on one that is started here.
 
-    `callbacks` (Ray Train's) learn of what the workers report, e.g. to pass it on to Ray Tune. Setting `asked` asks the
-    workers to save and stop, as SIGTERM does.
+    Args:
+        config: Of the run.
+        callbacks: Ray Train's; they learn of what the workers report, for example to pass it on to Ray Tune.
+        stop_event: Asks the workers to save and stop when it is set, as SIGTERM does.
+
+    Returns:
+        The summary of the run, from rank 0.
 
     Raises:
         InputError: The config cannot work, or the workers cannot see the data or the run folder.
         TrainingError: Training diverged, or workers were lost too often.
-        Stopped: SIGTERM, Ctrl-C or `asked`; a checkpoint has been saved.
+        StorageError: The storage failed.
+        Stopped: SIGTERM, Ctrl-C or `stop_event` asked for it, and a checkpoint has been saved.
     """
     config = with_absolute_paths(config)
     prepare_builtin_data(config)
-    open_run_data(config)  # a missing bucket is answered at once, not after the workers have started
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also the pace of report()
-    if ":" in config.scale.workers:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
-    check_lanes(config, (config.scale.worker_range() or (1, 1))[1])
-    with ray_session(config):
-        # Beside this driver, whose end is the run's end; on another machine it would be lost with that.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = StopCoordinator.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        return _read_outcome(
-            _fit_in_thread(_make_trainer(config, board, callbacks), board, asked or threading.Event()), board
-        )
+    open_run_data(config)  # a missing bucket is reported at once, and not after the workers have started
+    _, most_workers = config.scale.worker_range() or (1, 1)
+    check_lanes(config, most_workers)
+    is_elastic = ":" in config.scale.workers
+    environment = RAY_TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
+    with temporary_environment(defaults=environment), ray_session(config):
+        # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
+        trainer = _make_trainer(config, coordinator, callbacks)
+        return _read_summary(_fit_until_stopped(trainer, coordinator, stop_event or threading.Event()))
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """The config for workers, which run in folders of their own: local places must not depend on the current one."""
-
-    def absolute(url: str) -> str:
-        return url if "://" in url else str(Path(url).absolute())
-
-    places = {"run": {"dir": absolute(config.run.dir)}, "data": {"url": absolute(config.data.url)}}
-    return from_mapping(config.to_mapping(), places)
-
-
-def _make_trainer(config: Config, board: Any, callbacks: Sequence[Any]) -> TorchTrainer:
+def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) -> TorchTrainer:
+    """The trainer, once there is room for its workers."""
     scale = config.scale
     use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
-    each = {"CPU": scale.cpus_per_worker} | ({"GPU": scale.gpus_per_worker} if use_gpu else {})
-    low, high = choose_workers(config, alive_nodes(), each, _write_line)
+    per_worker = worker_resources(scale.cpus_per_worker, scale.gpus_per_worker if use_gpu else 0.0)
+    fewest, most = choose_workers(config, alive_nodes(), per_worker, _write_line)
     # GPUs talk fastest within a machine; workers on CPUs would share its cores.
     strategy = "PACK" if use_gpu else "SPREAD"
-    wait_for_resources(low, each, strategy, _write_line)
-    path, filesystem = ray_storage(config)
+    wait_for_resources(fewest, per_worker, strategy, _write_line)
+    path, filesystem = open_ray_storage(config)
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
         train_loop_config={
             "config": config.to_mapping(),
-            "board": board,
-            "mark": _write_probe_file(config),
+            "coordinator": coordinator,
+            "probe_file": _write_probe_file(config),
             "access": storage_access(),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
+            num_workers=most if fewest == most else (fewest, most),  # type: ignore[arg-type]
             use_gpu=use_gpu,
-            resources_per_worker=each,
+            resources_per_worker=per_worker,
             placement_strategy=strategy,
         ),
         run_config=ray.train.RunConfig(
-            name=f"{config.run.name}-{int(time.time())}",  # our checkpoints continue a run, not Ray's
+            name=f"{config.run.name}-{int(time.time())}",  # a run is continued from our checkpoints, not from Ray's
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
@@ -242,53 +264,55 @@ def _write_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def _fit_in_thread(trainer: TorchTrainer, board: Any, asked: threading.Event) -> Record | BaseException:
-    """`trainer.fit()` beside the main thread, so that signals are ours: the first asks the workers to save and stop."""
-    box: list[Record | BaseException] = []
+def _fit_until_stopped(trainer: TorchTrainer, coordinator: Any, stop_event: threading.Event) -> Record:
+    """Train; pass on to the workers that a signal, or somebody else, has set `stop_event`. The workers' outcome."""
 
-    def run() -> None:
-        try:
-            box.append(trainer.fit().return_value)  # type: ignore[attr-defined]
-        except BaseException as error:  # noqa: BLE001  (handed to the main thread)
-            box.append(error)
+    def pass_on_stop() -> None:
+        if stop_event.is_set():
+            stop_event.clear()
+            ray.get(coordinator.request_stop.remote())
 
-    thread = threading.Thread(target=run, name="ray-train", daemon=True)
-    with stop_on_signals(asked.set):
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.1)
-            if asked.is_set():
-                asked.clear()
-                ray.get(board.request_stop.remote())
-    return box[0]
+    return run_beside_main_thread(
+        lambda: _fit(trainer, coordinator),
+        request_stop=stop_event.set,
+        on_poll=pass_on_stop,
+        poll_seconds=_POLL_SECONDS,
+        name="ray-train",
+    )
 
 
-def _read_outcome(result: Record | BaseException, board: Any) -> Record:
-    """The summary, or the exception that says how the run ended."""
-    if isinstance(result, BaseException):
-        verdict = None
+def _fit(trainer: TorchTrainer, coordinator: Any) -> Record:
+    """Train; what rank 0 returned or, if training failed because a worker refused to go on, its refusal."""
+    try:
+        outcome: Record = trainer.fit().return_value  # type: ignore[attr-defined]
+        return outcome
+    except Exception as error:
+        refusal = None
         with contextlib.suppress(ray.exceptions.RayError):
-            verdict = ray.get(board.verdict.remote())
-        if verdict is None:
-            raise _lost_workers_error(result) from result
-        result = {"outcome": verdict[0], "message": verdict[1]}
-    if result["outcome"] == "input":
-        raise InputError(result["message"])
-    if result["outcome"] == "training":
-        raise TrainingError(result["message"])
-    if result["outcome"] == "stopped":
-        raise Stopped(result["message"])
-    summary: Record = result["summary"]
+            refusal = ray.get(coordinator.read_refusal.remote())
+        if refusal is not None:
+            return _refused_outcome(refusal)
+        if isinstance(error, ray.train.TrainingFailedError):
+            raise _lost_workers_error(error) from error
+        raise
+
+
+def _read_summary(outcome: Record) -> Record:
+    """The summary of a run that has finished; otherwise raises what its outcome stands for."""
+    errors = {"input": InputError, "training": TrainingError, "stopped": Stopped}
+    if outcome["outcome"] in errors:
+        raise errors[outcome["outcome"]](outcome["message"])
+    summary: Record = outcome["summary"]
     return summary
 
 
-def _lost_workers_error(error: BaseException) -> BaseException:
-    """A failure of workers as one sentence; anything else as it is."""
-    if not isinstance(error, ray.train.TrainingFailedError):
-        return error
+def _lost_workers_error(error: ray.train.TrainingFailedError) -> TrainingError:
+    """A failure of workers as one sentence."""
     failures = getattr(error, "worker_failures", {}) or {}
     reasons = "; ".join(f"rank {rank}: {' '.join(str(e).split())[:300]}" for rank, e in sorted(failures.items()))
-    reasons = reasons or ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1]
+    if not reasons:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reasons = lines[-1] if lines else "no reason given"
     return TrainingError(
         f"Workers failed more often than scale.max_failures allows ({reasons}); checkpoints are kept: "
         "run the same command to go on from the newest."

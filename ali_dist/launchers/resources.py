@@ -1,64 +1,123 @@
-"""Whether workers fit onto the machines of a cluster, and sentences for when they do not. Arithmetic; knows no Ray."""
+"""How many workers fit onto the machines of a cluster, and the sentences for when they do not.
+
+The only arithmetic of what fits where: training runs and sweeps both ask it. Pure; knows no Ray. Machines ("nodes")
+and workers are described as Ray describes them, by amounts of CPU and GPU.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ali_dist.config import Config
+from ali_dist.errors import InputError
+
 Resources = Mapping[str, float]
-_ROUNDING = 1e-6  # fractions of a GPU are floats
+"""Amounts by kind of resource, as Ray names them, e.g. {"CPU": 8.0, "GPU": 2.0}."""
+
+_ROUNDING = 1e-6  # fractions are floats: 0.3 / 0.1 is 2.9999999999999996
 
 
-def workers_that_fit(nodes: Sequence[Resources], each: Resources) -> int:
-    """How many workers that take `each` fit onto nodes with these resources; a worker lies on one node."""
-    return sum(_workers_on_node(node, each) for node in nodes)
+def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """What one worker takes; a worker that trains on the CPU takes no GPU at all.
+
+    Args:
+        cpus: CPUs of the worker.
+        gpus: GPUs of the worker; 0 on the CPU.
+    """
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
-def _workers_on_node(node: Resources, each: Resources) -> int:
-    return min(int(node.get(kind, 0.0) / amount + _ROUNDING) for kind, amount in each.items())
+def workers_that_fit(nodes: Sequence[Resources], per_worker: Resources) -> int:
+    """How many workers the nodes hold together; each worker lies on one node, and less than a GPU on one GPU.
+
+    Args:
+        nodes: Resources of every node.
+        per_worker: What each worker takes.
+    """
+    return sum(_workers_on_node(node, per_worker) for node in nodes)
 
 
-def workers_after_growth(autoscaling: Mapping[str, Any], each: Resources) -> int | None:
+def _workers_on_node(node: Resources, per_worker: Resources) -> int:
+    return min(_workers_by_kind(kind, node.get(kind, 0.0), amount) for kind, amount in per_worker.items())
+
+
+def _workers_by_kind(kind: str, available: float, per_worker: float) -> int:
+    if kind != "GPU" or per_worker >= 1:
+        return int(available / per_worker + _ROUNDING)
+    # A worker with a fraction of a GPU lies on one GPU: two GPUs hold 2 workers of 0.6, although 2 / 0.6 is above 3.
+    whole_gpus = int(available + _ROUNDING)
+    rest = max(0.0, available - whole_gpus)
+    return whole_gpus * int(1 / per_worker + _ROUNDING) + int(rest / per_worker + _ROUNDING)
+
+
+def workers_after_growth(autoscaling: Mapping[str, Any], per_worker: Resources) -> int | None:
     """How many workers fit when an autoscaler has added all that its configuration lets it add.
 
     Args:
-        autoscaling: The configuration of Ray's cluster launcher, complete, as it lies on the head.
-        each: What a worker takes.
+        autoscaling: The complete configuration of Ray's cluster launcher, as it lies on the head.
+        per_worker: What each worker takes.
 
     Returns:
         The number, or None where the configuration does not say what its machines have.
     """
-    types, limit = autoscaling.get("available_node_types", {}), autoscaling.get("max_workers", 0)
-    head = types.get(autoscaling.get("head_node_type"), {}).get("resources")
-    workers = [(kind.get("resources"), kind.get("max_workers", limit)) for kind in types.values()]
-    if not types or head is None or any(count and not resources for resources, count in workers):
+    node_types = autoscaling.get("available_node_types", {})
+    limit = autoscaling.get("max_workers", 0)
+    head = node_types.get(autoscaling.get("head_node_type"), {}).get("resources")
+    addable = [(node_type.get("resources"), node_type.get("max_workers", limit)) for node_type in node_types.values()]
+    if not node_types or head is None or any(count and not resources for resources, count in addable):
         return None
-    found = sorted(((_workers_on_node(resources, each), count) for resources, count in workers if count), reverse=True)
-    total, left = _workers_on_node(head, each), limit
-    for fitting, count in found:
-        total += fitting * min(count, left)
-        left -= min(count, left)
+    by_size = sorted(
+        ((_workers_on_node(resources, per_worker), count) for resources, count in addable if count), reverse=True
+    )
+    total = _workers_on_node(head, per_worker)
+    nodes_left = limit
+    for workers, count in by_size:
+        added = min(count, nodes_left)
+        total += workers * added
+        nodes_left -= added
     return total
 
 
 def offers_resource(autoscaling: Mapping[str, Any], kind: str) -> bool:
     """Whether a machine that the autoscaler may add has any of a kind of resource."""
-    types = autoscaling.get("available_node_types", {}).values()
-    return any((machine.get("resources") or {}).get(kind) and machine.get("max_workers") != 0 for machine in types)
+    node_types = autoscaling.get("available_node_types", {}).values()
+    return any(
+        (node_type.get("resources") or {}).get(kind) and node_type.get("max_workers") != 0 for node_type in node_types
+    )
 
 
-def format_request(workers: int, each: Resources) -> str:
-    """What workers ask for, in words."""
-    return f"{workers} worker{'s' * (workers != 1)} with {_format_amounts(each)} each"
+def check_lanes(config: Config, workers: int, option: str = "scale.workers") -> None:
+    """Refuse more workers than the order of the data has lanes.
+
+    Args:
+        config: Of the run, or of each trial of a sweep.
+        workers: The most that one run or trial has.
+        option: What the user sets their number with.
+
+    Raises:
+        InputError: There are more workers than lanes.
+    """
+    lanes = config.data.num_lanes()
+    if workers > lanes:
+        raise InputError(
+            f"{option} asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
+            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
+        )
 
 
-def format_inventory(nodes: Sequence[Resources], each: Resources) -> str:
-    """What of it the nodes have, in words: equal nodes together."""
-    kinds: dict[str, int] = {}
+def format_request(workers: int, per_worker: Resources) -> str:
+    """What the workers ask for, in words."""
+    return f"{workers} worker{'s' * (workers != 1)} with {_format_amounts(per_worker)} each"
+
+
+def format_inventory(nodes: Sequence[Resources], per_worker: Resources) -> str:
+    """What the nodes have of the resources that a worker takes, in words; equal nodes are counted together."""
+    counts: dict[str, int] = {}
     for node in nodes:
-        what = _format_amounts({kind: node.get(kind, 0.0) for kind in each})
-        kinds[what] = kinds.get(what, 0) + 1
-    parts = [f"{count} machine{'s' * (count != 1)} with {what}" for what, count in kinds.items()]
+        amounts = _format_amounts({kind: node.get(kind, 0.0) for kind in per_worker})
+        counts[amounts] = counts.get(amounts, 0) + 1
+    parts = [f"{count} machine{'s' * (count != 1)} with {amounts}" for amounts, count in counts.items()]
     return " and ".join(parts) or "no machines"
 
 

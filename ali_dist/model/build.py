@@ -17,47 +17,44 @@ from ali_dist.model.networks import Decoder, Discriminator, Encoder, NetworkSize
 
 
 def find_architecture(name: str) -> Architecture:
-    """The layer tables called `name`.
+    """The architecture of this name.
 
     Raises:
-        InputError: There are none.
+        InputError: There is none.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"model.architecture is {name!r}, but must be one of {', '.join(sorted(ARCHITECTURES))}.")
     return ARCHITECTURES[name]
 
 
-def network_sizes(config: Config, classes: int, attributes: int) -> NetworkSizes:
-    """What the config and the data's labels make of the tables.
-
-    Args:
-        config: Of the run.
-        classes: Number of the data's classes; 0 without.
-        attributes: Number of the data's attributes; 0 without.
+def network_sizes(config: Config, spec: DataSpec) -> NetworkSizes:
+    """What the config and the data's labels fill into the layer tables.
 
     Raises:
         InputError: The config needs labels that the data do not have.
     """
-    model, objective = config.model, config.objective
-    there = {"none": 0, "classes": classes, "attributes": attributes}
-    if model.condition != "none" and not there[model.condition]:
-        other = "classes" if attributes == 0 else "attributes"
-        have = f"has {there[other]} {other}: use {other!r}" if there[other] else "has no labels: use 'none'"
+    model = config.model
+    objective = config.objective
+    label_counts = {"none": 0, "classes": len(spec.classes), "attributes": len(spec.attributes)}
+    if model.condition != "none" and not label_counts[model.condition]:
+        other = "attributes" if model.condition == "classes" else "classes"
+        count = label_counts[other]
+        have = f"have {count} {other}: use {other!r}" if count else "have no labels: use 'none'"
         raise InputError(
             f"model.condition is {model.condition!r}, but the data at {config.data.url} {have}, or give data with "
             f"{model.condition}."
         )
-    if objective.supervised and classes < 2:
+    if objective.supervised and len(spec.classes) < 2:
         raise InputError(
             f"objective.supervised is {objective.supervised:g}, which makes D a classifier, but the data at "
-            f"{config.data.url} has no class labels: set it to 0, or give data with classes."
+            f"{config.data.url} have no class labels: set it to 0, or give data with classes."
         )
     return NetworkSizes(
         latent=model.latent_size,
         width=model.width,
-        condition=there[model.condition],
+        condition=label_counts[model.condition],
         embedding_size=model.embedding_size,
-        classes=classes if objective.supervised else 0,
+        classes=len(spec.classes) if objective.supervised else 0,
         unary=objective.unary,
         packing=objective.packing,
         sees_z=objective.game == "ali",
@@ -75,38 +72,18 @@ def game_from_config(objective: ObjectiveConfig) -> GameSpec:
 
 
 def build_networks(config: Config, spec: DataSpec, seed: int) -> tuple[ALI, DataSpace]:
-    """Freshly initialised networks for data like `spec`, on the CPU, and the space they work in.
+    """Freshly initialized networks for data like `spec`, on the CPU, and the space they work in.
 
     Raises:
-        InputError: The architecture does not fit the data.
+        InputError: The architecture does not fit the data, or the config needs labels that these lack.
     """
-    tables = find_architecture(config.model.architecture)
-    size, wanted = tables.image_size, config.data.image_size
-    if wanted is not None and wanted != size:
-        raise InputError(
-            f"data.image_size is {wanted}, but architecture {config.model.architecture!r} works at {size}: "
-            "leave data.image_size out or choose another model.architecture."
-        )
-    sides = spec.shape[1:]
-    if size is not None and wanted is None and len(sides) == 2 and sides != (size, size):
-        raise InputError(
-            f"The data have images of {sides[0]}x{sides[1]}, but architecture {config.model.architecture!r} works at "
-            f"{size}x{size}: set data.image_size to {size} to have them resized, or choose another data.url or "
-            "model.architecture."
-        )
-    kind = "points [D]" if size is None else "images [C, H, W]"
-    if (len(spec.shape) == 1) != (size is None):
-        raise InputError(
-            f"The data have samples of shape {list(spec.shape)}, but architecture {config.model.architecture!r} "
-            f"takes {kind}: choose another data.url or model.architecture."
-        )
-    if config.model.encoder == "implicit" and size is not None:
-        raise InputError("model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'.")
-    space = DataSpace.of(tables, spec.shape)
+    architecture = find_architecture(config.model.architecture)
+    _check_fit(config, spec, architecture)
+    space = DataSpace.for_architecture(architecture, spec.shape)
     ali = build_ali(
-        tables,
+        architecture,
         space.model_shape,
-        network_sizes(config, len(spec.classes), len(spec.attributes)),
+        network_sizes(config, spec),
         encoder=config.model.encoder,
         discriminator_dropout=config.model.discriminator_dropout,
         game=game_from_config(config.objective),
@@ -116,9 +93,50 @@ def build_networks(config: Config, spec: DataSpec, seed: int) -> tuple[ALI, Data
     return ali, space
 
 
+def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> None:
+    """Refuse data that the architecture cannot take as they are.
+
+    Raises:
+        InputError: They have another size or are of another kind.
+    """
+    name = config.model.architecture
+    size = architecture.image_size
+    requested_size = config.data.image_size
+    if requested_size is not None and requested_size != size:
+        raise InputError(
+            f"data.image_size is {requested_size}, but architecture {name!r} works at {size}: "
+            "leave data.image_size out or choose another model.architecture."
+        )
+    sides = spec.shape[1:]
+    if size is not None and requested_size is None and len(sides) == 2 and sides != (size, size):
+        raise InputError(
+            f"The data have images of {sides[0]}x{sides[1]}, but architecture {name!r} works at {size}x{size}: set "
+            f"data.image_size to {size} to have them resized, or choose another data.url or model.architecture."
+        )
+    if (len(spec.shape) == 1) != (size is None):
+        kind = "points [D]" if size is None else "images [C, H, W]"
+        raise InputError(
+            f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: choose "
+            "another data.url or model.architecture."
+        )
+    if config.model.encoder == "implicit" and size is not None:
+        raise InputError("model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'.")
+
+
 @torch.no_grad()
 def start_output_bias_at_mean(ali: ALI, space: DataSpace, pixel_mean: Sequence[float]) -> None:
-    """Set the decoder's output bias to the logit of the data's per-pixel mean. Source: the authors' code."""
+    """Set the decoder's output bias to the logit of the data's per-pixel mean.
+
+    Source: the authors' code.
+
+    Args:
+        ali: Its decoder ends in a bias and a sigmoid.
+        space: The ranges of stored and model values.
+        pixel_mean: Of the data, flattened, in [0, 1].
+
+    Raises:
+        InputError: The decoder does not end in a sigmoid.
+    """
     last = [m for m in ali.decoder.modules() if getattr(m, "bias", None) is not None][-1]
     if not any(isinstance(m, nn.Sigmoid) for m in ali.decoder.modules()):
         raise InputError(
@@ -131,7 +149,7 @@ def start_output_bias_at_mean(ali: ALI, space: DataSpace, pixel_mean: Sequence[f
 
 
 def build_ali(
-    tables: Architecture,
+    architecture: Architecture,
     x_shape: tuple[int, ...],
     sizes: NetworkSizes,
     *,
@@ -141,14 +159,14 @@ def build_ali(
     native: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> ALI:
-    """A freshly initialised ALI on the CPU; torch's global generator is left as it was.
+    """A freshly initialized ALI on the CPU; torch's global generator is left as it was.
 
     Args:
-        tables: Layer tables, see `ali_dist.model.architectures`.
+        architecture: Layer tables; see `ali_dist.model.architectures`.
         x_shape: Shape of one sample at the model's size.
         sizes: n_z and whatever else the tables leave open.
         encoder: gaussian, deterministic or implicit.
-        discriminator_dropout: Dropout on every D layer's input; None: as in the tables.
+        discriminator_dropout: Dropout on every D layer's input; None: as in the architecture.
         game: Who plays.
         native: See `ALI`.
         seed: Seed of the weights.
@@ -159,20 +177,20 @@ def build_ali(
     game = game or GameSpec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tables_d = with_dropout(tables, discriminator_dropout)
+        architecture_d = with_dropout(architecture, discriminator_dropout)
         ali = ALI(
-            Encoder(tables, x_shape, sizes, encoder),
-            Decoder(tables, x_shape, sizes),
-            Discriminator(tables_d, x_shape, sizes),
+            Encoder(architecture, x_shape, sizes, encoder),
+            Decoder(architecture, x_shape, sizes),
+            Discriminator(architecture_d, x_shape, sizes),
             nn.Linear(sizes.condition, sizes.embedding) if sizes.condition else None,
             game=game,
             native=native,
         )
-        initialize_weights(ali, tables)
+        initialize_weights(ali, architecture)
     if encoder == "gaussian":
         last = [m for m in ali.encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
         assert last.bias is not None
-        nn.init.constant_(last.bias[sizes.latent :], tables.log_sigma_bias)
+        nn.init.constant_(last.bias[sizes.latent :], architecture.log_sigma_bias)
     if game.kind == "inverse":
         ali.discriminator.requires_grad_(False)
     return ali

@@ -37,9 +37,9 @@ class DataSpace:
     point_scale: float = 1.0
 
     @classmethod
-    def of(cls, tables: Architecture, stored_shape: tuple[int, ...]) -> DataSpace:
-        """The space that `tables` work in, for samples of `stored_shape`."""
-        return cls(stored_shape, tables.image_size, tables.pixel_range, tables.point_scale)
+    def for_architecture(cls, architecture: Architecture, stored_shape: tuple[int, ...]) -> DataSpace:
+        """The space that an architecture works in, for samples of `stored_shape`."""
+        return cls(stored_shape, architecture.image_size, architecture.pixel_range, architecture.point_scale)
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -91,5 +91,6 @@ def _inverse_enlargement(small: int, large: int) -> Tensor:
 def condition_vectors(y: Tensor, size: int) -> Tensor:
     """c [B, size] of class numbers int64 [B] (one-hot) or attribute vectors float32 [B, size] (as they are)."""
     c = F.one_hot(y, size).float() if y.dim() == 1 else y.float()
-    assert c.shape[1] == size, f"conditions of {c.shape[1]} numbers for a model that takes {size}"
+    if c.shape[1] != size:
+        raise ValueError(f"conditions have {c.shape[1]} numbers, but the model takes {size}")
     return c

@@ -25,11 +25,16 @@ class InferenceModel:
     def __init__(
         self, networks: dict[str, nn.Module], space: DataSpace, fresh: Callable[[int], dict[str, nn.Module]]
     ) -> None:
-        encoder, discriminator = networks["encoder"].eval(), networks["discriminator"].eval()
-        assert isinstance(encoder, Encoder) and isinstance(discriminator, Discriminator)
-        self._encoder, self._decoder, self._discriminator = encoder, networks["decoder"].eval(), discriminator
+        encoder = networks["encoder"].eval()
+        discriminator = networks["discriminator"].eval()
+        assert isinstance(encoder, Encoder)
+        assert isinstance(discriminator, Discriminator)
+        self._encoder = encoder
+        self._decoder = networks["decoder"].eval()
+        self._discriminator = discriminator
         self._embedding = networks.get("embedding")
-        self._space, self._fresh = space, fresh
+        self._space = space
+        self._fresh = fresh
         self.latent_size = encoder.latent_size
         self.condition_size = 0
         if self._embedding is not None:
@@ -69,15 +74,20 @@ class InferenceModel:
 
     def score(self, x: Tensor, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Logit [N] of each pair (x, z) being an encoder pair; for packs, each pair is packed with itself."""
-        return self._discriminator((self._judged(x),), self._judged_z(z), self._packed(self._embed(c))).d
+        return self._discriminator(
+            (self._discriminator_x(x),), self._discriminator_z(z), self._packed(self._embed(c))
+        ).d
 
     def joint_features(self, x: Tensor, z: Tensor, c: Tensor | None = None) -> Tensor:
         """[N, F]: output of D's last hidden layer for pairs (x, z)."""
-        return self._discriminator.features(self._judged(x), self._judged_z(z), self._packed(self._embed(c)))
+        return self._discriminator.features(
+            self._discriminator_x(x), self._discriminator_z(z), self._packed(self._embed(c))
+        )
 
     def classify(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Class logits [N, K] of x at z = mu, by a discriminator with K + 1 classes."""
-        assert self.num_classes, "this discriminator has no classes"
+        if not self.num_classes:
+            raise ValueError("this discriminator has no classes: train it with objective.supervised")
         z = self.encode(x, c)[0]
         classes = self._discriminator((self._space.model_from_unit(x),), z, self._embed(c)).classes
         assert classes is not None
@@ -91,17 +101,19 @@ class InferenceModel:
 
     def _embed(self, c: Tensor | None) -> Tensor | None:
         if self._embedding is None:
-            assert c is None, "this model is not conditional"
+            if c is not None:
+                raise ValueError("this model is not conditional: it takes no condition c")
             return None
-        assert c is not None, "this model is conditional: it needs c"
+        if c is None:
+            raise ValueError("this model is conditional: it needs c")
         return self._embedding(c)
 
-    def _judged(self, x: Tensor) -> Tensor:
+    def _discriminator_x(self, x: Tensor) -> Tensor:
         packed = self._packed(self._space.model_from_unit(x))
         assert packed is not None
         return packed
 
-    def _judged_z(self, z: Tensor) -> Tensor | None:
+    def _discriminator_z(self, z: Tensor) -> Tensor | None:
         return None if self._discriminator.d_z is None else self._packed(z)
 
     def _packed(self, x: Tensor | None) -> Tensor | None:

@@ -106,7 +106,9 @@ def _linear_map(layer: LayerRow, channels: int, shape: Shape, bias: bool) -> tup
     return transposed(c, channels, k, s, p, bias=bias), (channels, *out)
 
 
-def build_layer(layer: LayerRow, shape: Shape, channels: int, tables: Architecture) -> tuple[nn.Sequential, Shape]:
+def build_layer(
+    layer: LayerRow, shape: Shape, channels: int, architecture: Architecture
+) -> tuple[nn.Sequential, Shape]:
     """`layer` for an input of `shape`, producing `channels` channels before any maxout.
 
     Returns:
@@ -119,12 +121,12 @@ def build_layer(layer: LayerRow, shape: Shape, channels: int, tables: Architectu
         parts.append(PixelBias(out))
     if layer.norm:
         norm = nn.BatchNorm1d if layer.op == "linear" else nn.BatchNorm2d
-        parts.append(norm(channels, eps=tables.norm_eps, momentum=tables.norm_momentum))
+        parts.append(norm(channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum))
     if layer.act == "maxout":
         parts.append(Maxout(layer.pieces))
         out = (channels // layer.pieces, *out[1:])
     elif layer.act == "lrelu":
-        parts.append(nn.LeakyReLU(tables.slope))
+        parts.append(nn.LeakyReLU(architecture.slope))
     elif layer.act != "linear":
         parts.append(_ACTIVATIONS[layer.act]())
     return nn.Sequential(*parts), out

@@ -1,4 +1,4 @@
-"""Encoder, decoder and joint discriminator, built from the layer tables.
+"""Encoder, decoder and joint discriminator, built from the layer architecture.
 
 B: batch, n_z: latent size, n_emb: size of a condition's embedding e. z is [B, n_z] at every interface; inside
 convolutional stacks it is [B, n_z, 1, 1].
@@ -21,15 +21,15 @@ from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSizes:
-    """What the tables leave open."""
+    """What the layer tables leave open."""
 
     latent: int  # n_z
     width: float = 1.0  # factor on hidden channels
     condition: int = 0  # A, numbers in a condition; 0: unconditional
     embedding_size: int = 256  # n_emb of a condition
     classes: int = 0  # K of a discriminator with K + 1 classes; 0: one logit
-    unary: bool = False  # D judges x alone and z alone, too
-    packing: int = 1  # pairs that D judges together
+    unary: bool = False  # D scores x alone and z alone, too
+    packing: int = 1  # pairs that D sees together
     sees_z: bool = True  # False: a plain GAN's D(x)
 
     @property
@@ -38,9 +38,9 @@ class NetworkSizes:
         return self.embedding_size if self.condition else 0
 
 
-def _latent_shape(tables: Architecture, latent_size: int) -> Shape:
+def _latent_shape(architecture: Architecture, latent_size: int) -> Shape:
     """Shape of z inside the stacks: one pixel of n_z channels where the data are images."""
-    return (latent_size,) if tables.image_size is None else (latent_size, 1, 1)
+    return (latent_size,) if architecture.image_size is None else (latent_size, 1, 1)
 
 
 class LayerStack(nn.Module):
@@ -49,14 +49,14 @@ class LayerStack(nn.Module):
     Args:
         table: The rows.
         shape: Input shape without the batch axis.
-        tables: Settings common to all layers.
+        architecture: Settings common to all layers.
         out: Channels for the row marked OUTPUT.
         width: Factor on all other rows' channels.
         joined: Channels that join the input of the last layer, see `forward`.
     """
 
     def __init__(
-        self, table: LayerTable, shape: Shape, tables: Architecture, *, out: int, width: float, joined: int = 0
+        self, table: LayerTable, shape: Shape, architecture: Architecture, *, out: int, width: float, joined: int = 0
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -65,7 +65,7 @@ class LayerStack(nn.Module):
             channels = out if row.out == OUTPUT else max(1, round(row.out * width / pieces)) * pieces
             if joined and number == len(table):
                 shape = (shape[0] + joined, *shape[1:])
-            layer, shape = build_layer(row, shape, channels, tables)
+            layer, shape = build_layer(row, shape, channels, architecture)
             layers.append(layer)
         self.layers = nn.Sequential(*layers)
         self.out_shape = shape
@@ -109,19 +109,22 @@ class Encoder(nn.Module):
     A condition's embedding e joins the input of the last layer, as in the authors' code, so that mu and log sigma are
     affine in it.
 
-    Source: arXiv 1606.00704, section 2.1 (reparametrisation); BiGAN (arXiv 1605.09782) for the deterministic one;
+    Source: arXiv 1606.00704, section 2.1 (reparametrization); BiGAN (arXiv 1605.09782) for the deterministic one;
     the implicit one takes epsilon beside x at its input, as the authors' code does for 2-D mixtures.
     """
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes, kind: str) -> None:
+    def __init__(self, architecture: Architecture, x_shape: Shape, sizes: NetworkSizes, kind: str) -> None:
         super().__init__()
-        self.kind, self.latent_size = kind, sizes.latent
+        self.kind = kind
+        self.latent_size = sizes.latent
         if kind == "implicit":
             if len(x_shape) != 1:
                 raise ValueError("an implicit encoder takes points, not images")
             x_shape = (x_shape[0] + sizes.latent,)
         out = 2 * sizes.latent if kind == "gaussian" else sizes.latent
-        self.stack = LayerStack(tables.encoder, x_shape, tables, out=out, width=sizes.width, joined=sizes.embedding)
+        self.stack = LayerStack(
+            architecture.encoder, x_shape, architecture, out=out, width=sizes.width, joined=sizes.embedding
+        )
 
     def forward(self, x: Tensor, epsilon: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [B, ...], epsilon [B, n_z], e [B, n_emb] -> z_hat, mu, log sigma (None unless Gaussian), each [B, n_z]."""
@@ -144,10 +147,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(x|z), deterministic: z [B, n_z] -> x_tilde [B, ...] in the model's pixel range; e [B, n_emb] joins z."""
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
+    def __init__(self, architecture: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
         super().__init__()
-        self.z_shape = _latent_shape(tables, sizes.latent + sizes.embedding)
-        self.stack = LayerStack(tables.decoder, self.z_shape, tables, out=x_shape[0], width=sizes.width)
+        self.z_shape = _latent_shape(architecture, sizes.latent + sizes.embedding)
+        self.stack = LayerStack(architecture.decoder, self.z_shape, architecture, out=x_shape[0], width=sizes.width)
         if self.stack.out_shape != x_shape:
             raise ValueError(f"the decoder's table makes {self.stack.out_shape}, but the data are {x_shape}")
 
@@ -168,36 +171,41 @@ class Discriminator(nn.Module):
     """D(x, z): D_xz(D_x(x), D_z(z)). An empty table is the identity.
 
     Args:
-        tables: Layer tables.
+        architecture: Layer tables.
         x_shape: Shape of one sample.
-        sizes: See `Sizes`. With `packing` m, m adjacent rows are judged together, their channels side by side
+        sizes: See `NetworkSizes`. With `packing` m, m adjacent rows are scored together, their channels side by side
             (PacGAN, arXiv 1712.04086). With K classes, the class logits replace the one logit: the logit of the
             K+1-th class, "decoder pair", is fixed at 0, so that d = logsumexp (Salimans et al., arXiv 1606.03498).
             `unary` adds linear heads on D_x(x) and D_z(z) (BigBiGAN, arXiv 1907.02544).
     """
 
-    def __init__(self, tables: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
+    def __init__(self, architecture: Architecture, x_shape: Shape, sizes: NetworkSizes) -> None:
         super().__init__()
-        self.packing, self.num_classes = sizes.packing, sizes.classes
-        self.fourier = FourierFeatures(*tables.fourier) if tables.fourier else nn.Identity()
-        if tables.fourier:
-            x_shape = (x_shape[0] * (1 + 2 * tables.fourier[1]),)
+        self.packing = sizes.packing
+        self.num_classes = sizes.classes
+        self.fourier = FourierFeatures(*architecture.fourier) if architecture.fourier else nn.Identity()
+        if architecture.fourier:
+            x_shape = (x_shape[0] * (1 + 2 * architecture.fourier[1]),)
         x_shape = (x_shape[0] * sizes.packing, *x_shape[1:])
-        self.z_shape = _latent_shape(tables, sizes.latent * sizes.packing)
-        self.d_x = LayerStack(tables.d_x, x_shape, tables, out=1, width=sizes.width)
-        self.d_z = LayerStack(tables.d_z, self.z_shape, tables, out=1, width=sizes.width) if sizes.sees_z else None
+        self.z_shape = _latent_shape(architecture, sizes.latent * sizes.packing)
+        self.d_x = LayerStack(architecture.d_x, x_shape, architecture, out=1, width=sizes.width)
+        self.d_z = (
+            LayerStack(architecture.d_z, self.z_shape, architecture, out=1, width=sizes.width) if sizes.sees_z else None
+        )
         joint = self.d_x.out_shape[0] + sizes.embedding * sizes.packing
         if self.d_z is not None:
             if self.d_x.out_shape[1:] != self.d_z.out_shape[1:]:
                 raise ValueError(f"D_x ends at {self.d_x.out_shape} and D_z at {self.d_z.out_shape}: sides must agree")
             joint += self.d_z.out_shape[0]
         out = sizes.classes or 1
-        self.d_xz = LayerStack(tables.d_xz, (joint, *self.d_x.out_shape[1:]), tables, out=out, width=sizes.width)
+        self.d_xz = LayerStack(
+            architecture.d_xz, (joint, *self.d_x.out_shape[1:]), architecture, out=out, width=sizes.width
+        )
         self.unary_x = nn.Linear(math.prod(self.d_x.out_shape), 1) if sizes.unary else None
         self.unary_z = nn.Linear(math.prod(self.d_z.out_shape), 1) if sizes.unary and self.d_z is not None else None
 
     def forward(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None = None) -> DiscriminatorOutput:
-        """Judge pairs.
+        """Score pairs.
 
         Args:
             x: Parts of [N, ...] to be taken one above the other.
@@ -233,15 +241,17 @@ class Discriminator(nn.Module):
         return x if self.packing == 1 else x.reshape(-1, self.packing * x.shape[1], *x.shape[2:])
 
 
-def with_dropout(tables: Architecture, dropout: float | None) -> Architecture:
+def with_dropout(architecture: Architecture, dropout: float | None) -> Architecture:
     """The same tables with `dropout` on every discriminator layer's input; None leaves them as they are."""
     if dropout is None:
-        return tables
+        return architecture
 
     def set_all(table: LayerTable) -> LayerTable:
         return tuple(dataclasses.replace(row, dropout=dropout) for row in table)
 
-    return dataclasses.replace(tables, d_x=set_all(tables.d_x), d_z=set_all(tables.d_z), d_xz=set_all(tables.d_xz))
+    return dataclasses.replace(
+        architecture, d_x=set_all(architecture.d_x), d_z=set_all(architecture.d_z), d_xz=set_all(architecture.d_xz)
+    )
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
@@ -253,11 +263,11 @@ def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
     return layer.weight[0].numel()
 
 
-def initialize_weights(module: nn.Module, tables: Architecture) -> None:
+def initialize_weights(module: nn.Module, architecture: Architecture) -> None:
     """Weights as the tables say, biases 0, batch norm at identity. Uses torch's global generator."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            gain = 2.0 / (1 + tables.slope**2)
-            nn.init.normal_(layer.weight, 0.0, tables.init_std or (gain / _fan_in(layer)) ** 0.5)
+            gain = 2.0 / (1 + architecture.slope**2)
+            nn.init.normal_(layer.weight, 0.0, architecture.init_std or (gain / _fan_in(layer)) ** 0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

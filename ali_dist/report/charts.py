@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 60, 14, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 10, 36  # margins around the axes
 MOST_POINTS = 400
+"""Points of a line that are drawn, at most."""
 
 
 @dataclass(frozen=True)
 class ChartCurve:
-    """One line: its name and its points (x, y), x ascending from above 0; points that are not finite break the line."""
+    """One line of a chart.
+
+    Attributes:
+        name: What the legend calls it.
+        points: Its points (x, y), x ascending from above 0; where y is not finite, the line is broken.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -23,51 +29,51 @@ class ChartCurve:
 def line_chart(
     curves: Sequence[ChartCurve], *, x_label: str, y_label: str, guide: float | None = None, from_zero: bool = False
 ) -> str:
-    """An SVG element with axes and grid, and a legend where there are several lines.
+    """Draw an SVG element with axes and grid, and with a legend where there are several lines.
 
     Args:
-        curves: up to 4 lines with at least one finite point in all.
-        x_label: quantity and unit of the horizontal axis.
-        y_label: quantity and unit of the vertical axis.
-        guide: height of a dashed horizontal line, e.g. an ideal value.
-        from_zero: the vertical axis includes 0.
+        curves: Up to 4 lines with at least one finite point in all.
+        x_label: Quantity and unit of the horizontal axis.
+        y_label: Quantity and unit of the vertical axis.
+        guide: Height of a dashed horizontal line, e.g. an ideal value; None: no such line.
+        from_zero: Whether the vertical axis includes 0.
     """
-    finite = [(x, y) for curve in curves for x, y in curve.points if math.isfinite(y)]
-    assert finite, "a chart needs at least one finite point"
-    heights = [y for _, y in finite] + ([] if guide is None else [guide]) + ([0.0] if from_zero else [])
-    last = max(1.0, *(x for x, _ in finite))
+    finite_points = [(x, y) for curve in curves for x, y in curve.points if math.isfinite(y)]
+    assert finite_points, "a chart needs at least one finite point"
+    heights = [y for _, y in finite_points] + ([] if guide is None else [guide]) + ([0.0] if from_zero else [])
+    last = max(1.0, *(x for x, _ in finite_points))
     x_ticks = [tick for tick in axis_ticks(0.0, last, 5) if tick <= last]  # the data ends at the right edge
     y_ticks = axis_ticks(min(heights), max(heights), 5)
     scale = _ChartScale(0.0, last, y_ticks[0], y_ticks[-1])
-    parts = [*_draw_axes(scale, x_ticks, y_ticks), *_draw_labels(x_label, y_label)]
+    elements = [*_draw_axes(scale, x_ticks, y_ticks), *_draw_labels(x_label, y_label)]
     if guide is not None:
         height = scale.y(guide)
-        parts.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
+        elements.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
     for index, curve in enumerate(curves):
-        parts.extend(_draw_line(curve, scale, f"line c{index}"))
+        elements.extend(_draw_line(curve, scale, f"line c{index}"))
     legend = "".join(f'<span class="key c{i}">{escape(curve.name)}</span>' for i, curve in enumerate(curves))
     legend = f'<div class="legend">{legend}</div>' if len(curves) > 1 else ""
     names = escape(", ".join(curve.name for curve in curves))
     return (
         f'{legend}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{names} over {escape(x_label)}">{"".join(parts)}</svg>'
+        f'aria-label="{names} over {escape(x_label)}">{"".join(elements)}</svg>'
     )
 
 
-def axis_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers, about `about` of them, that span [low, high]; at least two."""
+def axis_ticks(low: float, high: float, count: int) -> list[float]:
+    """Choose round numbers that span [low, high], evenly spaced: about `count` of them, at least two."""
     if high <= low:
         pad = abs(low) / 10 or 0.5
         low, high = low - pad, high + pad
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    exact_step = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(exact_step))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= exact_step * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
 
 
 def format_short(value: float) -> str:
-    """A number in at most four digits, with k and M from a thousand on."""
+    """A number in at most four digits, with k, M or G from a thousand on."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
@@ -76,7 +82,7 @@ def format_short(value: float) -> str:
 
 @dataclass(frozen=True)
 class _ChartScale:
-    """Data to SVG coordinates, rounded to a tenth of a pixel."""
+    """Maps data to SVG coordinates, rounded to a tenth of a pixel; x0, x1, y0 and y1 are the ends of the axes."""
 
     x0: float
     x1: float
@@ -91,15 +97,15 @@ class _ChartScale:
 
 
 def _draw_axes(scale: _ChartScale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> list[str]:
-    parts = []
+    elements = []
     for value in y_ticks:
         y = scale.y(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{format_short(value)}</text>')
+        elements.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        elements.append(f'<text x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{format_short(value)}</text>')
     for value in x_ticks:
         x = scale.x(value)
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{format_short(value)}</text>')
-    return parts
+        elements.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{format_short(value)}</text>')
+    return elements
 
 
 def _draw_labels(x_label: str, y_label: str) -> list[str]:
@@ -113,32 +119,32 @@ def _draw_labels(x_label: str, y_label: str) -> list[str]:
 
 
 def _draw_line(curve: ChartCurve, scale: _ChartScale, style: str) -> list[str]:
-    """A polyline per unbroken stretch, and a dot where a stretch is a single point."""
+    """Draw a polyline for each unbroken stretch, and a dot where a stretch is a single point."""
     stretches: list[list[str]] = [[]]
     for x, y in thin_out(curve.points):
         if math.isfinite(y):
             stretches[-1].append(f"{scale.x(x)},{scale.y(y)}")
         else:
             stretches.append([])
-    parts = []
+    elements = []
     for stretch in stretches:
         if len(stretch) == 1:
             x_text, y_text = stretch[0].split(",")
-            parts.append(f'<circle class="{style}" cx="{x_text}" cy="{y_text}" r="2.5"/>')
+            elements.append(f'<circle class="{style}" cx="{x_text}" cy="{y_text}" r="2.5"/>')
         elif stretch:
-            parts.append(f'<polyline class="{style}" points="{" ".join(stretch)}"/>')
-    return parts
+            elements.append(f'<polyline class="{style}" points="{" ".join(stretch)}"/>')
+    return elements
 
 
 def thin_out(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS` points, each the lowest or highest of its stretch, so that no spike is lost."""
+    """Keep at most `MOST_POINTS` points, the lowest and highest of each stretch, so that no spike is lost."""
     if len(points) <= MOST_POINTS:
         return list(points)
     kept: list[tuple[float, float]] = []
     size = math.ceil(2 * len(points) / MOST_POINTS)
     for start in range(0, len(points), size):
         stretch = points[start : start + size]
-        bad = [p for p in stretch if not math.isfinite(p[1])]
-        extremes = bad[:1] or {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
+        not_finite = [point for point in stretch if not math.isfinite(point[1])]
+        extremes = not_finite[:1] or {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
         kept.extend(sorted(extremes))
     return kept

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-CELL = 64
-PAPER = 245  # grey level (0 to 255) of background and gutters
-INK = 60  # grey level of text
-TEXT = 12  # its height in pixels
+CELL = 64  # pixels of a side that small images are enlarged to, about
+PAPER = 245  # gray level (0 to 255) of background and gutters
+INK = 60  # gray level of text
+TEXT = 12  # height of text in pixels
 THIN, GAP, WIDE = 2, 6, 24  # pixels: inside a pair, between cells or pairs, beside the ends of an interpolation
 
 Pixels = NDArray[np.uint8]
@@ -41,9 +41,9 @@ def save_interpolations(path: Path, rows: Tensor, ends: Tensor) -> None:
     """Write one interpolation per row, flanked by the two originals.
 
     Args:
-        path: of the PNG.
-        rows: decoded steps [R, S, C, H, W], from the first end to the second.
-        ends: the originals [R, 2, C, H, W].
+        path: Where the PNG goes.
+        rows: Decoded steps [R, S, C, H, W], from the first end to the second.
+        ends: The originals [R, 2, C, H, W].
     """
     assert rows.shape[0] == ends.shape[0] and ends.shape[1] == 2, f"{tuple(rows.shape)} with {tuple(ends.shape)}"
     steps = rows.shape[1]
@@ -52,12 +52,12 @@ def save_interpolations(path: Path, rows: Tensor, ends: Tensor) -> None:
 
 
 def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
-    """Write what one change of condition after another makes of the same latents.
+    """Write the same latents, decoded under one condition after another.
 
     Args:
-        path: of the PNG.
-        rows: decoder samples [R, S, C, H, W]; the same z along a row, the same condition down a column.
-        labels: of the S columns, written above them; sideways where one is wider than its column.
+        path: Where the PNG goes.
+        rows: Decoder samples [R, S, C, H, W]; the same z along a row, the same condition down a column.
+        labels: What the S columns are called; written above them, sideways where one is wider than its column.
     """
     assert rows.shape[1] == len(labels), f"{rows.shape[1]} columns with {len(labels)} labels"
     grid = _lay_out([_to_cells(row) for row in rows], [GAP] * (len(labels) - 1))
@@ -65,12 +65,12 @@ def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
     texts = [_draw_text(label) for label in labels]
     if max(text.shape[1] for text in texts) > width:
         texts = [np.rot90(text) for text in texts]
-    head = np.full((GAP + max(text.shape[0] for text in texts), grid.shape[1], 3), PAPER, np.uint8)
+    header = np.full((GAP + max(text.shape[0] for text in texts), grid.shape[1], 3), PAPER, np.uint8)
     for column, text in enumerate(texts):
         left = GAP + column * (width + GAP) + max(0, (width - text.shape[1]) // 2)
         text = text[:, : width + GAP]  # a narrow column of a small image may still be less than a line of text
-        head[-text.shape[0] :, left : left + text.shape[1]] = text[:, : head.shape[1] - left]
-    _write_png(path, np.concatenate([head, grid]))
+        header[-text.shape[0] :, left : left + text.shape[1]] = text[:, : header.shape[1] - left]
+    _write_png(path, np.concatenate([header, grid]))
 
 
 def save_image(path: Path, image: Tensor) -> None:
@@ -79,7 +79,7 @@ def save_image(path: Path, image: Tensor) -> None:
 
 
 def _to_cells(images: Tensor) -> list[Pixels]:
-    """Images [N, C, H, W] as enlarged RGB pixels [h, w, 3] each."""
+    """Turn images [N, C, H, W] into enlarged RGB pixels [h, w, 3] each."""
     rgb = _to_bytes(images)
     height, width = rgb.shape[1:3]
     scale = max(1, round(CELL / max(height, width)))
@@ -91,19 +91,19 @@ def _to_cells(images: Tensor) -> list[Pixels]:
 
 
 def _to_bytes(images: Tensor) -> Pixels:
-    """Images [N, C, H, W] as RGB pixels [N, H, W, 3]."""
+    """Turn images [N, C, H, W] into RGB pixels [N, H, W, 3]."""
     assert images.ndim == 4 and images.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {images.shape}"
     bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     rgb: Pixels = bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     return rgb
 
 
-def _draw_text(words: str) -> Pixels:
-    """A line of text, dark on paper, [h, w, 3]; as high for every text."""
+def _draw_text(text: str) -> Pixels:
+    """Draw a line of text, dark on paper, [h, w, 3]; every text is equally high."""
     font = ImageFont.load_default(TEXT)
-    width = max(1, round(font.getlength(words)))
+    width = max(1, round(font.getlength(text)))
     image = Image.new("RGB", (width, TEXT + GAP), (PAPER,) * 3)
-    ImageDraw.Draw(image).text((0, 0), words, font=font, fill=(INK,) * 3)
+    ImageDraw.Draw(image).text((0, 0), text, font=font, fill=(INK,) * 3)
     return np.asarray(image)
 
 
@@ -116,7 +116,7 @@ def _save_grid(path: Path, rows: list[list[Pixels]], gaps: list[int]) -> None:
 
 
 def _lay_out(rows: list[list[Pixels]], gaps: list[int]) -> Pixels:
-    """`rows` of equal cells on paper; `gaps[i]` is the space after column i. The last row may be short."""
+    """Lay rows of equal cells on paper; `gaps[i]` is the space after column i. The last row may be short."""
     assert rows and rows[0], "a grid needs at least one image"
     height, width = rows[0][0].shape[:2]
     columns = len(rows[0])

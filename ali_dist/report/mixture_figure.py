@@ -1,4 +1,4 @@
-"""A figure of what a model of a 2-D Gaussian mixture has learnt."""
+"""A figure of what a model of a 2-D Gaussian mixture has learned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INK, FAINT, ACCENT = "#333a45", "#c3c9d2", "#2f6fb0"
 PLATE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 LINES = 300
-"""Reconstructions that are drawn: more would hide each other."""
+"""Reconstructions that are drawn; more would hide each other."""
 
 
 def save_mixture_figure(
@@ -24,14 +24,14 @@ def save_mixture_figure(
     """Write three panels as a PNG: decoder samples over the modes, reconstructions, latent codes over the prior.
 
     Args:
-        path: of the PNG.
-        means: [K, 2] of the components.
-        std: of every component, in data units.
-        samples: G(z), z from the prior, [N, 2].
-        x: data points [M, 2].
-        x_rec: their reconstructions [M, 2].
-        z: encoder samples of `x` [M, n_z]; the first two latent variables are shown.
-        y: component of each `x`, int64 [M].
+        path: Where the PNG goes.
+        means: Means of the components, [K, 2].
+        std: Standard deviation of every component, in data units.
+        samples: Decoder samples G(z), z from the prior, [N, 2].
+        x: Data points [M, 2].
+        x_rec: Their reconstructions [M, 2].
+        z: Encoder samples of `x` [M, n_z]; the first two latent variables are shown.
+        y: Component of each `x`, int64 [M].
     """
     # A Figure of its own, never pyplot: no global state, no window, safe in a worker thread.
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def _draw_codes(axes: Axes, z: Tensor, y: Tensor) -> None:
 
 
 def _draw_modes(axes: Axes, means: Tensor, std: float) -> None:
-    """A circle of 3 std around each mean, as the quality threshold has it; never drawn smaller than visible."""
+    """Draw a circle of 3 std around each mean, as the quality threshold has it, and a faint one that stays visible."""
     from matplotlib.patches import Circle
 
     axes.scatter(*_to_columns(means), s=46, facecolors="none", edgecolors=FAINT, linewidths=1.0, zorder=1)

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page about one run, for any browser, online or not."""
+"""`report.html`: one self-contained page about one run, for any browser, with or without a network."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.config.loading import flatten_mapping, setting_infos
-from ali_dist.evaluation.catalog import METRICS, metric_rows
+from ali_dist.evaluation.catalog import METRICS
 from ali_dist.report.charts import ChartCurve, line_chart
+from ali_dist.report.metric_rows import metric_rows
 from ali_dist.report.template import note_html, page_html, section_html
 from ali_dist.runs.run_reader import Record, RunReader
 
@@ -28,7 +29,15 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class ChartPlan:
-    """One chart: title, unit of the vertical axis, record keys with their legends, and how `line_chart` draws it."""
+    """How one chart is drawn.
+
+    Attributes:
+        title: What stands above it.
+        unit: Unit of the vertical axis.
+        keys: Keys of the records that are drawn, with their names in the legend.
+        guide: See `line_chart`.
+        from_zero: See `line_chart`.
+    """
 
     title: str
     unit: str
@@ -37,25 +46,24 @@ class ChartPlan:
     from_zero: bool = False
 
 
-_PLAYERS = ("discriminator", "encoder and decoder")
+_NETWORKS = ("discriminator", "encoder and decoder")
 CHARTS = (
-    ChartPlan("Losses", "nats", dict(zip(("d_loss", "g_loss"), _PLAYERS, strict=True))),
+    ChartPlan("Losses", "nats", dict(zip(("d_loss", "g_loss"), _NETWORKS, strict=True))),
     ChartPlan("What D believes", "mean probability", {"d_q": "encoder pairs", "d_p": "decoder pairs"}, guide=0.5),
-    ChartPlan("Learning rate", "", dict(zip(("lr_d", "lr_g"), _PLAYERS, strict=True)), from_zero=True),
+    ChartPlan("Learning rate", "", dict(zip(("lr_d", "lr_g"), _NETWORKS, strict=True)), from_zero=True),
     ChartPlan("Throughput", "images per second", {"images_per_second": "all processes"}, from_zero=True),
 )
-EVALUATION_CHARTS = ("frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "modes", "high_quality")
 
 
 def write_page(run_folder: Path) -> Path:
-    """Write `report.html` into `run_folder` from what is there, and return its path.
+    """Write `report.html` from what a run folder holds, and return its path.
 
-    Reads config.json, summary.json, metrics.jsonl and images/*.png; says on the page what is missing.
+    It is made of config.json, summary.json, metrics.jsonl and images/*.png; the page says which of them are missing.
     """
     run = RunReader.read(run_folder)
     name = str(run.summary.get("run") or _find_setting(run.config, "run", "name") or run_folder.name)
     metrics, source = _metrics_html(run)
-    parts = [
+    sections = [
         _headline_html(name, run),
         "".join(note_html(problem) for problem in run.problems),
         _gallery_html(run),
@@ -64,7 +72,7 @@ def write_page(run_folder: Path) -> Path:
         section_html("Configuration", _config_table(run.config)),
     ]
     path = run_folder / "report.html"
-    path.write_text(page_html(f"{name} · ALI", "\n".join(part for part in parts if part)), encoding="utf-8")
+    path.write_text(page_html(f"{name} · ALI", "\n".join(section for section in sections if section)), encoding="utf-8")
     return path
 
 
@@ -74,19 +82,19 @@ def _headline_html(name: str, run: RunReader) -> str:
     settings += [("networks", _find_setting(run.config, "model", "architecture"))]
     settings += [("weights", run.summary.get("weights")), ("update", run.summary.get("update"))]
     line = " · ".join(f"{label} {value}" for label, value in settings if value)
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts_html(run))
+    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _key_figures(run))
     return (
         f'<header><h1>{escape(name)}<span class="status">{escape(status)}</span></h1>'
         f'<p class="soft">{escape(line)}</p><dl class="facts">{facts}</dl></header>'
     )
 
 
-def _facts_html(run: RunReader) -> list[tuple[str, str]]:
-    """Label and value of the headline's boxes; without a summary, from the last training record."""
+def _key_figures(run: RunReader) -> list[tuple[str, str]]:
+    """Label and value of each of the headline's boxes; without a summary, from the last training record."""
     last = run.train[-1] if run.train else {}
     known: Record = {**{k: last[k] for k in ("images", "seconds", "images_per_second", "data_wait") if k in last}}
     known = {**known, "step": last.get("step"), **run.summary}
-    shows: dict[str, tuple[str, Callable[[Any], str]]] = {
+    boxes: dict[str, tuple[str, Callable[[Any], str]]] = {
         "images": ("images seen", lambda v: f"{v:,.0f}"),
         "step": ("updates", lambda v: f"{v:,.0f}"),
         "seconds": ("wall time", format_duration),
@@ -97,7 +105,7 @@ def _facts_html(run: RunReader) -> list[tuple[str, str]]:
         "precision": ("precision", str),
         "restarts": ("restarts", str),
     }
-    return [(label, show(known[key])) for key, (label, show) in shows.items() if known.get(key) is not None]
+    return [(label, show(known[key])) for key, (label, show) in boxes.items() if known.get(key) is not None]
 
 
 def format_duration(seconds: float) -> str:
@@ -124,14 +132,14 @@ def _gallery_html(run: RunReader) -> str:
 
 
 def _metrics_html(run: RunReader) -> tuple[Mapping[str, float], str]:
-    """The final metrics, else the last evaluation's, and a sentence on where they come from."""
+    """The final metrics, else those of the last evaluation, and a sentence on where they come from."""
     final = run.summary.get("metrics")
     if isinstance(final, dict) and final:
         return _only_numbers(final), "At the end of the run."
     if run.evaluations:
         last = run.evaluations[-1]
         rest = {k: v for k, v in last.items() if k not in ("images", "step", "seconds")}
-        return _only_numbers(rest), f"Of the last evaluation, after {last['images']:,} images."
+        return _only_numbers(rest), f"From the last evaluation, after {last['images']:,} images."
     return {}, "There has been no evaluation yet."
 
 
@@ -143,26 +151,27 @@ def _metric_table(metrics: Mapping[str, float], source: str) -> str:
     if not metrics:
         return note_html(source)
     rows = "".join(
-        f'<tr><th>{escape(title)}</th><td class="number">{escape(value)}</td>'
-        f'<td>{escape(reference)}</td><td class="soft">{escape(text)}</td></tr>'
-        for title, value, reference, text in metric_rows(metrics)
+        f'<tr><th>{escape(row.title)}</th><td class="number">{escape(row.value)}</td>'
+        f'<td>{escape(row.reference)}</td><td class="soft">{escape(row.text)}</td></tr>'
+        for row in metric_rows(metrics)
     )
-    head = "<thead><tr><th>metric</th><th>value</th><th>reference</th><th>meaning</th></tr></thead>"
-    return f'{note_html(source)}<div class="scroll"><table class="metrics">{head}<tbody>{rows}</tbody></table></div>'
+    header = "<thead><tr><th>metric</th><th>value</th><th>reference</th><th>meaning</th></tr></thead>"
+    return f'{note_html(source)}<div class="scroll"><table class="metrics">{header}<tbody>{rows}</tbody></table></div>'
 
 
 def _charts_html(run: RunReader) -> str:
     charts = [_chart_html(plan, run.train) for plan in CHARTS]
     if len(run.evaluations) > 1:
-        for key in EVALUATION_CHARTS:
-            plan = ChartPlan(METRICS[key].title, "share" if METRICS[key].share else "", {key: METRICS[key].title})
-            charts.append(_chart_html(plan, run.evaluations))
+        for key, info in METRICS.items():
+            if info.is_charted:
+                plan = ChartPlan(info.title, "share" if info.is_share else "", {key: info.title})
+                charts.append(_chart_html(plan, run.evaluations))
     drawn = "".join(charts)
     return f'<div class="charts">{drawn}</div>' if drawn else note_html("There is nothing to draw yet.")
 
 
 def _chart_html(plan: ChartPlan, records: list[Record]) -> str:
-    """A chart of the plan's curves that have a finite point; empty where none has."""
+    """Draw the plan's curves that have a finite point; empty where none has."""
     curves = [ChartCurve(legend, _curve_points(records, key)) for key, legend in plan.keys.items()]
     curves = [curve for curve in curves if any(math.isfinite(y) for _, y in curve.points)]
     if not curves:
@@ -192,7 +201,7 @@ def _config_table(config: Mapping[str, Any]) -> str:
     return note_html("Highlighted: different from the default.") + table
 
 
-def _find_setting(config: Mapping[str, Any], part: str, name: str) -> Any:
-    """`config[part][name]`, or None where there is none."""
-    values = config.get(part)
+def _find_setting(config: Mapping[str, Any], section: str, name: str) -> Any:
+    """The setting `config[section][name]`; None if it is missing."""
+    values = config.get(section)
     return values.get(name) if isinstance(values, dict) else None

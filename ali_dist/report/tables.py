@@ -7,56 +7,33 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Self
 
-from ali_dist.evaluation.catalog import METRICS, format_metric, metric_rows
+from ali_dist.report.metric_rows import format_metric, metric_rows
 
-MOST_SEEDS = 30
-_WIDTH = 140  # of the table where the output is no terminal
+_REFERENCE_WIDTH = 34  # most characters of a line in the table's column of references
+_WIDTH = 140  # characters of the table's lines where the output is no terminal
 
-# 97.5 % points of Student's t with 1, 2, ... degrees of freedom.
-_T = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-)
+_STUDENT_T = [
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045),
+]
+"""97.5 % points of Student's t with 1, 2, ... degrees of freedom."""
+
+MOST_SEEDS = len(_STUDENT_T) + 1
+"""Draws that `MetricEstimate.from_values` knows an interval for."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricEstimate:
-    """One metric.
+    """The estimate of one metric.
 
     Attributes:
-        mean: Over the draws.
-        low: Of the 95 % interval of that mean; None for a single draw.
-        high: Likewise.
-        values: Of each draw.
+        mean: Mean over the draws.
+        low: Lower end of a 95 % interval; None for a single draw.
+        high: Upper end of that interval, likewise.
+        values: The metric of each draw; empty where the interval does not come from draws (a bootstrap).
     """
 
     mean: float
@@ -65,34 +42,29 @@ class MetricEstimate:
     values: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> MetricEstimate:
-        """Mean and Student's 95 % interval, mean ± t s / sqrt(n), of up to 30 independent draws."""
+    def from_values(cls, values: Sequence[float]) -> Self:
+        """The mean of up to 30 independent draws, with Student's 95 % interval: mean ± t s / sqrt(n)."""
         mean = statistics.fmean(values)
         if len(values) == 1:
             return cls(mean, values=tuple(values))
-        reach = _T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+        reach = _STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
         return cls(mean, mean - reach, mean + reach, tuple(values))
 
 
-def print_table(
-    measured: Mapping[str, MetricEstimate], notes: Mapping[str, str], stream: IO[str] | None = None
-) -> None:
-    """Write a table: metric, value, interval where there is one, what to hold it against, what it is.
+def print_table(estimates: Mapping[str, MetricEstimate], stream: IO[str] | None = None) -> None:
+    """Write a table: metric, value, interval where there is one, what to hold it against, and what it is.
 
     Args:
-        measured: By name.
-        notes: What those are that `metric_notes` does not know.
-        stream: Where to; default: stdout.
+        estimates: By the metrics' keys.
+        stream: Where the table goes; None: to stdout.
     """
     target = stream or sys.stdout
-    intervals = any(value.low is not None for value in measured.values())
-    headings = ("Metric", "Value", *(("95 % interval",) if intervals else ()), "Reference", "What it is")
-    keys = {note.title: key for key, note in METRICS.items()}
+    has_intervals = any(estimate.low is not None for estimate in estimates.values())
+    headings = ("Metric", "Value", *(("95 % interval",) if has_intervals else ()), "Reference", "What it is")
     rows = []
-    for title, value, reference, text in metric_rows({name: value.mean for name, value in measured.items()}):
-        key = keys.get(title, title)
-        between = (_format_interval(measured[key], key in METRICS and METRICS[key].share),) if intervals else ()
-        rows.append((title, value, *between, reference, text or notes.get(key, "")))
+    for row in metric_rows({key: estimate.mean for key, estimate in estimates.items()}):
+        interval = (_format_interval(row.key, estimates[row.key]),) if has_intervals else ()
+        rows.append((row.title, row.value, *interval, row.reference, row.text))
     try:
         from rich.console import Console
         from rich.table import Table
@@ -100,34 +72,34 @@ def print_table(
         target.write(_plain_table([headings, *rows]))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(
-            heading, no_wrap=number < len(headings) - 2, max_width=34 if number == len(headings) - 2 else None
-        )
-    for row in rows:
-        table.add_row(*row)
+    for heading in headings[:-2]:
+        table.add_column(heading, no_wrap=True)
+    table.add_column("Reference", max_width=_REFERENCE_WIDTH)
+    table.add_column("What it is")
+    for cells in rows:
+        table.add_row(*cells)
     console = Console(file=target, highlight=False, width=None if target.isatty() else _WIDTH, soft_wrap=False)
     console.print(table)
 
 
 def _plain_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same without rich: one line a row, its columns aligned and its texts unbroken."""
+    """The table without rich: one line for each row, with aligned columns and unbroken texts."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _format_interval(measured: MetricEstimate, share: bool) -> str:
-    if measured.low is None or measured.high is None:
+def _format_interval(key: str, estimate: MetricEstimate) -> str:
+    if estimate.low is None or estimate.high is None:
         return ""
-    return f"{format_metric(measured.low, share)} to {format_metric(measured.high, share)}"
+    return f"{format_metric(key, estimate.low)} to {format_metric(key, estimate.high)}"
 
 
-def estimates_to_json(measured: Mapping[str, MetricEstimate]) -> dict[str, Any]:
-    """`metrics` by name, and beside it `intervals` and `values` where there were several draws."""
-    several = {name: value for name, value in measured.items() if value.low is not None}
+def estimates_to_json(estimates: Mapping[str, MetricEstimate]) -> dict[str, Any]:
+    """`metrics` by key, and beside it `intervals` and `values` of those that have an interval."""
+    with_interval = {key: estimate for key, estimate in estimates.items() if estimate.low is not None}
     return {
-        "metrics": {name: value.mean for name, value in measured.items()},
-        "intervals": {name: [value.low, value.high] for name, value in several.items()},
-        "values": {name: list(value.values) for name, value in several.items() if value.values},
+        "metrics": {key: estimate.mean for key, estimate in estimates.items()},
+        "intervals": {key: [estimate.low, estimate.high] for key, estimate in with_interval.items()},
+        "values": {key: list(estimate.values) for key, estimate in with_interval.items() if estimate.values},
     }

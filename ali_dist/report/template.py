@@ -61,7 +61,7 @@ svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg circle.
 
 
 def page_html(title: str, body: str) -> str:
-    """A whole HTML page around `body` (HTML); `title` is text. It asks the network for nothing."""
+    """Put `body` (HTML) into a whole HTML page; `title` is text. The page loads nothing from the network."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -72,10 +72,10 @@ def page_html(title: str, body: str) -> str:
 
 
 def section_html(heading: str, body: str) -> str:
-    """A headed part of the page; `body` is HTML."""
+    """Put a heading (text) above a part of the page; `body` is HTML."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
 
 
 def note_html(text: str) -> str:
-    """A soft line of text, e.g. to say what is missing."""
+    """A line of subdued text, e.g. to say what is missing."""
     return f'<p class="soft">{escape(text)}</p>'

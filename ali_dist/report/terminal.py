@@ -1,9 +1,9 @@
 """What a person sees while training runs.
 
-On a terminal: three live lines (bar, rates and D, last evaluation) under which nothing scrolls, with messages printed
-above them. Anywhere else, and where rich is not installed: one `key=value` line per record. A stream that breaks (a
-closed terminal, `| head`) is given up silently, because training must not die of it; everything shown here is also in
-metrics.jsonl.
+On a terminal: three live lines (bar, rates and D, last evaluation) that stay at the bottom, with messages printed above
+them. Anywhere else, and where rich is not installed: one `key=value` line per record. A stream that breaks (a closed
+terminal, `| head`) is given up silently, because training must not end for that reason; everything shown here is also
+in metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
-from ali_dist.evaluation.catalog import METRICS, format_metric
+from ali_dist.evaluation.catalog import METRICS
+from ali_dist.report.metric_rows import format_metric
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 REFRESH_SECONDS = 0.125
-LIVE_METRICS = ("frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "modes", "high_quality", "right_mode")
+"""Shortest time between two drawings of the live lines."""
 
 
 class TrainingProgressDisplay:
-    """Shows how a run is doing; a context manager, so that the terminal is left in order."""
+    """Shows how a run is doing; a context manager, so that the terminal is left in order.
+
+    Args:
+        total_images: Length of the run, in images.
+        stream: Where it is shown; None: on stderr.
+        start_images: Images already seen, in a run that goes on.
+    """
 
     def __init__(self, total_images: int, *, stream: TextIO | None = None, start_images: int = 0) -> None:
-        """Start showing.
-
-        Args:
-            total_images: length of the run, in images.
-            stream: where to; default: stderr.
-            start_images: images already seen, in a run that goes on.
-        """
         target = _UnbreakableStream(sys.stderr if stream is None else stream)
         console = _make_console(target) if target.isatty() else None
         self._view: _LiveView | _LineView
@@ -44,9 +44,11 @@ class TrainingProgressDisplay:
             self._view = _LiveView(total_images, start_images, console)
 
     def update(self, images: int, record: Mapping[str, Any] | None = None) -> None:
-        """`images` have been seen; `record` is a new line of metrics.jsonl, where there is one.
+        """Show that `images` have been seen; cheap enough to be called after every update of the model.
 
-        Cheap enough to be called after every update of the model.
+        Args:
+            images: Images seen so far.
+            record: A new line of metrics.jsonl, if there is one.
         """
         self._view.update(images, record)
 
@@ -68,7 +70,7 @@ class TrainingProgressDisplay:
 
 
 def _make_console(stream: _UnbreakableStream) -> Console | None:
-    """A rich console on a terminal; None if the terminal cannot move its cursor (TERM=dumb), or rich is not there."""
+    """Make a rich console for a terminal; None if it cannot move its cursor (TERM=dumb), or rich is not there."""
     try:
         from rich.console import Console
     except ImportError:
@@ -119,12 +121,13 @@ class _LineView:
     """Plain lines for logs."""
 
     def __init__(self, total_images: int, stream: _UnbreakableStream) -> None:
-        self._total, self._stream = total_images, stream
+        self._total_images = total_images
+        self._stream = stream
 
     def update(self, images: int, record: Mapping[str, Any] | None) -> None:
         if record is None:
             return
-        items = {"images": images, "of": self._total, **record}
+        items = {"images": images, "of": self._total_images, **record}
         self.message(" ".join(f"{key}={_format_plain(value)}" for key, value in items.items()))
 
     def message(self, text: str) -> None:
@@ -136,14 +139,16 @@ class _LineView:
 
 
 class _LiveView:
-    """Three live lines. Drawn from the caller's thread at most 8 times a second: no thread of its own."""
+    """Three live lines, drawn at most 8 times a second from the caller's thread: it needs no thread of its own."""
 
     def __init__(self, total_images: int, start_images: int, console: Console) -> None:
         from rich.live import Live
 
-        self._total, self._images, self._start = max(1, total_images), start_images, start_images
-        self._started = time.monotonic()
-        self._drawn = 0.0
+        self._total_images = max(1, total_images)
+        self._start_images = start_images
+        self._images = start_images
+        self._start_time = time.monotonic()
+        self._draw_time = 0.0
         self._train: Mapping[str, Any] = {}
         self._evaluation: Mapping[str, Any] = {}
         # Warnings on stderr go above the live lines; stdout is left alone so that pdb's prompt works.
@@ -157,8 +162,8 @@ class _LiveView:
         elif record is not None:
             self._train = record
         now = time.monotonic()
-        if record is not None or now - self._drawn >= REFRESH_SECONDS:
-            self._drawn = now
+        if record is not None or now - self._draw_time >= REFRESH_SECONDS:
+            self._draw_time = now
             self._live.update(self._render(), refresh=True)
 
     def message(self, text: str) -> None:
@@ -175,24 +180,29 @@ class _LiveView:
         from rich.text import Text
 
         bar = Table.grid(padding=(0, 2, 0, 0))
-        count = f"{self._images:,} / {self._total:,} images"
-        done = f"{min(1.0, self._images / self._total):.0%}"
-        bar.add_row(ProgressBar(total=self._total, completed=self._images, width=28), count, done, self._remaining())
+        count = f"{self._images:,} / {self._total_images:,} images"
+        share = f"{min(1.0, self._images / self._total_images):.0%}"
+        bar.add_row(
+            ProgressBar(total=self._total_images, completed=self._images, width=28),
+            count,
+            share,
+            self._format_remaining_time(),
+        )
         lines = [training_line(self._train), evaluation_line(self._evaluation)]
         return Group(bar, *(Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines if line))
 
-    def _remaining(self) -> str:
-        """Time left at the average speed of this process."""
-        seen = self._images - self._start
+    def _format_remaining_time(self) -> str:
+        """The time left, at the average speed of this process."""
+        seen = self._images - self._start_images
         if seen <= 0:
             return "ETA -:--"
-        seconds = max(0, round((time.monotonic() - self._started) / seen * (self._total - self._images)))
+        seconds = max(0, round((time.monotonic() - self._start_time) / seen * (self._total_images - self._images)))
         hours, rest = divmod(seconds, 3600)
         return f"ETA {hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"ETA {rest // 60}:{rest % 60:02d}"
 
 
 def training_line(record: Mapping[str, Any]) -> str:
-    """The terminal's line about a training record; what the record lacks is left out."""
+    """The terminal's line about a training record; values that the record lacks are left out."""
     parts = []
     if "images_per_second" in record:
         parts.append(f"{record['images_per_second']:,.0f} img/s")
@@ -208,9 +218,9 @@ def training_line(record: Mapping[str, Any]) -> str:
 def evaluation_line(record: Mapping[str, Any]) -> str:
     """The terminal's line about the last evaluation."""
     parts = [
-        f"{METRICS[key].title} {format_metric(record[key], METRICS[key].share)}"
-        for key in LIVE_METRICS
-        if key in record
+        f"{info.title} {format_metric(key, record[key])}"
+        for key, info in METRICS.items()
+        if info.is_live and key in record
     ]
     return f"at {record['images']:,} images: {' · '.join(parts)}" if parts else ""
 
@@ -221,18 +231,19 @@ def _format_plain(value: object) -> str:
 
 
 Advance = Callable[[int], None]
+StartBar = Callable[[str, int | None], Advance]
 
 
 @contextmanager
-def show_progress(name: str, total: int | None) -> Iterator[Advance]:
-    """A bar on a terminal that rich can draw on, nothing elsewhere; the block calls what it is given with each advance.
+def show_progress_bars() -> Iterator[StartBar]:
+    """Show progress bars on a terminal that rich can draw on while the block runs, and nothing elsewhere.
 
-    Args:
-        name: What is being done.
-        total: Where the bar ends; None: unknown.
+    Yields:
+        A function that begins a bar, given the name of what is being done and where it ends (None: unknown). It
+        returns a function to be called with each advance.
     """
     if not sys.stderr.isatty():
-        yield lambda samples: None
+        yield lambda name, total: lambda advance: None
         return
     try:
         from rich.console import Console
@@ -241,13 +252,33 @@ def show_progress(name: str, total: int | None) -> Iterator[Advance]:
             MofNCompleteColumn,
             Progress,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
         )
     except ImportError:
-        yield lambda samples: None
+        yield lambda name, total: lambda advance: None
         return
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda samples: bar.advance(task, samples)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as display:
+
+        def start_bar(name: str, total: int | None) -> Advance:
+            task = display.add_task(name, total=total)
+            return lambda advance: display.advance(task, advance)
+
+        yield start_bar
+
+
+@contextmanager
+def show_progress(name: str, total: int | None) -> Iterator[Advance]:
+    """Show a single bar on a terminal while the block runs, and nothing elsewhere.
+
+    Args:
+        name: What is being done.
+        total: Where the bar ends; None: unknown.
+
+    Yields:
+        A function to be called with each advance.
+    """
+    with show_progress_bars() as start_bar:
+        yield start_bar(name, total)

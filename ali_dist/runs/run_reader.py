@@ -12,19 +12,20 @@ from typing import Any
 Record = Mapping[str, Any]
 
 IMAGE_KINDS = ("samples", "reconstructions", "interpolations", "conditions")
+"""Kinds of pictures that a report shows first, in this order."""
 
 
 @dataclass(frozen=True)
 class RunReader:
-    """What was found.
+    """What a run folder holds.
 
     Attributes:
-        config: config.json, empty if absent.
-        summary: summary.json, empty if absent.
-        train: metrics.jsonl's records of training, ascending in `images`, one per value of it.
-        evaluations: its records of evaluations, likewise.
-        images: newest PNG of each kind, in the order of the report.
-        problems: one sentence for each thing that is missing or cannot be read.
+        config: config.json; empty if it is missing.
+        summary: summary.json; empty if it is missing.
+        train: The training records of metrics.jsonl, ascending in `images`, one for each value of it.
+        evaluations: The evaluation records of metrics.jsonl, likewise.
+        images: The newest PNG of each kind, in the order of the report.
+        problems: One sentence for each file that is missing or cannot be read.
     """
 
     config: Mapping[str, Any]
@@ -36,7 +37,7 @@ class RunReader:
 
     @classmethod
     def read(cls, folder: Path) -> RunReader:
-        """Read `folder`; nothing missing or damaged is an error, but all of it is listed in `problems`."""
+        """Read a run folder; missing and damaged files are no errors, but are listed in `problems`."""
         problems: list[str] = []
         config = _read_mapping(folder / "config.json", problems)
         summary = _read_mapping(folder / "summary.json", problems)
@@ -55,7 +56,7 @@ class RunReader:
 
 
 def newest_images(folder: Path) -> dict[str, Path]:
-    """The newest PNG of each kind: `samples-000064.png` and `samples.png` are of kind `samples`.
+    """Find the newest PNG of each kind: `samples-000064.png` and `samples.png` are of the kind `samples`.
 
     The newest has the largest number in its name; a name without a number counts as the final one.
     """
@@ -89,22 +90,23 @@ def _read_records(path: Path, problems: list[str]) -> list[Record]:
         problems.append(f"There is no {path.name}: curves are missing.")
         return []
     records: list[Record] = []
-    bad = 0
+    num_bad_lines = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("images"), int | float):
                 raise ValueError("not a record")
         except ValueError:  # a process killed in the middle of a write leaves half a line
-            bad += 1
+            num_bad_lines += 1
         else:
             records.append(record)
-    if bad:
-        problems.append(f"{bad} of {bad + len(records)} lines of {path.name} cannot be read and are left out.")
+    if num_bad_lines:
+        total = num_bad_lines + len(records)
+        problems.append(f"{num_bad_lines} of {total} lines of {path.name} cannot be read and are left out.")
     return records
 
 
 def _latest_by_images(records: list[Record]) -> list[Record]:
-    """One record per number of images, the last written: a resumed run repeats what it had not saved."""
+    """Keep the last record of each number of images: a resumed run repeats what it had not saved."""
     by_images = {record["images"]: record for record in records}
     return [by_images[images] for images in sorted(by_images)]

@@ -1,20 +1,26 @@
 """Where data and results lie: `open_store` finds the backend of a url by its scheme, and all backends behave alike.
 
-A new backend is a module beside `local.py` and `s3.py` and a row in `OPENERS`; it has to pass the contract tests of
-stores (`tests/unit/storage/test_stores.py`).
+A new backend is a module beside `local.py` and `s3.py` and a row in `OPENERS`. It has to pass the tests that every
+store passes (`tests/helpers/store_contract.py`); `tests/helpers/memory_store.py` is a complete, small example.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 from ali_dist.storage.local import LocalStore
 
-__all__ = ["OPENERS", "Store", "is_local", "open_store"]
+__all__ = ["OPENERS", "Store", "StoreOpener", "is_local", "open_store", "scheme_of"]
+
+
+class StoreOpener(Protocol):
+    """Makes the store of a url without contacting anything; a backend ignores the settings that it has no use for."""
+
+    def __call__(self, url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Store: ...
 
 
 def _open_folder(url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Store:
@@ -28,7 +34,7 @@ def _open_s3(url: str, *, endpoint_url: str | None, timeout_seconds: float, atte
     return S3Store.from_url(url, endpoint_url=endpoint_url, timeout_seconds=timeout_seconds, attempts=attempts)
 
 
-OPENERS: dict[str, Callable[..., Store]] = {"": _open_folder, "s3": _open_s3}
+OPENERS: dict[str, StoreOpener] = {"": _open_folder, "s3": _open_s3}
 """How to open a url, by its scheme; a path has none."""
 
 
@@ -48,7 +54,7 @@ def open_store(url: str, *, endpoint_url: str | None = None, timeout_seconds: fl
 
     Args:
         url: A folder, or `s3://bucket` or `s3://bucket/prefix`.
-        endpoint_url: S3 endpoint; default AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL, then AWS itself.
+        endpoint_url: S3 endpoint; by default AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL, then AWS itself.
         timeout_seconds: Longest silence of one S3 request.
         attempts: Tries of one S3 request.
 
@@ -56,6 +62,15 @@ def open_store(url: str, *, endpoint_url: str | None = None, timeout_seconds: fl
         InputError: The url is empty, has no bucket name, a malformed endpoint, or a scheme that no backend serves.
     """
     opener = OPENERS.get(scheme_of(url))
-    if opener is None or not url or url.startswith("s3:/") != url.startswith("s3://"):
-        raise InputError(f"{url!r} is not a place for data: give a folder or s3://bucket/prefix.")
+    if opener is None or not url or _lacks_a_slash(url):
+        schemes = ", ".join(scheme for scheme in OPENERS if scheme)
+        raise InputError(
+            f"{url!r} is not a place for data: give a folder, or a url like s3://bucket/prefix (schemes: {schemes})."
+        )
     return opener(url, endpoint_url=endpoint_url, timeout_seconds=timeout_seconds, attempts=attempts)
+
+
+def _lacks_a_slash(url: str) -> bool:
+    """Whether a path looks like a mistyped url, such as s3:/bucket, which nobody means as a folder."""
+    scheme, separator, _ = url.partition(":/")
+    return is_local(url) and bool(separator) and scheme != "" and scheme in OPENERS

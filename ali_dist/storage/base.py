@@ -18,7 +18,7 @@ from ali_dist.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object: its key below the store's url, its bytes, and a tag that changes with its content."""
+    """One stored object: its key below the store's url, its size in bytes, and a tag that changes with its content."""
 
     key: str
     size: int
@@ -28,7 +28,7 @@ class ObjectInfo:
 Listing = list[ObjectInfo]  # a name of its own, because `list` is also a method of stores
 
 
-class MissingObject(InputError):  # noqa: N818  (reads better at the place it is caught)
+class MissingObject(InputError):  # noqa: N818  (it reads better where it is caught)
     """There is no object of this key."""
 
 
@@ -41,7 +41,7 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """Where this is, for messages and for `open_store`: an absolute folder, or s3://bucket/prefix."""
+        """Where the store is, as `open_store` takes it and messages show it: an absolute folder, or s3://bucket/prefix."""
 
     def list(self, prefix: str = "") -> Listing:
         """All objects, at any depth, whose key starts with the text `prefix`; sorted by key."""
@@ -50,36 +50,56 @@ class Store(Protocol):
         """Size and etag of an object; None where there is none."""
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises `MissingObject`."""
+        """The whole object.
+
+        Raises:
+            MissingObject: There is no such object.
+        """
 
     def get_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
         """Exactly `length` bytes from byte `start` on.
 
         Raises:
-            MissingObject: there is no such object. InputError: it ends before `start + length`.
-            ChangedObject: it is not the one of `etag`, or was replaced during the read.
+            MissingObject: There is no such object.
+            ChangedObject: The object is not the one of `etag`, or was replaced during the read.
+            InputError: The object ends before `start + length`.
         """
 
     def put(self, key: str, data: bytes | Path) -> None:
         """Store `data`, or the content of the file at that Path, atomically; an older object is replaced."""
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects; absent ones are fine."""
+        """Remove objects; keys that are not there are passed over."""
 
     def child(self, prefix: str) -> Store:
         """The same store, one or more folders down."""
 
 
 def clean_key(key: str, where: str, *, partial: bool = False) -> str:
-    """`key` if it is a relative path that stays below its store; with `partial`, if it can begin such a path.
+    """Return `key` if it is a relative path that stays below its store, or may begin one.
+
+    Args:
+        key: The key that a caller gave.
+        where: The store's url, for the message.
+        partial: Whether `key` need only be the beginning of a path, as in a listing.
 
     Raises:
-        InputError: empty, absolute, or with an empty, '.' or '..' part or a NUL character.
+        InputError: The key is empty or absolute, or has an empty, '.' or '..' part or a NUL character.
     """
     whole = f"{key}x" if partial else key
     if "\0" in key or any(part in ("", ".", "..") for part in whole.split("/")):
         raise InputError(f"{key!r} is not a path below {where}: give a relative path without empty, '.' or '..' parts.")
     return key
+
+
+def check_range(start: int, length: int) -> None:
+    """Refuse a byte range that cannot exist.
+
+    Raises:
+        ValueError: The start or the length is negative.
+    """
+    if start < 0 or length < 0:
+        raise ValueError(f"A byte range has start {start} and length {length}, but neither may be negative.")
 
 
 def not_found_error(url: str, key: str) -> MissingObject:
@@ -104,7 +124,11 @@ def truncated_error(url: str, key: str, size: int | None, stop: int) -> InputErr
 
 
 def open_source(data: bytes | Path) -> BinaryIO:
-    """`data` as an open file."""
+    """Open `data` for reading, whether it is bytes or a file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     try:
         return data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
     except OSError as error:

@@ -18,15 +18,16 @@ from ali_dist.storage.base import (
     MissingObject,
     ObjectInfo,
     changed_error,
+    check_range,
     clean_key,
     not_found_error,
     open_source,
     truncated_error,
 )
 
-TEMPORARY = ".ali-dist-partial-"  # file name prefix of a put under way
+TEMPORARY = ".ali-dist-partial-"  # how the name of a file begins while it is being written
 _PUT_TRIES = 100
-# What the user can put right: the rest (full disk, failing disk) is the machine's.
+# These the user can put right; the others (a full or failing disk) are the machine's.
 _USER_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
@@ -34,8 +35,8 @@ _USER_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIS
 class LocalStore:
     """A folder. It need not exist before the first put; links to files and folders below it are followed.
 
-    A put writes a temporary file beside its target, flushes it to disk and renames it. What a killed put leaves
-    behind is never listed, and goes with the last object of its folder.
+    A put writes a temporary file beside its target, flushes it to disk and renames it. The temporary
+    file that a killed put leaves behind is never listed, and is removed with the last object of its folder.
     """
 
     root: Path
@@ -46,31 +47,31 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Listing:
         folder = clean_key(prefix, self.url, partial=True).rpartition("/")[0]
-        with self._reading(folder):
+        with self._explain_read_errors(folder):
             if self.root.exists() and not self.root.is_dir():
                 raise InputError(f"{self.url} is a file, but a folder is needed: give the folder that holds it.")
-            found = [
+            objects = [
                 _object_info(key, status)
                 for key, status in _walk_folder(str(self.root / folder), f"{folder}/" if folder else "", frozenset())
                 if key.startswith(prefix)
             ]
-        return sorted(found, key=lambda info: info.key)
+        return sorted(objects, key=lambda info: info.key)
 
     def stat(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
-        with suppress(MissingObject), self._reading(key):
+        with suppress(MissingObject), self._explain_read_errors(key):
             return None if path.is_dir() else _object_info(key, path.stat())
         return None
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
-        with self._reading(key):
+        with self._explain_read_errors(key):
             return path.read_bytes()
 
     def get_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
-        assert start >= 0 <= length, (start, length)
+        check_range(start, length)
         path = self._path(key)
-        with self._reading(key), path.open("rb") as file:
+        with self._explain_read_errors(key), path.open("rb") as file:
             info = _object_info(key, os.fstat(file.fileno()))
             if etag is not None and info.etag != etag:
                 raise changed_error(self.url, key)
@@ -84,7 +85,7 @@ class LocalStore:
         path = self._path(key)
         with open_source(data) as source, _explain_write_errors(path):
             for _ in range(_PUT_TRIES):
-                with suppress(FileNotFoundError, FileExistsError):  # a delete took the folder away as empty meanwhile
+                with suppress(FileNotFoundError, FileExistsError):  # a delete has just removed the folder as empty
                     return _replace_file(path, source)
             return _replace_file(path, source)
 
@@ -96,7 +97,7 @@ class LocalStore:
                 path.unlink()
                 folders.add(path.parent)
         for folder in folders:
-            self._drop_empty(folder)
+            self._remove_empty_folders(folder)
 
     def child(self, prefix: str) -> LocalStore:
         return LocalStore(self.root / clean_key(prefix.rstrip("/"), self.url))
@@ -107,10 +108,10 @@ class LocalStore:
             raise InputError(f"{key!r} is a name kept for unfinished files in {self.url}: choose another one.")
         return self.root / name
 
-    def _drop_empty(self, folder: Path) -> None:
-        """Remove folders without objects, upwards to the root (a put under way there starts its file again)."""
+    def _remove_empty_folders(self, folder: Path) -> None:
+        """Remove folders without objects, upwards to the root; a put that is writing there starts its file again."""
         while folder != self.root and self.root in folder.parents:
-            with suppress(OSError):  # not empty, or gone already: both are fine
+            with suppress(OSError):  # it is not empty, or is gone already: both are fine
                 names = os.listdir(folder)
                 if all(name.startswith(TEMPORARY) for name in names):
                     for name in names:
@@ -119,13 +120,13 @@ class LocalStore:
             folder = folder.parent
 
     @contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
+    def _explain_read_errors(self, key: str) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise not_found_error(self.url, key) from error
         except OSError as error:
-            raise _explain_error("read", self.root / key, error) from error
+            raise _os_error("read", self.root / key, error) from error
 
 
 def _object_info(key: str, status: os.stat_result) -> ObjectInfo:
@@ -133,16 +134,18 @@ def _object_info(key: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _walk_folder(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below `folder` as (prefix + relative path, status); a link back to a folder above is not followed."""
+    """Yield every file below `folder` as (prefix + relative path, status); links to a folder above are not followed."""
     try:
         status = os.stat(folder)
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    here = (status.st_dev, status.st_ino)
-    for entry in entries if here not in above else ():
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for entry in entries:
         if entry.is_dir():
-            yield from _walk_folder(entry.path, f"{prefix}{entry.name}/", above | {here})
+            yield from _walk_folder(entry.path, f"{prefix}{entry.name}/", above | {identity})
         elif entry.is_file() and not entry.name.startswith(TEMPORARY):
             with suppress(FileNotFoundError):  # deleted since the scan
                 yield prefix + entry.name, entry.stat()
@@ -153,18 +156,19 @@ def _explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explain_error("written", path, error) from error
+        raise _os_error("written", path, error) from error
 
 
-def _explain_error(done: str, path: Path, error: OSError) -> Exception:
+def _os_error(action: str, path: Path, error: OSError) -> Exception:
+    """The error for a file that could not be `action` (read, written): the user's, or the storage's."""
     reason = (error.strerror or str(error)).lower()
     if error.errno in _USER_ERRNOS:
-        return InputError(f"{path} cannot be {done} ({reason}): check its permissions, or choose another folder.")
-    return StorageError(f"{path} cannot be {done}: {reason}.")
+        return InputError(f"{path} cannot be {action} ({reason}): check its permissions, or choose another folder.")
+    return StorageError(f"{path} cannot be {action}: {reason}.")
 
 
 def _replace_file(path: Path, source: BinaryIO) -> None:
-    """Give `path` the content of `source`, so that a crash at any moment leaves the old or the new file."""
+    """Replace the content of `path` by that of `source`; a crash at any moment leaves the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     source.seek(0)
@@ -179,6 +183,6 @@ def _replace_file(path: Path, source: BinaryIO) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must outlive a power cut
+        os.fsync(folder)  # so that the rename itself survives a power cut
     finally:
         os.close(folder)

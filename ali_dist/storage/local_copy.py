@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ali_dist.storage import open_store
+from ali_dist.storage import is_local, open_store
 
 
 @contextmanager
 def copy_to_local(path: str) -> Iterator[str]:
-    """`path` itself; of an s3:// url, the path of a copy that lasts as long as the block.
+    """A local path of the file at `path`: itself, or a copy from an object store that lasts as long as the block.
 
     Raises:
         InputError: There is no such object, or no access to it.
     """
-    if "://" not in path:
+    if is_local(path):
         yield path
         return
-    folder, _, name = path.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="ali-dist-copy-") as here:
-        copy = Path(here) / name
-        copy.write_bytes(open_store(folder).get(name))
+    folder_url, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="ali-dist-copy-") as folder:
+        copy = Path(folder) / name
+        copy.write_bytes(open_store(folder_url).get(name))
         yield str(copy)

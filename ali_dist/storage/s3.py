@@ -1,7 +1,7 @@
 """Objects in an S3 bucket, on AWS or on any S3-compatible endpoint.
 
-Reads go on at the byte where a connection broke, pinned to the object's etag; every answer's length is checked;
-requests are tried again on 408, 429, 5xx, broken connections and timeouts, after a jittered wait that doubles.
+A read continues at the byte where its connection broke, pinned to the object's etag, and the length of every answer is
+checked. Requests are tried again on 408, 429, 5xx, broken connections and timeouts, after a jittered wait that doubles.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ali_dist.storage.base import (
     MissingObject,
     ObjectInfo,
     changed_error,
+    check_range,
     clean_key,
     not_found_error,
     open_source,
@@ -35,8 +36,8 @@ from ali_dist.storage.s3_client import (
     error_text,
     explain_error,
     is_unreachable,
+    process_state,
     reply_status,
-    this_process,
     upload_parts,
 )
 
@@ -54,14 +55,14 @@ class S3Store:
     """A bucket, or the part of it below a prefix. Zero-byte 'folder' objects (keys that end in '/') are not listed.
 
     Attributes:
-        bucket: bucket name.
-        prefix: path of the store in the bucket, without slashes at its ends; "" is the whole bucket.
-        endpoint_url: None is AWS.
-        timeout_seconds: connect timeout, and longest silence of a connection.
-        attempts: tries of one request.
-        wait_seconds: wait after the first failed try; doubles each time, up to 20 s; half of it is random.
-        part_bytes: objects above this size are uploaded in parts of it (S3 asks for at least 5 MiB).
-        page_size: keys per page of a listing.
+        bucket: Name of the bucket.
+        prefix: Path of the store in the bucket, without slashes at its ends; "" is the whole bucket.
+        endpoint_url: Address of the S3 server; None is AWS.
+        timeout_seconds: Connect timeout, and longest silence of a connection.
+        attempts: Most tries of one request.
+        wait_seconds: Wait after the first failed try; it doubles each time, up to 20 s, and half of it is random.
+        part_bytes: Size of the parts in which larger objects are uploaded (S3 asks for at least 5 MiB).
+        page_size: Keys per page of a listing.
     """
 
     bucket: str
@@ -75,10 +76,10 @@ class S3Store:
 
     @classmethod
     def from_url(cls, url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> S3Store:
-        """`s3://bucket/prefix` as a store; the endpoint defaults to AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL.
+        """Make the store of `s3://bucket/prefix`; the endpoint defaults to AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL.
 
         Raises:
-            InputError: no bucket name, malformed prefix, or an endpoint that is not a plain http(s) url.
+            InputError: There is no bucket name, the prefix is malformed, or the endpoint is not a plain http(s) url.
         """
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         prefix = prefix.rstrip("/")
@@ -96,32 +97,32 @@ class S3Store:
     def list(self, prefix: str = "") -> Listing:
         base = f"{self.prefix}/" if self.prefix else ""
         query = {"Bucket": self.bucket, "Prefix": base + clean_key(prefix, self.url, partial=True)}
-        found: Listing = []
+        objects: Listing = []
         while True:
-            reply = self._ask(prefix, methodcaller("list_objects_v2", **query, MaxKeys=self.page_size))
+            reply = self._request(prefix, methodcaller("list_objects_v2", **query, MaxKeys=self.page_size))
             for item in reply.get("Contents", ()):
                 if not item["Key"].endswith("/"):
-                    found.append(ObjectInfo(item["Key"].removeprefix(base), item["Size"], item["ETag"].strip('"')))
+                    objects.append(ObjectInfo(item["Key"].removeprefix(base), item["Size"], item["ETag"].strip('"')))
             if not reply.get("IsTruncated"):
-                return sorted(found, key=lambda info: info.key)
+                return sorted(objects, key=lambda info: info.key)
             query["ContinuationToken"] = reply["NextContinuationToken"]
 
     def stat(self, key: str) -> ObjectInfo | None:
         try:
-            reply = self._ask(key, methodcaller("head_object", Bucket=self.bucket, Key=self.name_of(key)))
-        except MissingObject:  # a 404 to HEAD has no body to say whether it is the bucket that is missing
-            self._ask(key, methodcaller("head_bucket", Bucket=self.bucket))
+            reply = self._request(key, methodcaller("head_object", Bucket=self.bucket, Key=self.object_name(key)))
+        except MissingObject:  # a 404 to HEAD has no body that could say that the bucket is missing
+            self._request(key, methodcaller("head_bucket", Bucket=self.bucket))
             return None
         return ObjectInfo(key, reply["ContentLength"], reply["ETag"].strip('"'))
 
     def get(self, key: str) -> bytes:
-        return self._ask(key, _Download(self, key, 0, None, None))
+        return self._request(key, _Download(self, key, 0, None, None))
 
     def get_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
-        assert start >= 0 <= length, (start, length)
+        check_range(start, length)
         if length:
-            return self._ask(key, _Download(self, key, start, start + length, etag))
-        info = self.stat(key)  # S3 has no empty range
+            return self._request(key, _Download(self, key, start, start + length, etag))
+        info = self.stat(key)  # S3 knows no empty range
         if info is None:
             raise not_found_error(self.url, key)
         if etag not in (None, info.etag):
@@ -131,40 +132,40 @@ class S3Store:
         return b""
 
     def put(self, key: str, data: bytes | Path) -> None:
-        name = self.name_of(key)
+        name = self.object_name(key)
         with open_source(data) as source:
             size = source.seek(0, os.SEEK_END)
             source.seek(0)
-            if size > self.part_bytes:  # boto3 tries each part again; starting over would send all of them again
+            if size > self.part_bytes:  # boto3 repeats single parts, where we would send all of them again
                 request = partial(
                     upload_parts, source=source, bucket=self.bucket, name=name, part_bytes=self.part_bytes
                 )
-                self._ask(key, request, by_boto=True)
+                self._request(key, request, by_boto=True)
             else:
-                self._ask(key, methodcaller("put_object", Bucket=self.bucket, Key=name, Body=source.read()))
+                self._request(key, methodcaller("put_object", Bucket=self.bucket, Key=name, Body=source.read()))
 
     def delete(self, keys: Sequence[str]) -> None:
-        names = [self.name_of(key) for key in keys]
+        names = [self.object_name(key) for key in keys]
         for first in range(0, len(names), _DELETE_KEYS):
-            self._ask(keys[first], partial(self._delete_some, names=names[first : first + _DELETE_KEYS]))
+            self._request(keys[first], partial(self._delete_some, names=names[first : first + _DELETE_KEYS]))
 
     def child(self, prefix: str) -> S3Store:
-        return dataclasses.replace(self, prefix=self.name_of(prefix.rstrip("/")))
+        return dataclasses.replace(self, prefix=self.object_name(prefix.rstrip("/")))
 
-    def name_of(self, key: str) -> str:
-        """The key as the bucket knows it."""
+    def object_name(self, key: str) -> str:
+        """The name under which the bucket has the object of `key`."""
         return f"{self.prefix}/{clean_key(key, self.url)}".lstrip("/")
 
     def _delete_some(self, client: Any, names: Sequence[str]) -> None:
-        wanted = {"Objects": [{"Key": name} for name in names], "Quiet": True}
-        reply = client.delete_objects(Bucket=self.bucket, Delete=wanted)
+        request = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+        reply = client.delete_objects(Bucket=self.bucket, Delete=request)
         for failed in reply.get("Errors", ()):
             if failed.get("Code") != "NoSuchKey":
                 raise client.exceptions.ClientError({"Error": failed}, "DeleteObjects")
 
-    def _ask(self, key: str, request: Callable[[Any], T], *, by_boto: bool = False) -> T:
-        """The result of `request(client)`, tried again while the failure may pass (by boto3 itself if `by_boto`)."""
-        answered = this_process().answered
+    def _request(self, key: str, request: Callable[[Any], T], *, by_boto: bool = False) -> T:
+        """Return `request(client)`, tried again while the failure may pass; with `by_boto`, boto3 itself does that."""
+        answered = process_state().answered
         attempt = self.attempts - 1 if by_boto else 0
         while True:
             attempt += 1
@@ -177,17 +178,17 @@ class S3Store:
                 if final is error:
                     raise
                 unreached = is_unreachable(error) and self.endpoint_url not in answered
-                most = min(self.attempts, _FIRST_CONTACT_ATTEMPTS) if unreached else self.attempts
-                if final is None and attempt >= most:
-                    final = self._exhausted(key, attempt, unreached, error)
+                max_attempts = min(self.attempts, _FIRST_CONTACT_ATTEMPTS) if unreached else self.attempts
+                if final is None and attempt >= max_attempts:
+                    final = self._exhausted_error(key, attempt, unreached, error)
                 if final is not None:
                     raise final from error
-                self._wait(key, attempt, error)
+                self._wait_before_retry(key, attempt, error)
             else:
                 answered.add(self.endpoint_url)
                 return result
 
-    def _wait(self, key: str, attempt: int, error: Exception) -> None:
+    def _wait_before_retry(self, key: str, attempt: int, error: Exception) -> None:
         longest = min(_LONGEST_WAIT_SECONDS, self.wait_seconds * 2 ** (attempt - 1))
         seconds = longest * (0.5 + 0.5 * _JITTER.random())
         _LOG.warning(
@@ -196,27 +197,31 @@ class S3Store:
         )
         time.sleep(seconds)
 
-    def _exhausted(self, key: str, attempts: int, unreached: bool, error: Exception) -> Exception:
-        place = self.endpoint_url or "AWS"
+    def _exhausted_error(self, key: str, attempts: int, unreached: bool, error: Exception) -> Exception:
+        server = self.endpoint_url or "AWS"
         if unreached:
             return InputError(
-                f"The S3 endpoint {place} cannot be reached for {self.url} ({error_text(error)}): check "
+                f"The S3 endpoint {server} cannot be reached for {self.url} ({error_text(error)}): check "
                 f"storage.endpoint_url or AWS_ENDPOINT_URL, and that the server is running."
             )
-        return StorageError(f"{self.url} at {place} failed {attempts} times for {key!r}; last: {error_text(error)}.")
+        return StorageError(f"{self.url} at {server} failed {attempts} times for {key!r}; last: {error_text(error)}.")
 
 
 class _Download:
-    """One object, or one range of it, on its way: called again after a break, it goes on behind what has arrived."""
+    """The download of an object, or of a range of it; called again after a break, it continues where it was."""
 
     def __init__(self, store: S3Store, key: str, start: int, stop: int | None, etag: str | None) -> None:
-        self.store, self.key, self.at, self.stop, self.etag = store, key, start, stop, etag
+        self.store = store
+        self.key = key
+        self.position = start
+        self.stop = stop
+        self.etag = etag
         self.chunks: list[bytes] = []
 
     def __call__(self, client: Any) -> bytes:
-        arguments = {"Bucket": self.store.bucket, "Key": self.store.name_of(self.key)}
+        arguments = {"Bucket": self.store.bucket, "Key": self.store.object_name(self.key)}
         if self.stop is not None:
-            arguments["Range"] = f"bytes={self.at}-{self.stop - 1}"
+            arguments["Range"] = f"bytes={self.position}-{self.stop - 1}"
         if self.etag is not None:
             arguments["IfMatch"] = f'"{self.etag}"'
         try:
@@ -227,19 +232,19 @@ class _Download:
             raise
         self.stop = self._checked_stop(reply)
         body = reply["Body"]
-        try:  # not `with body`: that hands out the raw stream, without boto3's own checks
-            while self.at < self.stop:
-                chunk = body.read(min(_CHUNK_BYTES, self.stop - self.at))
+        try:  # not `with body`, which hands out the raw stream without boto3's own checks
+            while self.position < self.stop:
+                chunk = body.read(min(_CHUNK_BYTES, self.stop - self.position))
                 if not chunk:
-                    raise ConnectionError(f"the answer ended at byte {self.at} instead of {self.stop}")
+                    raise ConnectionError(f"the answer ended at byte {self.position} instead of {self.stop}")
                 self.chunks.append(chunk)
-                self.at += len(chunk)
+                self.position += len(chunk)
         finally:
             body.close()
         return b"".join(self.chunks)
 
     def _checked_stop(self, reply: dict[str, Any]) -> int:
-        """Where the answer ends, after checking that it is what was asked for, of the same object as before."""
+        """Where the answer ends; an answer of another range, or of a changed object, is refused."""
         etag = reply["ETag"].strip('"')
         if self.etag not in (None, etag):
             raise changed_error(self.store.url, self.key)
@@ -248,7 +253,7 @@ class _Download:
             return int(reply["ContentLength"])
         sent, _, total = reply.get("ContentRange", "").removeprefix("bytes ").partition("/")
         first, _, last = sent.partition("-")
-        if first != str(self.at):
+        if first != str(self.position):
             raise StorageError(
                 f"{self.store.url} does not answer byte range requests as S3 does, so it cannot be used."
             )

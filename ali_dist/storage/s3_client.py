@@ -1,6 +1,6 @@
 """Clients of the S3 protocol, and what their errors mean for the user. The only file that imports boto3.
 
-Credentials come from where boto3 looks (AWS_* variables, profile, machine role); no message ever holds a secret.
+Credentials come from where boto3 looks for them (AWS_* variables, profile, machine role); no message holds a secret.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _ACCESS_HINTS = {
 
 
 class ProcessState:
-    """What must not outlive a fork: two processes on one connection read each other's answers, without an error."""
+    """What a fork must not share: two processes on one connection would read each other's answers without an error."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.clients: dict[tuple[object, ...], Any] = {}
-        self.answered: set[str | None] = set()  # endpoints that have given any answer
+        self.answered: set[str | None] = set()  # endpoints that have answered at least once
 
 
 _state = ProcessState()
 
 
-def this_process() -> ProcessState:
-    """The state of the running process; a forked child starts with an empty one and a free lock."""
+def process_state() -> ProcessState:
+    """The state of the running process; a forked child begins with an empty one and a free lock."""
     global _state
     if _state.pid != os.getpid():
         _state = ProcessState()
@@ -53,20 +53,20 @@ def client_for(endpoint_url: str | None, timeout_seconds: float, attempts: int =
     """This process's boto3 client for these settings and the AWS_* variables in force.
 
     Args:
-        endpoint_url: None is AWS.
-        timeout_seconds: connect timeout, and longest silence of a connection.
-        attempts: tries of a request by boto3 itself.
+        endpoint_url: Address of the S3 server; None is AWS.
+        timeout_seconds: Connect timeout, and longest silence of a connection.
+        attempts: Most tries of one request by boto3 itself.
 
     Raises:
-        InputError: boto3 is not installed.
+        InputError: Boto3 is not installed.
     """
-    state = this_process()
+    state = process_state()
     variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    wanted = (endpoint_url, timeout_seconds, attempts, variables)
+    settings = (endpoint_url, timeout_seconds, attempts, variables)
     with state.lock:
-        if wanted not in state.clients:
-            state.clients[wanted] = _new_client(endpoint_url, timeout_seconds, attempts)
-        return state.clients[wanted]
+        if settings not in state.clients:
+            state.clients[settings] = _new_client(endpoint_url, timeout_seconds, attempts)
+        return state.clients[settings]
 
 
 def _new_client(endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Any:
@@ -83,7 +83,7 @@ def _new_client(endpoint_url: str | None, timeout_seconds: float, attempts: int)
         retries={"total_max_attempts": attempts, "mode": "standard"},
         max_pool_connections=64,
         tcp_keepalive=True,
-        # Own endpoints rarely have a DNS name per bucket, and older ones reject the newer checksum trailers.
+        # Private endpoints rarely have a DNS name for each bucket, and older ones reject the newer checksum trailers.
         s3={"addressing_style": "path" if endpoint_url else "auto"},
         request_checksum_calculation="when_required" if endpoint_url else "when_supported",
         response_checksum_validation="when_required",
@@ -92,7 +92,7 @@ def _new_client(endpoint_url: str | None, timeout_seconds: float, attempts: int)
 
 
 def upload_parts(client: Any, source: Any, bucket: str, name: str, part_bytes: int) -> None:
-    """Upload the open file `source` in parts, several at a time; the object appears when all parts are there."""
+    """Upload the open file `source` in parts, several at a time; the object appears once all parts have arrived."""
     from boto3.s3.transfer import TransferConfig
 
     parts = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=4)
@@ -100,10 +100,10 @@ def upload_parts(client: Any, source: Any, bucket: str, name: str, part_bytes: i
 
 
 def check_endpoint(endpoint_url: str) -> str:
-    """`endpoint_url` if it is a plain http(s) address.
+    """Return `endpoint_url` if it is a plain http(s) address.
 
     Raises:
-        InputError: another scheme, no host, or a password in it.
+        InputError: The address has another scheme, no host, or a password in it.
     """
     parts = urlsplit(endpoint_url)
     if "@" in parts.netloc:
@@ -114,7 +114,7 @@ def check_endpoint(endpoint_url: str) -> str:
 
 
 def explain_error(error: Exception, url: str, endpoint_url: str | None, key: str) -> Exception | None:
-    """What to raise at once for a failed request for `key` in `url`; None where another try may succeed.
+    """Find what to raise at once for a failed request for `key` in `url`; None where another try may succeed.
 
     An error that is neither the server's, the network's nor the settings' is returned as it is.
     """
@@ -136,25 +136,26 @@ def explain_error(error: Exception, url: str, endpoint_url: str | None, key: str
     return error
 
 
-def _explain_reply(error: Any, url: str, place: str, key: str) -> Exception | None:
-    status, code = reply_status(error), str(error.response.get("Error", {}).get("Code", ""))
+def _explain_reply(error: Any, url: str, server: str, key: str) -> Exception | None:
+    status = reply_status(error)
+    code = str(error.response.get("Error", {}).get("Code", ""))
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return None
     if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
         bucket = url.split("/")[2]
-        return InputError(f"There is no bucket {bucket!r} at {place}: create it, or correct {url!r}.")
+        return InputError(f"There is no bucket {bucket!r} at {server}: create it, or correct {url!r}.")
     if status == 404:
         return not_found_error(url, key)
     if status == 412:
         return changed_error(url, key)
     if status in (401, 403) or code in _ACCESS_HINTS:
         hint = _ACCESS_HINTS.get(code, "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
-        return InputError(f"{place} refuses access to {url} ({code}): {hint}.")
-    return InputError(f"{place} refuses the request for {key!r} in {url}: {error_text(error)}.")
+        return InputError(f"{server} refuses access to {url} ({code}): {hint}.")
+    return InputError(f"{server} refuses the request for {key!r} in {url}: {error_text(error)}.")
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether no connection came about at all (name, route, refusal, TLS)."""
+    """Whether no connection could be made at all (name, route, refusal, TLS)."""
     from botocore.exceptions import ConnectionError as NotConnected
 
     return isinstance(error, NotConnected)

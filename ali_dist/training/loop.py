@@ -67,7 +67,7 @@ def fit(config: Config, context: Context) -> Record | None:
 
             run.meter.add(result)
             if run.reporter is not None:
-                run.reporter.advance(run.progress.images)
+                run.reporter.count_images(run.progress.images)
 
             # Now and then, by images seen: record, draw, evaluate, save. The clock of training stands meanwhile.
             due = schedules.due_actions(
@@ -81,7 +81,7 @@ def fit(config: Config, context: Context) -> Record | None:
             if due.draw or due.evaluate:
                 average_statistics(run)
             if due.draw and run.reporter is not None:
-                run.reporter.gallery(run.progress.images)
+                run.reporter.draw_galleries(run.progress.images)
             if due.evaluate:
                 evaluate(run)
             if due.save:
@@ -113,7 +113,7 @@ def record_losses(run: TrainingRun) -> None:
             "objective.r1 and objective.r2, under another --run.name."
         )
     if run.reporter is not None:
-        run.reporter.log({"event": "train", **run.position(), **losses, **run.state.learning_rates()})
+        run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.learning_rates()})
 
 
 def evaluate(run: TrainingRun) -> None:
@@ -188,16 +188,16 @@ def conclude(run: TrainingRun, status: str) -> Record | None:
     if run.reporter is None:
         return None
     outcome = run.outcome(status) | run.meter.speed() | {"residency": run.batches.residency}
-    return run.reporter.finish(outcome, substituted)
+    return run.reporter.write_summary(outcome, substituted)
 
 
 def conclude_finished_run(run: TrainingRun) -> Record | None:
     """Nothing is left to train; a run that was killed between its last checkpoint and its summary gets the summary."""
     if run.reporter is None:
         return None
-    summary = run.reporter.finished()
+    summary = run.reporter.read_finished_summary()
     run.reporter.say(
         f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
         "or choose another --run.name."
     )
-    return summary or run.reporter.finish(run.outcome("finished"), [])
+    return summary or run.reporter.write_summary(run.outcome("finished"), [])

@@ -1,4 +1,4 @@
-"""One policy object for mixed precision: what is cast, what is scaled, and that both players step or neither."""
+"""Mixed precision as one object: it says what is cast and scaled, and lets both players step or neither."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Precision:
     """fp32, bf16 or fp16 on one device.
 
-    Weights and optimiser state are always fp32; `fp16` scales the loss. One optimiser holds both players, so an
+    Weights and optimizer state are always fp32; `fp16` scales the loss. One optimizer holds both players, so an
     overflow skips both updates: skipping one would turn 1:1 play into 0:1.
 
     Args:
@@ -23,7 +23,7 @@ class Precision:
         device: Where the model lives.
 
     Raises:
-        InputError: The device does not compute in the asked precision.
+        InputError: The device does not compute in that precision.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -34,7 +34,8 @@ class Precision:
                 f"scale.precision is 'bf16', but {torch.cuda.get_device_name(device)} does not compute in it: "
                 "use fp16, fp32 or auto."
             )
-        self.name, self.device = name, device
+        self.name = name
+        self.device = device
         self.dtype = _DTYPES[name]
         self._scaler = torch.amp.GradScaler(device.type, init_scale=2.0**14, enabled=name == "fp16")
 

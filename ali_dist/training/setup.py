@@ -79,7 +79,7 @@ class TrainingRun:
     def start_training(self, stack: ExitStack) -> None:
         """Open the batches from the next update on, and start the clock. `stack` closes them."""
         if self.reporter is not None:
-            self.reporter.begin(self.progress)
+            self.reporter.begin_training(self.progress)
         embedding = self.state.ali.embedding
         self.batches = stack.enter_context(
             TrainBatches(

@@ -17,8 +17,9 @@ DistributedDataParallel averages over ranks; ranks may hold different numbers of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -29,9 +30,6 @@ from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
-
-if TYPE_CHECKING:
-    from ali_dist.training.update_rules import UpdateRule
 
 
 class TrainBatch(NamedTuple):
@@ -102,6 +100,18 @@ class InputGradients(NamedTuple):
     z: Tensor | None
 
 
+class GradientRule(Protocol):
+    """What a step has to know of its update rule; see `update_rules.UpdateRule`."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in `objective.update`."""
+
+    @property
+    def gradients(self) -> Callable[[Step, TrainBatch, LossWeights], StepResult]:
+        """Leaves the gradients of both players in their parameters, and says what is reported."""
+
+
 class Step:
     """Algorithm 1 on this rank; every rank must call it the same number of times.
 
@@ -119,7 +129,7 @@ class Step:
 
     def __init__(
         self,
-        rule: UpdateRule,
+        rule: GradientRule,
         loss: str,
         ali: ALI,
         networks: nn.Module,

@@ -30,15 +30,15 @@ BASES = ("bare", "like-rays")
 @pytest.fixture(scope="module")
 def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     """buildah with localhost/bare, localhost/like-rays and localhost/dependencies."""
-    reason = images.missing()
+    reason = images.why_unavailable()
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("images")
     with ExitStack() as stack:
         try:
-            archive = images.base_archive(request.config.cache.mkdir("image"))
+            archive = images.make_base_archive(request.config.cache.mkdir("image"))
             tool = stack.enter_context(Buildah(folder / "storage"))
-            python = tool.debian(archive)
+            python = tool.make_base_image(archive)
         except RuntimeError as error:
             pytest.skip(f"images cannot be built here: ...{str(error).strip()[-200:]}")
         if python != f"{sys.version_info[0]}.{sys.version_info[1]}":
@@ -47,7 +47,7 @@ def buildah(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         images.write_dependencies(folder / "dependencies")
         tool.build("localhost/dependencies", folder / "dependencies")
         (folder / "dressed").mkdir()
-        (folder / "dressed" / "Dockerfile").write_text(images.LIKE_RAYS, encoding="utf-8")
+        (folder / "dressed" / "Dockerfile").write_text(images.RAY_LIKE_DOCKERFILE, encoding="utf-8")
         tool.build("localhost/like-rays", folder / "dressed")
         yield tool
 

@@ -1,4 +1,4 @@
-"""Ray workers on this machine: the same batches and losses as in one process, through kills, from a folder and S3."""
+"""Ray workers on this machine: they see the batches and losses of one process, through kills, from a folder and S3."""
 
 import json
 import os
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.data.preparation.builtin import ensure_prepared, prepare_digits
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
+from ali_dist.data.sources.digits import digits_splits
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tests.distributed.test_ranks import train_rank
 from tests.helpers.distributed import run_distributed
-from tests.helpers.processes import checkpoints, command
+from tests.helpers.processes import checkpoint_names, train_command
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -25,17 +27,17 @@ LOSSES = ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle")
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("ring")
-    ensure_prepared("mixture-ring", str(folder), mixture_samples=2_000)
+    ensure_prepared("mixture-ring", str(folder), samples=2_000)
     return str(folder)
 
 
-def losses(text: str) -> list[tuple[int, list[float]]]:
+def read_losses(text: str) -> list[tuple[int, list[float]]]:
     records = [json.loads(line) for line in text.splitlines()]
     return [(r["images"], [r[key] for key in LOSSES]) for r in records if r["event"] == "train"]
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
-    """Networks without batch norm: one process and two workers see the same losses, killed or not."""
+    """With networks without batch norm, one process and two workers see the same losses, killed or not."""
     budget = {
         "data__url": ring,
         "run__images": 24 * 3000,
@@ -47,20 +49,20 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         tiny_config(tmp_path, "mixture-ring", run__name=name, scale__workers=workers, **budget)
         for name, workers in (("alone", "0"), ("killed", "2"), ("unbroken", "2"))
     )
-    with command(killed, tmp_path / "killed.log", ENV) as running:
-        running.wait_for(lambda: len(checkpoints(killed)) > 0, timeout=200)
-        workers = running.descendants("ray::RayTrainWorker")
-        assert len(workers) == 2, running.output()
+    with train_command(killed, tmp_path / "killed.log", ENV) as running:
+        running.wait_for(lambda: len(checkpoint_names(killed)) > 0, timeout=200)
+        workers = running.find_descendants("ray::RayTrainWorker")
+        assert len(workers) == 2, running.read_output()
         os.kill(workers[-1], signal.SIGKILL)
-        assert running.wait(300) == 0, running.output()
-        assert "Continuing from the checkpoint" in running.output()
+        assert running.wait(300) == 0, running.read_output()
+        assert "Continuing from the checkpoint" in running.read_output()
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
     run_distributed(train_rank, 2, 2, unbroken.to_mapping(), None, True)
     for file in ("model", "ema", "optimizer"):
         assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
     fit(alone, StoppingContext())
-    records = [losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
+    records = [read_losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
     assert [images for images, _ in records[0]] == [images for images, _ in records[1]]
     # The game is chaotic: a change of 1e-7 in the weights shows in the sixth digit after 10 updates, and in the third
     # after 16. The first record is of 10.
@@ -71,9 +73,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
 def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_path, swift_env, monkeypatch):
     for key, value in swift_env.env.items():
         monkeypatch.setenv(key, value)
-    bucket = swift_env.bucket()
+    bucket = swift_env.make_bucket()
     places = {"data__url": f"s3://{bucket}/digits", "run__dir": f"s3://{bucket}/runs"}
-    prepare_digits(open_store(f"s3://{bucket}/digits"), shard_mb=0.5)
+    write_splits(open_store(f"s3://{bucket}/digits"), digits_splits(), WriteOptions(shard_mb=0.5))
     config = tiny_config(
         tmp_path,
         data__residency="stream",
@@ -83,18 +85,18 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
         **places,
     )
     run = open_store(f"s3://{bucket}/runs/tiny")
-    with command(config, tmp_path / "log", ENV) as running:
+    with train_command(config, tmp_path / "log", ENV) as running:
         running.wait_for(lambda: bool(run.list("checkpoints/")), timeout=200)
-        running.send(signal.SIGTERM)
-        assert running.wait() == 75, running.output()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 75, running.read_output()
     newest = CheckpointStore(run, 2, print).read_newest()
     assert newest is not None
-    assert newest.state.world_size == 2
+    assert newest.metadata.world_size == 2
     summary = json.loads(run.get("summary.json"))
     assert (summary["status"], summary["residency"]) == ("stopped", "stream")
-    assert summary["step"] == newest.state.step
-    shorter = tiny_config(tmp_path, run__images=24 * (newest.state.step + 6), run__name="tiny", **places)
+    assert summary["step"] == newest.metadata.step
+    shorter = tiny_config(tmp_path, run__images=24 * (newest.metadata.step + 6), run__name="tiny", **places)
     again = fit(shorter, StoppingContext())  # one process goes on where two workers stopped
     assert again is not None
-    assert (again["restarts"], again["images"]) == (1, 24 * (newest.state.step + 6))
+    assert (again["restarts"], again["images"]) == (1, 24 * (newest.metadata.step + 6))
     assert run.stat("report.html") is not None

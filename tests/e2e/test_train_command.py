@@ -1,7 +1,8 @@
-"""The train command as a user meets it: interrupted, killed, misused."""
+"""The train command as a user meets it: interrupted, killed and misused."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ali_dist.config.loading import from_mapping, preset_names, setting_infos
 from ali_dist.data.preparation.builtin import ensure_prepared
-from ali_dist.train import main
-from tests.helpers.processes import ROOT, checkpoints, command
+from ali_dist.errors import InputError
+from ali_dist.train import choose_launcher, main
+from tests.helpers.processes import ROOT, checkpoint_names, train_command
 from tests.helpers.runs import assert_bitwise_equal, command_line_for, load_weights, tiny_config
 
 LONG = {"run__images": 24 * 2000, "report__checkpoint_every": 24 * 20, "report__log_every": 24 * 1000}
@@ -25,18 +28,18 @@ def digits(tmp_path_factory) -> Path:
 
 
 def run_to_end(config, log: Path) -> str:
-    with command(config, log) as running:
-        assert running.wait() == 0, running.output()
-        return running.output()
+    with train_command(config, log) as running:
+        assert running.wait() == 0, running.read_output()
+        return running.read_output()
 
 
 def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run(tmp_path, digits):
     budget = {"data__url": str(digits), "run__images": 24 * 150, "report__checkpoint_every": 24 * 20}
     unbroken, killed = (tiny_config(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
     run_to_end(unbroken, tmp_path / "unbroken.log")
-    with command(killed, tmp_path / "killed.log") as running:
-        running.wait_for(lambda: len(checkpoints(killed)) > 0)
-        running.send(signal.SIGKILL)
+    with train_command(killed, tmp_path / "killed.log") as running:
+        running.wait_for(lambda: len(checkpoint_names(killed)) > 0)
+        running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
     assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
     for file in ("model", "ema", "optimizer"):
@@ -45,7 +48,7 @@ def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run
 
 @pytest.mark.distributed
 def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits):
-    """A rank that left the group while rank 0 was at work aborted now and then, and torchrun then ended rank 0, too."""
+    """A rank that leaves the group while rank 0 is at work may abort, and torchrun then ends rank 0, too."""
     config = tiny_config(tmp_path, data__url=str(digits), report__evaluation="auto")
     done = subprocess.run(
         [
@@ -74,16 +77,16 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
     config = tiny_config(tmp_path, data__url=str(digits), **LONG)
-    with command(config, tmp_path / "log") as running:
-        running.wait_for(lambda: len(checkpoints(config)) > 0)
-        running.send(number)
-        assert running.wait() == 75, running.output()
-        said = running.output()
-    assert "Traceback" not in said
-    assert "run the same command to go on" in said
+    with train_command(config, tmp_path / "log") as running:
+        running.wait_for(lambda: len(checkpoint_names(config)) > 0)
+        running.send_signal(number)
+        assert running.wait() == 75, running.read_output()
+        output = running.read_output()
+    assert "Traceback" not in output
+    assert "run the same command to go on" in output
     summary = json.loads((Path(config.run.dir) / "tiny" / "summary.json").read_text())
     assert summary["status"] == "stopped"
-    assert f"step-{summary['step']:09d}" in checkpoints(config)
+    assert f"step-{summary['step']:09d}" in checkpoint_names(config)
 
 
 def test_no_arguments_mean_the_digits(capsys, tmp_path, monkeypatch):
@@ -95,14 +98,45 @@ def test_no_arguments_mean_the_digits(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_setting_and_preset(capsys):
-    assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for text in ("--optim.lr_d", "--scale.workers", "--dry-run", "cifar10", "mixture"):
-        assert text in shown
+def test_help_names_every_setting_and_preset_and_needs_neither_torch_nor_ray():
+    program = (
+        "import sys\n"
+        "for name in ('ray', 'torch', 'numpy'): sys.modules[name] = None\n"
+        "from ali_dist.train import main\nsys.exit(main(['--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for key in setting_infos():
+        assert f"--{key} (" in done.stdout
+    for text in ("--preset", "--dry-run", *preset_names()):
+        assert text in done.stdout
 
 
-def refused(capsys, *words: str) -> str:
+def test_ray_trains_where_workers_are_asked_for_or_a_cluster_is_at_hand(monkeypatch):
+    """Under torchrun, whose processes have a RANK, this process trains even beside a cluster."""
+    for name in ("RANK", "RAY_ADDRESS", "RAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def launcher(workers: str) -> str:
+        return choose_launcher(from_mapping({"scale.workers": workers})).__name__
+
+    assert (launcher("0"), launcher("auto")) == ("run_local", "run_local")
+    pytest.importorskip("ray", reason="Ray is not installed")
+    assert (launcher("2"), launcher("1:4")) == ("run_on_ray", "run_on_ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert (launcher("0"), launcher("auto")) == ("run_local", "run_on_ray")
+    monkeypatch.setenv("RANK", "0")
+    assert launcher("auto") == "run_local"
+
+
+def test_workers_without_ray_are_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "ali_dist.launchers.ray_train", raising=False)
+    with pytest.raises(InputError, match=r"scale.workers is '2', which needs Ray, .*: install ray"):
+        choose_launcher(from_mapping({"scale.workers": "2"}))
+
+
+def refusal_of(capsys, *words: str) -> str:
     """The one sentence with which a wrong command ends."""
     assert main(list(words)) == 2
     captured = capsys.readouterr()
@@ -129,32 +163,30 @@ def refused(capsys, *words: str) -> str:
 )
 def test_wrong_arguments_are_one_sentence_and_exit_code_2(words, names, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sentence = refused(capsys, *words)
+    sentence = refusal_of(capsys, *words)
     for name in names:
         assert name in sentence
     assert not (tmp_path / "runs").exists()
 
 
 def test_an_index_that_does_not_match_its_shards_is_refused(tmp_path, digits, capsys):
-    import shutil
-
     shutil.copytree(digits, tmp_path / "data")
     shard = tmp_path / "data" / "train" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    sentence = refused(capsys, *command_line_for(tiny_config(tmp_path)))
+    sentence = refusal_of(capsys, *command_line_for(tiny_config(tmp_path)))
     assert "00000.tar" in sentence
 
 
 def test_more_workers_than_lanes_are_refused_before_ray_starts(tmp_path, digits, capsys):
     config = tiny_config(tmp_path, data__url=str(digits), scale__workers="7")
-    sentence = refused(capsys, *command_line_for(config))
+    sentence = refusal_of(capsys, *command_line_for(config))
     assert "6 lanes" in sentence
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_sentence(tmp_path, digits, capsys):
     (tmp_path / "runs").write_text("a file where the folder should be")
     code = main(command_line_for(tiny_config(tmp_path, data__url=str(digits))))
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert code in (1, 2)
-    assert "Traceback" not in said
-    assert str(tmp_path / "runs") in said
+    assert "Traceback" not in message
+    assert str(tmp_path / "runs") in message

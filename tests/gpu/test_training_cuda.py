@@ -23,8 +23,8 @@ from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
-from tests.helpers.arrays import write
-from tests.helpers.batches import B, X, Y, assert_same, open_source, take
+from tests.helpers.arrays import write_arrays
+from tests.helpers.batches import B, X, Y, assert_same_batches, open_batch_source, take_batches
 from tests.helpers.networks import copy_state, total_error
 from tests.helpers.runs import (
     StoppingContext,
@@ -141,21 +141,21 @@ def test_a_run_of_the_gpu_can_be_continued_on_the_cpu(make_config: MakeConfig) -
 @pytest.mark.parametrize("residency", ["device", "ram", "stream"])
 def test_batches_on_the_gpu_are_those_on_the_cpu(tmp_path: Path, residency: str) -> None:
     """Wherever the samples are kept: over a change of epoch, and taken faster than the GPU copies them."""
-    store, index = write(tmp_path, X, Y)
+    store, index = write_arrays(tmp_path, X, Y)
     count = len(X) // B + 4
-    with open_source(store, index, residency=residency, device=CUDA) as source:
+    with open_batch_source(store, index, residency=residency, device=CUDA) as source:
         assert source.residency == residency
         batches = [next(source) for _ in range(count)]
     assert all(batch.x.device == CUDA and batch.y is not None and batch.y.device == CUDA for batch in batches)
     on_gpu = [(b.ids.tolist(), np.asarray(b.x.cpu()), b.y.tolist()) for b in batches if b.y is not None]
-    assert_same(on_gpu, take(open_source(store, index), count))
+    assert_same_batches(on_gpu, take_batches(open_batch_source(store, index), count))
 
 
 def test_auto_residency_keeps_the_data_on_the_gpu_if_they_fit(tmp_path: Path) -> None:
-    store, index = write(tmp_path, X, Y)
-    with open_source(store, index, residency="auto", device=CUDA) as source:
+    store, index = write_arrays(tmp_path, X, Y)
+    with open_batch_source(store, index, residency="auto", device=CUDA) as source:
         assert source.residency == "device"
-    with open_source(store, index, residency="auto", device=CUDA, memory_mb=0) as source:
+    with open_batch_source(store, index, residency="auto", device=CUDA, memory_mb=0) as source:
         assert source.residency == "stream"
 
 

@@ -1,68 +1,92 @@
-"""Small labelled arrays, the shards made of them, and stores that watch or disturb reading."""
+"""Small labelled arrays, shards that hold them, and a store that watches or disturbs reading."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.shards.index import Index, load_sidecar
-from ali_dist.data.shards.writer import write_shards
+from ali_dist.data.shards.index import Index, Shard, load_sidecar
+from ali_dist.data.shards.statistics import Statistics
+from ali_dist.data.shards.writer import LabelledSample, SampleFormat, write_index, write_shard
 from ali_dist.storage.base import Listing, ObjectInfo, Store
 from ali_dist.storage.local import LocalStore
 
 Array = NDArray[Any]
 SHAPE = (3, 4, 5)
+PER_SHARD = 31
 
 
-def labelled(n: int, *, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Array, Array]:
+def make_labelled_arrays(n: int, *, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Array, Array]:
     """Random uint8 samples [n, *shape] and class numbers [n]; no two samples are equal."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
-    x.reshape(n, -1)[:, 0], x.reshape(n, -1)[:, 1] = np.arange(n) % 256, np.arange(n) // 256
+    rows = x.reshape(n, -1)
+    rows[:, 0] = np.arange(n) % 256
+    rows[:, 1] = np.arange(n) // 256
     return x, rng.integers(0, 10, n)
 
 
-def write(
+def write_shards(
+    store: Store,
+    samples: Iterable[LabelledSample],
+    sample_format: SampleFormat,
+    *,
+    per_shard: int = PER_SHARD,
+    classes: Sequence[str] = (),
+    extra: dict[str, Any] | None = None,
+) -> Index:
+    """Write samples as shards of `per_shard` samples each (fewer in the last one), then the index."""
+    statistics = Statistics(sample_format.shape, sample_format.dtype)
+    shards: list[Shard] = []
+    remaining = iter(samples)
+    while chunk := list(islice(remaining, per_shard)):
+        shard, counted = write_shard(store, len(shards), chunk, sample_format)
+        shards.append(shard)
+        statistics.merge(counted)
+    return write_index(store, sample_format, shards, statistics, classes=classes, extra=extra or {})
+
+
+def write_arrays(
     folder: Path,
     x: Array,
     y: Array | Sequence[Any] | None,
     *,
     encoding: Literal["raw", "png", "jpg"] = "raw",
-    shard_mb: float = 0.06,
+    attributes: Sequence[str] = (),
     **options: Any,
 ) -> tuple[LocalStore, Index]:
-    """Write arrays as shards (about 30 samples each by default) into `folder`."""
+    """Write arrays as shards into `folder`; `options` are those of `write_shards`."""
     store = LocalStore(folder)
     labels: Any = [None] * len(x) if y is None else list(y) if np.ndim(y) == 2 else [int(label) for label in y]
-    pairs = zip(x, labels, strict=True)
     dtype: Any = str(x.dtype)
-    index = write_shards(store, pairs, encoding=encoding, shape=x.shape[1:], dtype=dtype, shard_mb=shard_mb, **options)
-    return store, index
+    sample_format = SampleFormat(encoding=encoding, shape=x.shape[1:], dtype=dtype, attributes=tuple(attributes))
+    return store, write_shards(store, zip(x, labels, strict=True), sample_format, **options)
 
 
-def damage(store: LocalStore, index: Index, sample: int) -> tuple[str, int]:
-    """Flip one byte in the payload of a sample (id through the index); returns its (shard key, number)."""
+def damage_sample(store: LocalStore, index: Index, sample: int) -> tuple[str, int]:
+    """Flip one byte in the payload of the sample with this id; returns its shard's key and its number there."""
     number = 0
     while sample >= index.shards[number].samples:
         sample -= index.shards[number].samples
         number += 1
     shard = index.shards[number]
-    at = int(load_sidecar(store, index, number).offsets[sample]) + 1
+    position = int(load_sidecar(store, index, number).offsets[sample]) + 1
     data = bytearray(store.get(shard.key))
-    data[at] ^= 0xFF
+    data[position] ^= 0xFF
     store.put(shard.key, bytes(data))
     return shard.key, sample
 
 
 @dataclass
 class WatchedStore:
-    """A store that notes range reads, and calls `before` (which may raise or block) ahead of each."""
+    """A store that records range reads, and calls `before` (which may raise or block) ahead of each."""
 
     inner: Store
     before: Callable[[str, int], None] = lambda key, start: None

@@ -1,4 +1,4 @@
-"""A small split, sources of its batches, and ways to compare what they give."""
+"""A small data set, sources of its batches, and a comparison of what they give."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from ali_dist.data.batch import BatchSource
 from ali_dist.data.loader import open_batches
 from ali_dist.data.shards.index import Index
-from tests.helpers.arrays import labelled
+from tests.helpers.arrays import make_labelled_arrays
 
 N, LANES, B = 203, 4, 12
-X, Y = labelled(N)
+X, Y = make_labelled_arrays(N)
 STEPS = N // B
 CPU = torch.device("cpu")
-Taken = tuple[list[int], np.ndarray, list[int]]
+TakenBatch = tuple[list[int], np.ndarray, list[int]]
 
 
-def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
+def open_batch_source(store: Any, index: Index, **changes: Any) -> BatchSource:
     options = {
         "seed": 5,
         "lanes": LANES,
@@ -35,27 +35,27 @@ def open_source(store: Any, index: Index, **changes: Any) -> BatchSource:
     return open_batches(store, index, **{**options, **changes})
 
 
-def take(source: BatchSource, n: int) -> list[Taken]:
-    """(ids, x, y) of the next n batches."""
-    found = []
+def take_batches(source: BatchSource, n: int) -> list[TakenBatch]:
+    """Return (ids, x, y) of the next n batches, and close the source."""
+    batches = []
     with source:
         for batch in islice(source, n):
             assert batch.y is not None
-            found.append((batch.ids.tolist(), batch.x.numpy().copy(), batch.y.tolist()))
-    return found
+            batches.append((batch.ids.tolist(), batch.x.numpy().copy(), batch.y.tolist()))
+    return batches
 
 
-def drain(source: BatchSource, n: int, given: list[object] | None = None) -> None:
-    """Take n batches; those that came before an error are in `given`."""
+def drain_batches(source: BatchSource, n: int, taken: list[object] | None = None) -> None:
+    """Take n batches; those that come before an error are added to `taken`."""
     for _ in range(n):
         batch = next(source)
-        if given is not None:
-            given.append(batch)
+        if taken is not None:
+            taken.append(batch)
 
 
-def assert_same(one: list[Taken], other: list[Taken]) -> None:
-    assert len(one) == len(other)
-    for (ids, x, y), (other_ids, other_x, other_y) in zip(one, other, strict=True):
-        assert ids == other_ids
-        assert np.array_equal(x, other_x)
-        assert y == other_y
+def assert_same_batches(first: list[TakenBatch], second: list[TakenBatch]) -> None:
+    assert len(first) == len(second)
+    for (ids, x, y), (second_ids, second_x, second_y) in zip(first, second, strict=True):
+        assert ids == second_ids
+        assert np.array_equal(x, second_x)
+        assert y == second_y

@@ -1,4 +1,4 @@
-"""Run the prepare command in this process, and look at what it leaves."""
+"""Run the prepare command in this process, and compare the files that it writes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An S3-like server inside the test process that breaks requests on demand.
 
 It knows GET with Range and If-Match, HEAD, PUT, and ListObjectsV2 in one page; it checks no signature. Faults are
-queued per object and used up in order, so that a test says exactly which request breaks, and how.
+queued for each object and used up in order, so that a test decides exactly which request breaks, and how.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-STALL_SECONDS = 60.0  # longest life of a stalled answer; it ends at once when the server is closed
+STALL_SECONDS = 60.0  # how long a stalled answer lasts at most; it ends at once when the server is closed
 ENV = {"AWS_ACCESS_KEY_ID": "fault", "AWS_SECRET_ACCESS_KEY": "fault-secret"}  # any credentials are accepted
 
 
@@ -30,11 +30,13 @@ class Fault:
     """What happens to one request.
 
     Attributes:
-        kind: reset: `after` bytes of the body, then a TCP reset. short: the same, then an orderly close.
-            stall: the same, then silence. garbage: a body of the right length with wrong bytes from `after` on.
-            status: no body, but the HTTP status `status` with the S3 error code `code`.
-        after: bytes of the body that are sent before it happens.
-        replace: the object's content from then on.
+        kind: `reset` sends `after` bytes of the body, then a TCP reset; `short` the same, then an orderly close;
+            `stall` the same, then nothing; `garbage` a body of the right length with wrong bytes from `after` on;
+            `status` no body, but the HTTP status `status` with the S3 error code `code`.
+        after: Bytes of the body that are sent before it happens.
+        status: The HTTP status of a fault of that kind.
+        code: The S3 error code of a fault of that kind.
+        replace: The object's content from then on.
     """
 
     kind: Literal["reset", "short", "stall", "garbage", "status"]
@@ -75,31 +77,33 @@ class FaultServer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.closing.set()
         self._http.shutdown()
         self._http.server_close()
-        for connection in self._connections:  # kept-alive ones would go on answering
+        for connection in self._connections:  # connections that are kept alive would go on answering
             with suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     @property
     def endpoint_url(self) -> str:
-        """Address of the server."""
+        """The address of the server."""
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
-    def inject(self, name: str, *faults: Fault) -> None:
+    def inject_faults(self, name: str, *faults: Fault) -> None:
         """Break the next requests for "bucket/key" (or "bucket", for its listing): one fault each, in this order."""
         with self._lock:
             self._queued[name].extend(faults)
 
-    def inject_always(self, name: str, fault: Fault) -> None:
+    def inject_lasting_fault(self, name: str, fault: Fault) -> None:
         """Break every request for `name` that no queued fault breaks."""
         with self._lock:
             self._always[name] = fault
 
-    def reset(self, objects: Mapping[str, bytes]) -> None:
+    def serve_objects(self, objects: Mapping[str, bytes]) -> None:
         """Serve these objects from now on, without faults, and forget the requests so far."""
         with self._lock:
             self.objects = dict(objects)
@@ -108,13 +112,13 @@ class FaultServer:
             self._always.clear()
 
     def take_fault(self, name: str) -> Fault | None:
-        """The fault of this request, used up."""
+        """Take the next fault for a request for `name`; None if it is to succeed."""
         with self._lock:
             queued = self._queued[name]
             return queued.pop(0) if queued else self._always.get(name)
 
-    def register(self, connection: socket.socket) -> int:
-        """The number of a new connection."""
+    def register_connection(self, connection: socket.socket) -> int:
+        """Remember a new connection; returns its number."""
         with self._lock:
             self._connections.append(connection)
             return len(self._connections)
@@ -127,10 +131,10 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.number = self.faults.register(self.connection)
+        self.number = self.faults.register_connection(self.connection)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Keep quiet: requests are recorded instead."""
+        """Print nothing: requests are recorded instead."""
 
     def do_PUT(self) -> None:  # noqa: N802
         content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -192,13 +196,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        whole = fault is None or fault.kind == "garbage"
         if fault is not None:
-            kept = body[: fault.after]
-            body = kept + bytes(255 - b for b in body[fault.after :]) if fault.kind == "garbage" else kept
-        request.sent = len(body)  # before the client can have it, so that tests see it at once
+            intact = body[: fault.after]
+            body = intact + bytes(255 - b for b in body[fault.after :]) if fault.kind == "garbage" else intact
+        request.sent = len(body)  # before it is sent, so that tests see it as soon as the client does
         self.wfile.write(body)
-        if not whole and fault is not None:
+        if fault is not None and fault.kind != "garbage":
             self._break_off(fault)
 
     def _break_off(self, fault: Fault) -> None:

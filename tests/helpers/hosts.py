@@ -6,7 +6,8 @@
         hosts.machines[1].start()
 
 Each machine has its own address, home, temporary folder, /dev/shm and processes; all see /mnt/shared. The project's
-virtual environment is there read-only at ~/ali/venv, its code is not. Needs root, sshd, rsync, ip and unshare.
+virtual environment is there, read-only, at ~/ali/venv; the project's code is not. Needs root, sshd, rsync, ip and
+unshare.
 """
 
 from __future__ import annotations
@@ -47,38 +48,41 @@ def why_not() -> str | None:
     absent = [program for program in _PROGRAMS if shutil.which(program) is None]
     if absent:
         return f"{', '.join(absent)} not installed (apt: openssh-server rsync iproute2 util-linux)"
-    tried = subprocess.run(
+    attempt = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "ip", "link", "add", "probe", "type", "bridge"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return None if tried.returncode == 0 else f"namespaces are not allowed here: {tried.stderr.strip()}"
+    return None if attempt.returncode == 0 else f"namespaces are not allowed here: {attempt.stderr.strip()}"
 
 
 class Machine:
     """One machine.
 
     Args:
-        folder: Its own things; beside it lies what all share.
-        name: Of its network namespace, and its host name.
-        address: In the network of all.
-        bridge: What joins them.
-        key: The user's key pair; its public half opens the machine. None: a machine without SSH server.
+        folder: Its own files; beside it lies the folder that all machines share.
+        name: Its host name, and the name of its network namespace.
+        address: Its address in the network of all machines.
+        bridge: Name of the bridge that joins them.
+        key: The user's key pair, whose public half opens the machine; None: a machine without an SSH server.
         provisioned: Whether the virtual environment is there.
     """
 
     def __init__(
         self, folder: Path, name: str, address: str, bridge: str, key: Path | None, *, provisioned: bool = True
     ) -> None:
-        self.folder, self.name, self.address, self._bridge = folder, name, address, bridge
+        self.folder = folder
+        self.name = name
+        self.address = address
+        self._bridge = bridge
         self.home = folder / "home"
         (self.home / ".ssh").mkdir(parents=True)
         if provisioned:
             (self.home / "ali" / "venv").mkdir(parents=True)
         lines = Path("/etc/passwd").read_text(encoding="utf-8").splitlines()
-        mine = [f"root:x:0:0:root:{_HOME}:/bin/bash" if line.startswith("root:") else line for line in lines]
-        (folder / "passwd").write_text("\n".join(mine) + "\n", encoding="utf-8")
+        accounts = [f"root:x:0:0:root:{_HOME}:/bin/bash" if line.startswith("root:") else line for line in lines]
+        (folder / "passwd").write_text("\n".join(accounts) + "\n", encoding="utf-8")
         if key is not None:
             shutil.copy(key.with_suffix(".pub"), self.home / ".ssh" / "authorized_keys")
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host_key")
@@ -91,11 +95,10 @@ class Machine:
         _run("ip", "netns", "add", self.name)
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _run("ip", "link", "set", outside, "master", self._bridge, "up")
-        card = "02:00:" + ":".join(
-            f"{int(part):02x}" for part in self.address.split(".")
-        )  # the same after power was off
+        # The hardware address is the same after the power was off.
+        hardware_address = "02:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))
         for words in (
-            f"link set eth0 address {card}",
+            f"link set eth0 address {hardware_address}",
             f"addr add {self.address}/24 dev eth0",
             "link set eth0 up",
             "link set lo up",
@@ -105,9 +108,9 @@ class Machine:
         spaces = ["unshare", "--pid", "--fork", "--mount", "--uts", "--mount-proc", "--kill-child"]
         script = [ROOT / "tests/helpers/host.sh", self.folder, self.name, sys.prefix, ROOT]
         with (self.folder / "log").open("ab") as log:
-            outer = ["setpriv", "--pdeathsig", "KILL"]  # where the test itself is killed, its machines go with it
+            with_parent = ["setpriv", "--pdeathsig", "KILL"]  # where the test itself is killed, its machines go with it
             self._process = subprocess.Popen(
-                [*outer, "ip", "netns", "exec", self.name, *spaces, "bash", *map(str, script)],
+                [*with_parent, "ip", "netns", "exec", self.name, *spaces, "bash", *map(str, script)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -127,7 +130,7 @@ class Machine:
 
     def init(self) -> int:
         """Pid of its first process, seen from here."""
-        assert self._process is not None
+        assert self._process is not None, "the machine runs"
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="utf-8")
         return int(children.split()[0])
 
@@ -157,15 +160,15 @@ class Machine:
         ]
 
     def run(self, *words: str | Path, timeout: float = 300, env: dict[str, str] | None = None) -> str:
-        """Output of a command that must succeed."""
-        done = self.attempt(*words, timeout=timeout, env=env)
-        assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
+        """Run a command that must succeed; its output."""
+        completed = self.attempt(*words, timeout=timeout, env=env)
+        assert completed.returncode == 0, f"{words} ended with {completed.returncode}:\n{completed.stdout}"
+        return completed.stdout
 
     def attempt(
         self, *words: str | Path, timeout: float = 300, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """A command that may fail; both of its outputs together."""
+        """Run a command that may fail; both of its outputs come together."""
         return subprocess.run(
             self.command(words),
             stdin=subprocess.DEVNULL,
@@ -179,8 +182,8 @@ class Machine:
 
     def processes(self, name: str) -> list[int]:
         """Pids, as the machine sees them, of processes whose command line contains `name`."""
-        done = self.attempt("pgrep", "-f", name)
-        return [int(line) for line in done.stdout.split()] if done.returncode == 0 else []
+        completed = self.attempt("pgrep", "-f", name)
+        return [int(line) for line in completed.stdout.split()] if completed.returncode == 0 else []
 
 
 class Hosts:
@@ -188,25 +191,31 @@ class Hosts:
 
     Args:
         folder: Everything is kept here; the shared folder is `folder/shared`.
-        machines: How many, the laptop not counted.
+        machines: How many machines there are, the laptop not counted.
         provisioned: Whether machines have the virtual environment already.
     """
 
     def __init__(self, folder: Path, machines: int = 3, *, provisioned: bool = True) -> None:
-        self.folder, number = folder, next(_NUMBERS)
-        mark = f"{os.getpid() % 0xFFFF:04x}{number:x}"  # other tests may have hosts on this machine, too
+        self.folder = folder
+        number = next(_NUMBERS)
+        prefix = f"{os.getpid() % 0xFFFF:04x}{number:x}"  # other tests may have hosts on this machine, too
         self.shared = folder / "shared"
         self.shared.mkdir(parents=True)
-        self._bridge = f"ali{mark}"
+        self._bridge = f"ali{prefix}"
         self.key = folder / "id_ed25519"
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         network = f"10.231.{(os.getpid() + 17 * number) % 250}"
-        self.laptop = Machine(folder / "laptop", f"{mark}l", f"{network}.10", self._bridge, None, provisioned=False)
+        self.laptop = Machine(folder / "laptop", f"{prefix}l", f"{network}.10", self._bridge, None, provisioned=False)
         for file in (self.key, self.key.with_suffix(".pub")):
             shutil.copy(file, self.laptop.home / ".ssh" / file.name)
         self.machines = [
             Machine(
-                folder / f"m{n}", f"{mark}m{n}", f"{network}.{11 + n}", self._bridge, self.key, provisioned=provisioned
+                folder / f"m{n}",
+                f"{prefix}m{n}",
+                f"{network}.{11 + n}",
+                self._bridge,
+                self.key,
+                provisioned=provisioned,
             )
             for n in range(machines)
         ]
@@ -218,14 +227,16 @@ class Hosts:
             for machine in (self.laptop, *self.machines):
                 machine.start()
         except BaseException:
-            self._end()
+            self._power_off()
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._power_off()
 
-    def _end(self) -> None:
+    def _power_off(self) -> None:
         for machine in (self.laptop, *self.machines):
             with contextlib.suppress(subprocess.CalledProcessError):
                 machine.kill()

@@ -1,4 +1,4 @@
-"""Where a user of own machines sits: a checkout with cluster/local.yaml filled in, and the launcher."""
+"""Where a user with machines of their own sits: a checkout with cluster/local.yaml filled in, and the launcher."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CHECKOUT = "/mnt/home/ali_dist"
 
 
 class Laptop:
-    """The laptop of some hosts.
+    """The laptop beside some hosts, with its checkout.
 
     Args:
-        hosts: Not yet started.
+        hosts: The machines; they need not run yet.
         head_works: Whether the head gives its CPUs to training.
     """
 
@@ -37,11 +37,11 @@ class Laptop:
         self.write("mine.yaml", text)
 
     def write(self, name: str, text: str) -> None:
-        """A file in the checkout."""
+        """Write a file into the checkout."""
         (self.checkout / name).write_text(text, encoding="utf-8")
 
     def read(self, name: str) -> str:
-        """A file of the checkout."""
+        """Read a file of the checkout."""
         return (self.checkout / name).read_text(encoding="utf-8")
 
     def words(self, *words: str | Path) -> list[str]:
@@ -51,8 +51,8 @@ class Laptop:
         )
 
     def run(self, *words: str | Path, timeout: float = 300) -> tuple[int, str]:
-        """Exit code and output of the launcher."""
-        done = subprocess.run(
+        """Run the launcher to its end; its exit code and output."""
+        completed = subprocess.run(
             self.words(*words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -61,10 +61,10 @@ class Laptop:
             timeout=timeout,
             check=False,
         )
-        return done.returncode, done.stdout
+        return completed.returncode, completed.stdout
 
     def done(self, *words: str | Path, timeout: float = 300) -> str:
-        """Output of the launcher, which must succeed."""
-        code, said = self.run(*words, timeout=timeout)
-        assert code == 0, f"{words} ended with {code}:\n{said}"
-        return said
+        """Run the launcher, which must succeed; its output."""
+        code, output = self.run(*words, timeout=timeout)
+        assert code == 0, f"{words} ended with {code}:\n{output}"
+        return output

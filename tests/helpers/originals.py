@@ -16,60 +16,60 @@ from PIL import Image
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 
 
-def noise(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.ndarray:
+def make_noise(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
-def jpeg(x: np.ndarray) -> bytes:
-    """A JPEG of uint8 [H, W, 3]."""
+def encode_jpeg(x: np.ndarray) -> bytes:
+    """Encode uint8 [H, W, 3] as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(x).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
-def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A photograph-like image, uint8 [H, W, 3]: a few blurred patches of colour."""
-    coarse = Image.fromarray(noise(1, (6, 5, 3), seed)[0])
+def make_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Make an image like a photograph, uint8 [H, W, 3]: a few blurred patches of color."""
+    coarse = Image.fromarray(make_noise(1, (6, 5, 3), seed)[0])
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ---- CIFAR-10 ------------------------------------------------------------------------------------------------------
 
 
-def cifar_batches(each: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images [each, 3, 32, 32] and class numbers of every batch."""
+def make_cifar_batches(per_batch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Make images [per_batch, 3, 32, 32] and class numbers for every batch."""
     rng = np.random.default_rng(7)
-    return {name: (noise(each, seed=n), rng.integers(0, 10, each)) for n, name in enumerate(BATCHES)}
+    return {name: (make_noise(per_batch, seed=n), rng.integers(0, 10, per_batch)) for n, name in enumerate(BATCHES)}
 
 
-def write_cifar_binary(folder: Path, each: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The folder cifar-10-batches-bin, as in the binary version."""
-    batches = cifar_batches(each)
+def write_cifar_binary(folder: Path, per_batch: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write the folder cifar-10-batches-bin, as in the binary version."""
+    batches = make_cifar_batches(per_batch)
     folder.mkdir(parents=True)
     for name, (x, y) in batches.items():
-        records = np.concatenate([y[:, None].astype(np.uint8), x.reshape(each, -1)], axis=1)
+        records = np.concatenate([y[:, None].astype(np.uint8), x.reshape(per_batch, -1)], axis=1)
         (folder / f"{name}.bin").write_bytes(records.tobytes())
     (folder / "batches.meta.txt").write_text("airplane\nautomobile\n")
     return batches
 
 
-def write_cifar_python(folder: Path, each: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The folder cifar-10-batches-py, pickled as Python 2 did."""
-    batches = cifar_batches(each)
+def write_cifar_python(folder: Path, per_batch: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write the folder cifar-10-batches-py, pickled as Python 2 did."""
+    batches = make_cifar_batches(per_batch)
     folder.mkdir(parents=True)
     for name, (x, y) in batches.items():
         content = {
             b"batch_label": name.encode(),
             b"labels": y.tolist(),
-            b"data": x.reshape(each, -1),
-            b"filenames": [f"image_{n:06d}.png".encode() for n in range(each)],
+            b"data": x.reshape(per_batch, -1),
+            b"filenames": [f"image_{n:06d}.png".encode() for n in range(per_batch)],
         }
-        (folder / name).write_bytes(python2_pickle(content))
+        (folder / name).write_bytes(pickle_as_python2(content))
     return batches
 
 
-def python2_pickle(value: Any) -> bytes:
-    """Protocol 2 with byte strings and numpy's old module names, which Python 3 cannot write."""
+def pickle_as_python2(value: Any) -> bytes:
+    """Pickle by protocol 2 with byte strings and numpy's old module names, which Python 3 cannot write."""
     return b"\x80\x02" + _pickled(value) + b"."
 
 
@@ -93,8 +93,8 @@ def _pickled(value: Any) -> bytes:
     return b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state + b"b"
 
 
-def pack(archive: Path, folder: Path) -> Path:
-    """The .tar.gz of a folder."""
+def pack_archive(archive: Path, folder: Path) -> Path:
+    """Make the .tar.gz of a folder."""
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
     return archive
@@ -104,13 +104,13 @@ def pack(archive: Path, folder: Path) -> Path:
 
 
 def write_svhn(folder: Path, counts: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """NAME_32x32.mat for each name: X (32, 32, 3, N) and y (N, 1), where 10 stands for the digit 0."""
+    """Write NAME_32x32.mat for each name: X (32, 32, 3, N) and y (N, 1), where 10 stands for the digit 0."""
     from scipy.io import savemat  # type: ignore[import-untyped]
 
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for seed, (name, n) in enumerate(counts.items()):
-        x, y = noise(n, seed=seed), np.arange(1, n + 1) % 10
+        x, y = make_noise(n, seed=seed), np.arange(1, n + 1) % 10
         labels = np.where(y == 0, 10, y).astype(np.uint8)[:, None]
         savemat(folder / f"{name}_32x32.mat", {"X": x.transpose(2, 3, 1, 0), "y": labels}, do_compression=True)
         written[name] = (x, y)
@@ -124,7 +124,7 @@ FACE_ATTRIBUTES = [f"Attribute_{n}" for n in range(40)]
 
 
 def write_celeba(folder: Path, *, zipped: bool = False) -> np.ndarray:
-    """Twelve aligned faces (8 train, 2 valid, 2 test) with their two lists; returns the attributes, 0 or 1."""
+    """Write twelve aligned faces (8 train, 2 valid, 2 test) with their two lists; returns the attributes, 0 or 1."""
     values = np.random.default_rng(3).integers(0, 2, (len(FACES), 40))
     folder.mkdir(parents=True, exist_ok=True)
     rows = [f"{name}  " + " ".join(f"{2 * v - 1:2d}" for v in row) for name, row in zip(FACES, values, strict=True)]
@@ -132,7 +132,7 @@ def write_celeba(folder: Path, *, zipped: bool = False) -> np.ndarray:
     splits = [0] * 8 + [1] * 2 + [2] * 2
     partition = "".join(f"{name} {split}\n" for name, split in zip(FACES, splits, strict=True))
     (folder / "list_eval_partition.txt").write_text(partition)
-    images = {name: jpeg(smooth(218, 178, seed)) for seed, name in enumerate(FACES)}
+    images = {name: encode_jpeg(make_photo(218, 178, seed)) for seed, name in enumerate(FACES)}
     if zipped:
         with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as file:
             for name, data in images.items():
@@ -142,7 +142,7 @@ def write_celeba(folder: Path, *, zipped: bool = False) -> np.ndarray:
     return values
 
 
-# ---- folders of images ---------------------------------------------------------------------------------------------
+# ---- Folders of images ---------------------------------------------------------------------------------------------
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -151,11 +151,11 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).write_bytes(data)
 
 
-def write_imagenet(folder: Path, wnids: Sequence[str] = ("n02", "n01", "n10"), each: int = 4) -> None:
-    """train/<wnid>/ with images of several sizes, and a flat val/ with two of each class."""
+def write_imagenet(folder: Path, wnids: Sequence[str] = ("n02", "n01", "n10"), per_class: int = 4) -> None:
+    """Write train/<wnid>/ with images of several sizes, and a flat val/ with two of each class."""
     for c, wnid in enumerate(wnids):
-        for n in range(each):
-            image = smooth(80 + 10 * n, 100 - 7 * c, seed=10 * c + n)
-            write_files(folder / "train" / wnid, {f"{wnid}_{n}.JPEG": jpeg(image)})
-    val = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(smooth(70, 90, seed=100 + n)) for n in range(2 * len(wnids))}
+        for n in range(per_class):
+            image = make_photo(80 + 10 * n, 100 - 7 * c, seed=10 * c + n)
+            write_files(folder / "train" / wnid, {f"{wnid}_{n}.JPEG": encode_jpeg(image)})
+    val = {f"ILSVRC2012_val_{n:08d}.JPEG": encode_jpeg(make_photo(70, 90, seed=100 + n)) for n in range(2 * len(wnids))}
     write_files(folder / "val", val)

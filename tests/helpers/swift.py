@@ -1,4 +1,4 @@
-"""A real S3 server on this machine: OpenStack Swift with its S3 interface, from its Python package.
+"""A real S3 server on this machine: OpenStack Swift with its S3 interface, installed from its Python package.
 
     python -m tests.helpers.swift ROOT [--port P]                    run until Ctrl-C; print the AWS_* settings
     python -m tests.helpers.swift ROOT --bucket NAME -- COMMAND ...  run COMMAND against it, exit with its code
@@ -32,7 +32,7 @@ START_SECONDS, STOP_SECONDS = 60.0, 10.0
 SERVERS = ("account", "container", "object", "proxy")
 ACCESS_KEY, SECRET_KEY, REGION = "test:tester", "testing", "us-east-1"
 
-# Where the data lies depends on these two words and on the number of partitions, so they never change.
+# Where data lies depends on these two words and on the number of partitions, so they must never change.
 _SWIFT_CONF = """
 [swift-hash]
 swift_hash_path_prefix = ali
@@ -78,7 +78,8 @@ location = {region}
     f"[filter:{name}]\nuse = egg:swift#{name}\n"
     for name in ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "slo", "dlo")
 )
-# Rings say which server has which data. They hold ports, so each start writes them anew (one device: same places).
+# Rings say which server has which data. They hold ports, so every start writes them again; with one device, data
+# stays where it is.
 _WRITE_RINGS = """
 import json, sys
 from swift.common.ring import RingBuilder
@@ -90,7 +91,7 @@ for kind, port in ports.items():
     builder.rebalance()
     builder.get_ring().save(f"{root}/{kind}.ring.gz")
 """
-# Runs a server that ends with its starter, even if that is killed and can stop nothing any more (Linux).
+# Runs a server that ends with the process that starts it, even if that is killed and can stop nothing (Linux).
 _LAUNCH = """
 import ctypes, os, signal, sys
 starter, program = int(sys.argv[1]), sys.argv[2:]
@@ -102,16 +103,17 @@ os.execv(program[0], program)
 """
 
 
-def install(venv: Path = VENV) -> Path:
-    """Install Swift into `venv` unless it is there; several callers at once wait for one. Returns its bin folder."""
-    done, wanted = venv / "installed.txt", "\n".join(PACKAGES)
+def install_swift(venv: Path = VENV) -> Path:
+    """Install Swift into `venv` unless it is there, one caller at a time; returns the bin folder."""
+    stamp = venv / "installed.txt"
+    packages = "\n".join(PACKAGES)
     venv.parent.mkdir(parents=True, exist_ok=True)
     with (venv.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists() or done.read_text() != wanted:
+        if not stamp.exists() or stamp.read_text() != packages:
             _run(sys.executable, "-m", "venv", "--clear", str(venv))
             _run(str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES)
-            done.write_text(wanted)  # last, so that a broken installation is made anew
+            stamp.write_text(packages)  # last, so that a broken installation is repeated
     return venv / "bin"
 
 
@@ -121,29 +123,29 @@ def _run(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)} failed with code {result.returncode}:\n{result.stdout[-4000:]}")
 
 
-def _choose_ports(wanted: int) -> dict[str, int]:
-    """A free port for each server; the proxy's is `wanted` unless that is 0."""
+def _choose_ports(proxy_port: int) -> dict[str, int]:
+    """Choose a free port for each server; the proxy's is `proxy_port` unless that is 0."""
     sockets = {}
     for kind in SERVERS:
-        port = wanted if kind == "proxy" else 0
+        port = proxy_port if kind == "proxy" else 0
         try:
-            sockets[kind] = socket.create_server(("127.0.0.1", port))  # all open at once, so all different
-        except OSError as error:  # or the health check would be answered by whoever has it
+            sockets[kind] = socket.create_server(("127.0.0.1", port))  # all are open at once, so that they differ
+        except OSError as error:  # otherwise another server on it would answer the health check
             raise RuntimeError(
                 f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another."
             ) from error
-    ports = {kind: each.getsockname()[1] for kind, each in sockets.items()}
-    for each in sockets.values():
-        each.close()
+    ports = {kind: opened.getsockname()[1] for kind, opened in sockets.items()}
+    for opened in sockets.values():
+        opened.close()
     return ports
 
 
 class SwiftServer:
-    """Four Swift processes while the `with` block lasts, and no longer than the thread that entered it (on Linux).
+    """Four Swift processes that run during the `with` block, and on Linux no longer than the thread that entered it.
 
     Args:
-        root: folder for data, settings and logs; its file system must support extended attributes.
-        port: port of the S3 interface; 0 chooses a free one.
+        root: Folder for data, settings and logs; its file system must support extended attributes.
+        port: Port of the S3 interface; 0 chooses a free one.
     """
 
     access_key, secret_key, region = ACCESS_KEY, SECRET_KEY, REGION
@@ -155,7 +157,7 @@ class SwiftServer:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> SwiftServer:
-        programs = install()
+        programs = install_swift()
         try:
             self._configure(programs)
             for kind in SERVERS:
@@ -166,17 +168,19 @@ class SwiftServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
     def endpoint_url(self) -> str:
-        """Address of the S3 interface."""
+        """The address of the S3 interface."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment variables a client needs."""
+        """The environment variables that a client needs."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -185,19 +189,20 @@ class SwiftServer:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def bucket(self, name: str | None = None) -> str:
-        """Make a bucket (a new name if none is given) unless it exists; returns its name."""
-        client, name = self.client(), name or f"test-{secrets.token_hex(6)}"
+    def make_bucket(self, name: str | None = None) -> str:
+        """Make a bucket unless it exists (by default, one with a new name); returns its name."""
+        client = self.make_client()
+        name = name or f"test-{secrets.token_hex(6)}"
         with suppress(client.exceptions.BucketAlreadyOwnedByYou):
             client.create_bucket(Bucket=name)
         return name
 
-    def alive(self) -> bool:
+    def is_running(self) -> bool:
         """Whether all four servers run."""
         return all(process.poll() is None for process in self._processes.values())
 
     def stop(self) -> None:
-        """End the servers this object started; fine to call twice."""
+        """End the servers that this object has started; may be called twice."""
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -238,7 +243,7 @@ class SwiftServer:
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
-            if not self.alive() or time.monotonic() > deadline:
+            if not self.is_running() or time.monotonic() > deadline:
                 logs = [f"--- {kind}\n{(self.root / f'{kind}.log').read_text()[-2000:]}" for kind in SERVERS]
                 raise RuntimeError("Swift did not start:\n" + "\n".join(logs))
             time.sleep(0.05)
@@ -254,8 +259,8 @@ class SwiftServer:
         except (OSError, http.client.HTTPException):
             return False
 
-    def client(self) -> Any:
-        """A plain boto3 client with its own settings, for making buckets and looking behind our store's back."""
+    def make_client(self) -> Any:
+        """Make a plain boto3 client with its own settings, for making buckets and looking at them without our store."""
         import boto3
         from botocore.config import Config
 
@@ -271,24 +276,24 @@ class SwiftServer:
 
 def main(arguments: list[str]) -> int:
     """Run the server alone, or around a command; returns the exit code."""
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    ours, command = arguments[:at], arguments[at + 1 :]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own_arguments, command = arguments[:end], arguments[end + 1 :]
     parser = argparse.ArgumentParser(prog="python -m tests.helpers.swift", description=__doc__.partition("\n")[0])
     parser.add_argument("root", type=Path, help="folder for data, settings and logs")
     parser.add_argument("--port", type=int, default=0, help="port of the S3 interface; default: a free one")
     parser.add_argument("--bucket", help="bucket to make")
-    options = parser.parse_args(ours)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the `with`, which stops the servers
+    options = parser.parse_args(own_arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the `with`, which stops the servers
     with SwiftServer(options.root, options.port) as server:
         if options.bucket:
-            server.bucket(options.bucket)
+            server.make_bucket(options.bucket)
         if command:
             code = subprocess.run(command, env={**os.environ, **server.env}).returncode
             return code if code >= 0 else 128 - code
         print("\n".join(f"export {name}={value}" for name, value in server.env.items()))
         print(f"# S3 at {server.endpoint_url}, data in {server.root}; Ctrl-C stops it", flush=True)
         with suppress(KeyboardInterrupt):
-            while server.alive():
+            while server.is_running():
                 time.sleep(0.5)
             print("A server has ended by itself; see the logs.", file=sys.stderr)
             return 1

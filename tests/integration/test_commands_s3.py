@@ -1,4 +1,4 @@
-"""The commands against a real S3 server: preparing, training, going on, and what they say when refused."""
+"""The commands against a real S3 server: preparing, training, resuming, and what they say when they are refused."""
 
 import json
 
@@ -16,10 +16,11 @@ pytestmark = pytest.mark.s3
 def bucket(swift_env, monkeypatch) -> str:
     for key, value in swift_env.env.items():
         monkeypatch.setenv(key, value)
-    return f"s3://{swift_env.bucket()}"
+    return f"s3://{swift_env.make_bucket()}"
 
 
-def refused(capsys, words: list[str]) -> str:
+def refused_sentence(capsys, words: list[str]) -> str:
+    """The one sentence with which a command that cannot be done ends."""
     capsys.readouterr()
     assert train(words) == 2
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ali_dist.train:")]
@@ -28,9 +29,9 @@ def refused(capsys, words: list[str]) -> str:
 
 def test_a_run_lives_in_s3_from_data_to_report(tmp_path, bucket):
     assert prepare(["digits", f"{bucket}/digits"]) == 0
-    places = {"data__url": f"{bucket}/digits", "run__dir": f"{bucket}/runs"}
-    assert train(command_line_for(tiny_config(tmp_path, **places))) == 0
-    assert train(command_line_for(tiny_config(tmp_path, run__images=240, **places))) == 0  # goes on
+    locations = {"data__url": f"{bucket}/digits", "run__dir": f"{bucket}/runs"}
+    assert train(command_line_for(tiny_config(tmp_path, **locations))) == 0
+    assert train(command_line_for(tiny_config(tmp_path, run__images=240, **locations))) == 0  # resumes
     run = open_store(f"{bucket}/runs/tiny")
     summary = json.loads(run.get("summary.json"))
     assert (summary["images"], summary["restarts"]) == (240, 1)
@@ -42,7 +43,7 @@ def test_a_run_lives_in_s3_from_data_to_report(tmp_path, bucket):
 
 
 def test_a_missing_bucket_is_named(tmp_path, bucket, capsys):
-    sentence = refused(
+    sentence = refused_sentence(
         capsys, command_line_for(tiny_config(tmp_path, data__url="s3://no-such-bucket/digits", data__source=None))
     )
     assert "no-such-bucket" in sentence
@@ -50,7 +51,9 @@ def test_a_missing_bucket_is_named(tmp_path, bucket, capsys):
 
 def test_wrong_credentials_are_said_without_showing_them(tmp_path, bucket, capsys, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    sentence = refused(capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits", data__source=None)))
+    sentence = refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits", data__source=None))
+    )
     assert "AWS_SECRET_ACCESS_KEY" in sentence
     assert "not-the-secret" not in sentence
 
@@ -58,8 +61,12 @@ def test_wrong_credentials_are_said_without_showing_them(tmp_path, bucket, capsy
 def test_missing_shards_are_named(tmp_path, bucket, capsys):
     assert prepare(["digits", f"{bucket}/digits"]) == 0
     open_store(f"{bucket}/digits/train").delete(["00000.tar"])
-    assert "00000.tar" in refused(capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits")))
+    assert "00000.tar" in refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits"))
+    )
 
 
 def test_an_empty_place_names_the_command_that_fills_it(tmp_path, bucket, capsys):
-    assert "ali_dist.prepare" in refused(capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/nothing")))
+    assert "ali_dist.prepare" in refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/nothing"))
+    )

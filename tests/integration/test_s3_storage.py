@@ -23,8 +23,8 @@ from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
 from ali_dist.storage.s3 import S3Store
-from tests.helpers.swift import SwiftServer, install
-from tests.unit.storage.test_stores import StoreContract
+from tests.helpers.store_contract import StoreContract
+from tests.helpers.swift import SwiftServer, install_swift
 
 pytestmark = pytest.mark.s3
 MIB = 1024 * 1024
@@ -39,8 +39,8 @@ class TestS3Prefix(StoreContract):
 
     @pytest.fixture
     def store(self, swift_env: SwiftServer) -> Store:
-        bucket = swift_env.bucket()
-        swift_env.client().put_object(Bucket=bucket, Key="some/where-else", Body=b"not ours")
+        bucket = swift_env.make_bucket()
+        swift_env.make_client().put_object(Bucket=bucket, Key="some/where-else", Body=b"not ours")
         return open_s3(f"s3://{bucket}/some/where")
 
 
@@ -49,12 +49,12 @@ class TestS3Bucket(StoreContract):
 
     @pytest.fixture
     def store(self, swift_env: SwiftServer) -> Store:
-        return open_s3(f"s3://{swift_env.bucket()}/")
+        return open_s3(f"s3://{swift_env.make_bucket()}/")
 
 
 @pytest.fixture
 def store(swift_env: SwiftServer) -> S3Store:
-    return open_s3(f"s3://{swift_env.bucket()}/data")
+    return open_s3(f"s3://{swift_env.make_bucket()}/data")
 
 
 def test_a_listing_of_several_pages_is_complete_and_sorted(store: S3Store) -> None:
@@ -65,7 +65,7 @@ def test_a_listing_of_several_pages_is_complete_and_sorted(store: S3Store) -> No
 
 
 def test_folder_markers_of_other_tools_are_not_objects(store: S3Store, swift: SwiftServer) -> None:
-    swift.client().put_object(Bucket=store.bucket, Key="data/train/", Body=b"")
+    swift.make_client().put_object(Bucket=store.bucket, Key="data/train/", Body=b"")
     store.put("train/a", b"x")
     assert [info.key for info in store.list()] == ["train/a"]
 
@@ -115,7 +115,7 @@ def test_a_wrong_secret_is_refused_at_once_and_not_repeated(store: S3Store, monk
 
 
 def test_no_credentials_fail_fast_even_where_a_machine_role_is_looked_for(swift_env: SwiftServer) -> None:
-    bucket = swift_env.bucket()
+    bucket = swift_env.make_bucket()
     # A metadata service that is not there: port 1 refuses, as off-cloud networks do.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
         "AWS_ENDPOINT_URL": swift_env.endpoint_url,
@@ -129,22 +129,22 @@ def test_no_credentials_fail_fast_even_where_a_machine_role_is_looked_for(swift_
 
 
 def test_threads_read_their_own_ranges(store: S3Store) -> None:
-    content, parts, found = os.urandom(MIB), 16, {}
+    content, parts, parts_read = os.urandom(MIB), 16, {}
     store.put("a", content)
     step = MIB // parts
 
     def read(part: int) -> None:
-        found[part] = store.get_range("a", part * step, step)
+        parts_read[part] = store.get_range("a", part * step, step)
 
     threads = [threading.Thread(target=read, args=(part,)) for part in range(parts)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert b"".join(found[part] for part in range(parts)) == content
+    assert b"".join(parts_read[part] for part in range(parts)) == content
 
 
-def _read_all(store: S3Store, first: int, count: int) -> None:
+def _read_every_key(store: S3Store, first: int, count: int) -> None:
     for turn in range(20):
         key = str((first + turn) % count)
         assert store.get(key) == key.encode() * 1000
@@ -154,12 +154,12 @@ def test_forked_processes_never_get_each_others_answers(store: S3Store) -> None:
     count = 8
     for i in range(count):
         store.put(str(i), str(i).encode() * 1000)
-    _read_all(store, 0, count)  # the connection that children must not share
+    _read_every_key(store, 0, count)  # the connection that children must not share
     fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=_read_all, args=(store, 2 * i, count)) for i in range(4)]
+    children = [fork.Process(target=_read_every_key, args=(store, 2 * i, count)) for i in range(4)]
     for child in children:
         child.start()
-    _read_all(store, 1, count)
+    _read_every_key(store, 1, count)
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * 4
@@ -167,11 +167,11 @@ def test_forked_processes_never_get_each_others_answers(store: S3Store) -> None:
 
 def test_the_server_keeps_its_data_over_a_restart_on_other_ports(tmp_path: Path) -> None:
     with SwiftServer(tmp_path) as first:
-        first.bucket("kept")
-        first.client().put_object(Bucket="kept", Key="a", Body=b"1")
+        first.make_bucket("kept")
+        first.make_client().put_object(Bucket="kept", Key="a", Body=b"1")
     with SwiftServer(tmp_path) as second:
         assert second.endpoint_url != first.endpoint_url
-        assert second.client().get_object(Bucket="kept", Key="a")["Body"].read() == b"1"
+        assert second.make_client().get_object(Bucket="kept", Key="a")["Body"].read() == b"1"
 
 
 def _answers(url: str) -> bool:
@@ -228,5 +228,5 @@ def test_a_port_that_is_taken_is_said_and_not_mistaken_for_the_own_server(tmp_pa
 
 
 def test_installing_again_changes_nothing() -> None:
-    before = (install() / "python").stat().st_ctime_ns
-    assert (install() / "python").stat().st_ctime_ns == before
+    before = (install_swift() / "python").stat().st_ctime_ns
+    assert (install_swift() / "python").stat().st_ctime_ns == before

@@ -1,7 +1,7 @@
-"""One shard of a source: written, and noted with all that the index needs, so that a killed command goes on after it.
+"""Write one shard of a source and record all that the index needs of it, so that a killed command can go on after it.
 
-While a split is under way its folder holds `unfinished.json` (made with which settings), and one record in
-`unfinished/` for each shard that is done. Both go when index.json is there.
+While a split is being written, its folder holds `unfinished.json` (the settings that it is made with) and, in
+`unfinished/`, one record for each shard that is finished. Both are removed once index.json is there.
 """
 
 from __future__ import annotations
@@ -19,93 +19,112 @@ from ali_dist.data.sources.base import ShardSamples
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 
-MARK_KEY = "unfinished.json"
-RECORDS = "unfinished/"
+UNFINISHED_KEY = "unfinished.json"
+RECORD_PREFIX = "unfinished/"
 
 
 class FinishedShard(NamedTuple):
-    """A shard that is done: None if all its samples were bad; what they count; one sentence for each bad one."""
+    """A shard that is finished.
+
+    Attributes:
+        shard: The shard; None if all its samples were bad.
+        statistics: What its samples count.
+        bad_samples: One sentence for each sample that was left out.
+    """
 
     shard: Shard | None
     statistics: Statistics
-    bad: tuple[str, ...]
+    bad_samples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """How every shard of a split is written: where, in what form, and whether bad samples are left out."""
+    """How every shard of a split is written.
+
+    Attributes:
+        store: The split's own folder.
+        sample_format: What all samples have in common.
+        skip_bad: Whether bad samples are left out instead of ending the command.
+    """
 
     store: Store
-    form: SampleFormat
+    sample_format: SampleFormat
     skip_bad: bool
 
-    def write(self, number: int, part: ShardSamples, count: Callable[[int], None]) -> FinishedShard:
-        """Read a part, write it as the shard of that number, and note it.
+    def write_samples(self, number: int, samples: ShardSamples, advance: Callable[[int], None]) -> FinishedShard:
+        """Read samples, write them as the shard of that number, and record it.
 
         Args:
-            number: of the shard.
-            part: its samples.
-            count: called with the number of samples just read.
+            number: Number of the shard.
+            samples: Its samples.
+            advance: Called with the number of samples just read.
 
         Raises:
-            InputError: a sample cannot be used, and bad ones are not left out; names it.
+            InputError: A sample cannot be used, and bad ones are not left out; the message names it.
         """
         bad: list[str] = []
-        samples = list(self._good(part, bad, count))
-        if samples:
-            shard, statistics = write_shard(self.store, number, samples, self.form)
-            done = FinishedShard(shard, statistics, tuple(bad))
+        good = list(self._read_good_samples(samples, bad, advance))
+        if good:
+            shard, statistics = write_shard(self.store, number, good, self.sample_format)
+            finished = FinishedShard(shard, statistics, tuple(bad))
         else:
-            done = FinishedShard(None, Statistics(self.form.shape, self.form.dtype), tuple(bad))
-        self.store.put(_record_key(number), _record_to_json(done))
-        return done
+            finished = FinishedShard(None, self._empty_statistics(), tuple(bad))
+        self.store.put(_record_key(number), _record_to_json(finished))
+        return finished
 
-    def _good(self, part: ShardSamples, bad: list[str], count: Callable[[int], None]) -> Iterator[LabelledSample]:
-        for number in range(len(part)):
+    def _read_good_samples(
+        self, samples: ShardSamples, bad: list[str], advance: Callable[[int], None]
+    ) -> Iterator[LabelledSample]:
+        """Read the samples one by one; a sentence on each bad one goes to `bad`."""
+        for number in range(len(samples)):
             try:
-                yield part.read(number)
+                yield samples.read_sample(number)
             except ValueError as error:
+                name = samples.describe_sample(number)
                 if not self.skip_bad:
                     raise InputError(
-                        f"{part.name(number)} cannot be used: {error}; put it right or remove it, or leave such "
-                        f"samples out with --skip-bad."
+                        f"{name} cannot be used: {error}; repair or remove it, or leave such samples out "
+                        f"with --skip-bad."
                     ) from error
-                bad.append(f"{part.name(number)}: {error}")
-            count(1)
+                bad.append(f"{name}: {error}")
+            advance(1)
 
-    def done_before(self, number: int, sizes: dict[str, int]) -> FinishedShard | None:
-        """What an earlier try noted of a shard; None if it has to be written.
+    def find_finished(self, number: int, sizes: dict[str, int]) -> FinishedShard | None:
+        """Find what an earlier try recorded of a shard; None if the shard has to be written.
 
         Args:
-            number: of the shard.
-            sizes: bytes of everything in the split's folder, by key.
+            number: Number of the shard.
+            sizes: Size in bytes of every object in the split's folder, by key.
         """
         key = _record_key(number)
         if key not in sizes:
             return None
         try:
-            done = _record_from_json(self.store.get(key), self.form)
+            finished = self._parse_record(self.store.get(key))
         except (ValueError, TypeError, KeyError):
-            return None  # not a record of this program: the shard is written again
-        if done.bad and not self.skip_bad:
+            return None  # it is not a record of this program: the shard is written again
+        if finished.bad_samples and not self.skip_bad:
             return None
-        shard = done.shard
-        whole = shard is None or (sizes.get(shard.key) == shard.bytes and shard.sidecar_key in sizes)
-        return done if whole else None
+        shard = finished.shard
+        is_whole = shard is None or (sizes.get(shard.key) == shard.bytes and shard.sidecar_key in sizes)
+        return finished if is_whole else None
+
+    def _parse_record(self, data: bytes) -> FinishedShard:
+        content: dict[str, Any] = json.loads(data)
+        statistics = self._empty_statistics()
+        statistics.add_record(content["statistics"])
+        shard = None if content["shard"] is None else Shard(**content["shard"])
+        return FinishedShard(shard, statistics, tuple(content["bad"]))
+
+    def _empty_statistics(self) -> Statistics:
+        return Statistics(self.sample_format.shape, self.sample_format.dtype)
 
 
 def _record_key(number: int) -> str:
-    return f"{RECORDS}{number:05d}.json"
+    return f"{RECORD_PREFIX}{number:05d}.json"
 
 
-def _record_to_json(done: FinishedShard) -> bytes:
-    shard = None if done.shard is None else dataclasses.asdict(done.shard)
-    return json.dumps({"shard": shard, "statistics": done.statistics.to_record(), "bad": done.bad}).encode()
-
-
-def _record_from_json(data: bytes, form: SampleFormat) -> FinishedShard:
-    content: dict[str, Any] = json.loads(data)
-    statistics = Statistics(form.shape, form.dtype)
-    statistics.restore(content["statistics"])
-    shard = None if content["shard"] is None else Shard(**content["shard"])
-    return FinishedShard(shard, statistics, tuple(content["bad"]))
+def _record_to_json(finished: FinishedShard) -> bytes:
+    shard = None if finished.shard is None else dataclasses.asdict(finished.shard)
+    record = {"shard": shard, "statistics": finished.statistics.to_record(), "bad": finished.bad_samples}
+    return json.dumps(record).encode()

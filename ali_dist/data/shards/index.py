@@ -1,4 +1,4 @@
-"""The index of a split: what `index.json` and the shards' sidecars say, and whether it is true.
+"""The index of a split: what `index.json` and the shards' sidecars say, and the checks that it is true.
 
 A split is a folder with `index.json`, its shards (plain USTAR WebDataset tars) and beside each shard
 `NNNNN.tar` a sidecar `NNNNN.npz` with the place, size, crc32 and label of every sample. index.json is written
@@ -31,7 +31,15 @@ PREPARE_HINT = "write it with `python -m ali_dist.prepare SOURCE OUT`"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar: its key and bytes, its number of samples, sha256 of the tar, sha256 of the sidecar's content."""
+    """One tar, as index.json lists it; the fields have the names that they have there.
+
+    Attributes:
+        key: Key of the tar in the split's store.
+        bytes: Size of the tar.
+        samples: Number of its samples.
+        sha256: Hash of the tar.
+        sidecar_sha256: Hash of the sidecar's content.
+    """
 
     key: str
     bytes: int
@@ -41,7 +49,7 @@ class Shard:
 
     @property
     def sidecar_key(self) -> str:
-        """Key of the sidecar beside the tar."""
+        """The key of the sidecar beside the tar."""
         return self.key.removesuffix(".tar") + ".npz"
 
 
@@ -50,16 +58,16 @@ class Index:
     """What a split holds.
 
     Attributes:
-        encoding: how a sample's payload is stored; `npy` only in tars that somebody else wrote.
-        dtype: of a decoded sample; `uint8` stands for [0, 1] in steps of 1/255, `float32` is in raw units.
-        shape: of a decoded sample, (C, H, W) or (D,).
-        classes: names of the integer labels, or empty.
-        attributes: names of the entries of attribute vectors, or empty.
-        mean: of each channel (axis 0 of `shape`), in [0, 1] for uint8.
-        std: of each channel, in the same units.
-        pixel_mean: mean of each entry of a sample, flattened [prod(shape)], in the same units.
-        extra: facts about the source, JSON-able.
-        shards: the tars, in the order in which sample ids count through them.
+        encoding: How a sample's payload is stored; `npy` only in tars that somebody else wrote.
+        dtype: Type of a decoded sample; `uint8` stands for [0, 1] in steps of 1/255, `float32` is in raw units.
+        shape: Shape of a decoded sample, (C, H, W) or (D,).
+        classes: Names of the integer labels, or empty.
+        attributes: Names of the entries of attribute vectors, or empty.
+        mean: Mean of each channel (axis 0 of `shape`), in [0, 1] for uint8.
+        std: Standard deviation of each channel, in the same units.
+        pixel_mean: Mean of each entry of a sample, flattened [prod(shape)], in the same units.
+        extra: Facts about the source, JSON-able.
+        shards: The tars, in the order in which sample ids count through them.
     """
 
     encoding: Literal["raw", "png", "jpg", "npy"]
@@ -76,22 +84,22 @@ class Index:
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """The number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of one decoded sample."""
+        """The size of one decoded sample in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def spec(self) -> DataSpec:
-        """What a model has to know of these data."""
+        """What a model has to know of the data."""
         return DataSpec(tuple(self.shape), self.dtype, self.classes, self.attributes, self.extra.get("mixture"))
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with anything that decides which samples there are, and in what order."""
+        """16 hex digits that change with anything that decides the samples or their order."""
         content = [
             self.format_version,
             self.encoding,
@@ -111,23 +119,27 @@ class Index:
     def from_json(cls, text: str | bytes, where: str = INDEX_KEY) -> Index:
         """Parse and check index.json.
 
+        Args:
+            text: The content of the file.
+            where: What messages call the file.
+
         Raises:
-            InputError: not an index, or one of another format version; the message names `where`.
+            InputError: It is not an index, or one of another format version; the message names `where`.
         """
         try:
             content = json.loads(text)
             version = content["format_version"]
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{where} is not an index ({_one_line(error)}): {PREPARE_HINT}.") from error
+            raise InputError(f"{where} is not an index ({_error_line(error)}): {PREPARE_HINT}.") from error
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{where} has format version {version!r}, but this program reads version {FORMAT_VERSION}: "
-                f"prepare the data again, or use the program's version that wrote it."
+                f"prepare the data again, or use the version of the program that wrote it."
             )
         try:
             return _check_index(_from_content(cls, content))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{where} is not a complete index ({_one_line(error)}): {PREPARE_HINT}.") from error
+            raise InputError(f"{where} is not a complete index ({_error_line(error)}): {PREPARE_HINT}.") from error
 
 
 def _from_content(cls: type[Index], content: Mapping[str, Any]) -> Index:
@@ -139,27 +151,30 @@ def _from_content(cls: type[Index], content: Mapping[str, Any]) -> Index:
 
 
 def _check_index(index: Index) -> Index:
-    """`index`, or ValueError with what is inconsistent in it."""
-    size = math.prod(index.shape)
+    """Return `index` if it is consistent.
+
+    Raises:
+        ValueError: It is not; the message names the field.
+    """
     rules = {
         "encoding": index.encoding in ENCODINGS,
         "dtype": index.dtype in DTYPES and (index.encoding == "raw" or index.dtype == "uint8"),
         "shape": len(index.shape) in (1, 3) and all(isinstance(n, int) and n > 0 for n in index.shape),
         "mean": len(index.mean) == len(index.std) == index.shape[0],
-        "pixel_mean": len(index.pixel_mean) == size,
+        "pixel_mean": len(index.pixel_mean) == math.prod(index.shape),
         "extra": isinstance(index.extra, dict),
         "shards": index.num_samples > 0
         and len({shard.key for shard in index.shards}) == len(index.shards)
         and all(shard.key.endswith(".tar") and shard.samples >= 0 for shard in index.shards),
     }
-    for name, holds in rules.items():
-        if not holds:
+    for name, is_consistent in rules.items():
+        if not is_consistent:
             raise ValueError(f"its {name} does not fit the rest")
     return index
 
 
-def _one_line(error: Exception) -> str:
-    """What an exception says, on one line."""
+def _error_line(error: Exception) -> str:
+    """The message of an exception, on one line."""
     text = " ".join(str(error).split())
     return f"no {text}" if isinstance(error, KeyError) else text
 
@@ -168,7 +183,7 @@ def load_index(store: Store) -> Index:
     """Read the index of a split.
 
     Raises:
-        InputError: there is none, or it is not valid; the message names the url and the command that writes it.
+        InputError: There is no index, or it is not valid; the message names the url and the command that writes one.
     """
     try:
         data = store.get(INDEX_KEY)
@@ -181,7 +196,7 @@ def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
     """Read the sidecar of one shard and check that it is the one the index was written with.
 
     Raises:
-        InputError: it is missing, damaged, or of another shard.
+        InputError: The sidecar is missing, damaged, or of another shard.
     """
     shard = index.shards[shard_number]
     try:
@@ -191,22 +206,22 @@ def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise mismatch_error(store, f"{shard.sidecar_key} cannot be read ({_one_line(error)})") from error
+        raise mismatch_error(store, f"{shard.sidecar_key} cannot be read ({_error_line(error)})") from error
     if len(sidecar.offsets) != shard.samples:
         reason = f"{shard.sidecar_key} lists {len(sidecar.offsets)} samples, the index {shard.samples}"
         raise mismatch_error(store, reason)
-    if sidecar.sha256() != shard.sidecar_sha256:
+    if sidecar.content_sha256() != shard.sidecar_sha256:
         raise mismatch_error(store, f"{shard.sidecar_key} is not the one the index was written with")
-    _check_classes(store, index, shard, sidecar)
+    _check_class_numbers(store, index, shard, sidecar)
     return sidecar
 
 
-def _check_classes(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
-    """Refuse a class number that has no name: whoever counts classes by their names could not hold it."""
+def _check_class_numbers(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
+    """Refuse a class number that has no name: a model has as many classes as there are names."""
     labels = sidecar.labels
     if not index.classes or labels is None or labels.ndim != 1 or not len(labels):
         return
-    number = int(labels.argmin() if labels.min() < 0 else labels.argmax())
+    number = int(labels.argmin() if labels.min() < 0 else labels.argmax())  # the sample with the worst label
     if not 0 <= int(labels[number]) < len(index.classes):
         raise InputError(
             f"Sample {number} of {shard.key} in {store.url} has class {int(labels[number])}, but the index names "
@@ -215,26 +230,26 @@ def _check_classes(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -
 
 
 def check_listing(store: Store, index: Index) -> dict[str, str]:
-    """Check with one listing that every shard is there with the size the index says; cheap, reads no shard.
+    """Check that every shard is there with the size that the index says. This takes one listing and reads no shard.
 
     Returns:
-        The etag of each shard by key, to notice an object that changes while it is being read.
+        The etag of each shard by key, with which a reader notices that an object changes while it is being read.
 
     Raises:
-        InputError: a shard or sidecar is missing, or has another size.
+        InputError: A shard or sidecar is missing, or has another size.
     """
-    found = {info.key: info for info in store.list()}
+    stored = {info.key: info for info in store.list()}
     for shard in index.shards:
         for key in (shard.key, shard.sidecar_key):
-            if key not in found:
+            if key not in stored:
                 raise mismatch_error(store, f"{key} is missing (the index lists {len(index.shards)} shards)")
-        if found[shard.key].size != shard.bytes:
-            raise mismatch_error(store, f"{shard.key} has {found[shard.key].size} bytes, the index says {shard.bytes}")
-    return {shard.key: found[shard.key].etag for shard in index.shards}
+        if stored[shard.key].size != shard.bytes:
+            raise mismatch_error(store, f"{shard.key} has {stored[shard.key].size} bytes, the index says {shard.bytes}")
+    return {shard.key: stored[shard.key].etag for shard in index.shards}
 
 
 def mismatch_error(store: Store, reason: str) -> InputError:
-    """The error for data that is not what its index says."""
+    """The error for data that is not what the index says."""
     return InputError(
         f"The index does not match its shards in {store.url}: {reason}; copy the folder again, or remove it and "
         f"prepare it again."
@@ -242,17 +257,17 @@ def mismatch_error(store: Store, reason: str) -> InputError:
 
 
 def find_split(store: Store, split: str) -> Store:
-    """The store of one split: `<url>/<split>`, or `<url>` itself if it holds an index.json (then it is the only one).
+    """Find the store of one split: `<url>/<split>`, or `<url>` itself if it holds an index.json, as the only split.
 
     Raises:
-        InputError: there is no such split; the message lists those there are.
+        InputError: There is no such split; the message lists those that exist.
     """
     if store.stat(INDEX_KEY) is not None:
         return store
     child = store.child(split)
     if child.stat(INDEX_KEY) is not None:
         return child
-    there = [info.key.removesuffix(f"/{INDEX_KEY}") for info in store.list() if info.key.endswith(f"/{INDEX_KEY}")]
-    if there:
-        raise InputError(f"There is no split {split!r} in {store.url}; its splits are: {', '.join(sorted(there))}.")
+    existing = [info.key.removesuffix(f"/{INDEX_KEY}") for info in store.list() if info.key.endswith(f"/{INDEX_KEY}")]
+    if existing:
+        raise InputError(f"There is no split {split!r} in {store.url}; its splits are: {', '.join(sorted(existing))}.")
     raise InputError(f"There are no prepared shards in {store.url} (no {INDEX_KEY}): {PREPARE_HINT}.")

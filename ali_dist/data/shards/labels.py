@@ -15,11 +15,11 @@ from ali_dist.errors import InputError
 Label = int | Sequence[float] | NDArray[np.float32]
 
 
-def label_field(label: Label | None, attributes: Sequence[str]) -> dict[str, bytes]:
-    """The field that holds a label: cls for a class number, json for a vector of `attributes`, none for None.
+def encode_label(label: Label | None, attributes: Sequence[str]) -> dict[str, bytes]:
+    """Encode a label as a field: cls for a class number, json for a vector of `attributes`, no field for None.
 
     Raises:
-        InputError: a vector that does not have one number for each attribute.
+        InputError: The vector does not have one number for each attribute.
     """
     if label is None:
         return {}
@@ -34,14 +34,14 @@ def label_field(label: Label | None, attributes: Sequence[str]) -> dict[str, byt
 
 
 def parse_label(fields: Mapping[str, bytes], attributes: Sequence[str]) -> Label | None:
-    """The label in a sample's fields; cls wins over json.
+    """Parse the label in a sample's fields; where there are both, cls is taken and not json.
 
     Args:
-        fields: content of the sample's fields by name.
-        attributes: names to take from json; without them json is passed over.
+        fields: The content of the sample's fields by name.
+        attributes: The names to take from json; without them json is passed over.
 
     Raises:
-        ValueError: a field does not hold what it must; says why.
+        ValueError: A field does not hold a label; the message says why.
     """
     if "cls" in fields:
         text = fields["cls"].decode("ascii", "replace").strip()
@@ -51,19 +51,27 @@ def parse_label(fields: Mapping[str, bytes], attributes: Sequence[str]) -> Label
     if "json" not in fields or not attributes:
         return None
     content = parse_object(fields["json"])
-    absent = [name for name in attributes if not is_number(content.get(name))]
-    if absent:
-        raise ValueError(f"its json has no number {absent[0]!r}, which the first sample has")
+    missing = [name for name in attributes if not is_number(content.get(name))]
+    if missing:
+        raise ValueError(f"its json has no number {missing[0]!r}, which the first sample has")
     return np.array([content[name] for name in attributes], dtype=np.float32)
 
 
 def numeric_names(data: bytes) -> tuple[str, ...]:
-    """Names of the numbers and booleans in a json object, in the file's order; ValueError if it is none."""
+    """Find the names of the numbers and booleans in a json object, in the file's order.
+
+    Raises:
+        ValueError: It is not a json object.
+    """
     return tuple(name for name, value in parse_object(data).items() if is_number(value))
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A json object; ValueError if it is none."""
+    """Parse a json object.
+
+    Raises:
+        ValueError: It is not a json object.
+    """
     content = json.loads(data)
     if not isinstance(content, dict):
         raise ValueError("its json is not an object")
@@ -71,15 +79,15 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def is_number(value: object) -> bool:
-    """True for what can be an attribute: a number or a boolean."""
+    """Whether a value can be an attribute: a number or a boolean."""
     return isinstance(value, int | float)
 
 
-def label_array(labels: Sequence[Label | None], where: str) -> Labels | None:
-    """Labels of a shard as one array: int64 [n], float32 [n, A], or None if there are none.
+def join_labels(labels: Sequence[Label | None], where: str) -> Labels | None:
+    """Join the labels of a shard to one array: int64 [n], float32 [n, A], or None if there are no labels.
 
     Raises:
-        InputError: samples with labels of different kinds, or only some with one; names `where`.
+        InputError: The labels are of different kinds, or only some samples have one; the message names `where`.
     """
     kinds = {"none" if v is None else "class" if isinstance(v, int | np.integer) else "attributes" for v in labels}
     if len(kinds) > 1:

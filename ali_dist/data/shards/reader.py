@@ -1,4 +1,4 @@
-"""Samples out of shards: one range request for each run, every payload checked against its crc32, then decoded."""
+"""Read samples from shards: one range request for each run; every payload is checked against its crc32 and decoded."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ali_dist.storage.base import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-READERS = 4  # threads that read and decode: hides the latency of S3, and keeps a few cores decoding
-_SIDECARS = 64  # kept in memory by a reader; about 28 bytes a sample
+READERS = 4  # threads that read and decode: they hide the latency of S3, and keep a few cores decoding
+_CACHED_SIDECARS = 64  # sidecars that a reader keeps in memory; about 28 bytes a sample
 
 
 @dataclass(frozen=True, slots=True)
 class BadSample:
     """A sample that is not what its index says, and why."""
 
-    shard: str
-    number: int
+    shard_key: str
+    sample_number: int
     reason: str
 
     def __str__(self) -> str:
-        return f"sample {self.number} of {self.shard} ({self.reason})"
+        return f"sample {self.sample_number} of {self.shard_key} ({self.reason})"
 
 
 BadSamples = dict[int, BadSample]
@@ -44,10 +44,10 @@ BadSamples = dict[int, BadSample]
 class ShardReader:
     """Reads samples of one split; safe to use from several threads.
 
-    Opening it checks the listing: every shard is there and has the bytes that the index says.
+    Making one checks the listing: every shard is there and has the size that the index says.
 
     Raises:
-        InputError: the index does not match its shards.
+        InputError: The index does not match its shards.
     """
 
     def __init__(self, store: Store, index: Index) -> None:
@@ -55,39 +55,42 @@ class ShardReader:
         self.index = index
         self._etags = check_listing(store, index)
         load = functools.partial(load_sidecar, store, index)
-        self.sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_SIDECARS)(load)
+        self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
 
-    def read(self, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
+    def read_run(self, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
         """Fetch the samples of `run` by one range read and decode them into `out[rows]`.
 
         Args:
-            run: samples [first, last) of a shard, at least one.
-            out: [m, *shape] in the index's dtype.
-            rows: for each sample of the run, its row of `out`.
+            run: At least one sample of a shard.
+            out: Where samples go: [m, *shape] in the index's dtype.
+            rows: For each sample of the run, its row of `out`.
 
         Returns:
-            The samples that are not what the index says, by row; these rows of `out` are not to be used.
+            The samples that are not what the index says, by row; those rows of `out` must not be used.
         """
-        shard, sidecar = self.index.shards[run.shard], self.sidecar(run.shard)
-        start = int(sidecar.offsets[run.first])
-        length = int(sidecar.offsets[run.last - 1] + sidecar.sizes[run.last - 1]) - start
-        for _ in range(2):  # once more if a sample is bad: garbage on the way is no damage in the store
+        shard = self.index.shards[run.shard]
+        sidecar = self._load_sidecar(run.shard)
+        start = int(sidecar.offsets[run.start])
+        length = int(sidecar.offsets[run.stop - 1] + sidecar.sizes[run.stop - 1]) - start
+        for _ in range(2):  # a second time if a sample is bad: it may have been damaged on the way, not in the store
             data = self.store.get_range(shard.key, start, length, etag=self._etags[shard.key])
-            bad = self.decode(memoryview(data), start, run, out, rows)
+            bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
         return bad
 
-    def decode(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
+    def decode_run(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
         """Check and decode the samples of `run` from `data`, which lies at byte `start` of their shard."""
-        sidecar, decode, crc32 = self.sidecar(run.shard), make_decoder(self.index.encoding, out), zlib.crc32
-        offsets = sidecar.offsets[run.first : run.last] - start
-        ends = offsets + sidecar.sizes[run.first : run.last]
-        crcs = sidecar.crc32[run.first : run.last]
+        sidecar = self._load_sidecar(run.shard)
+        decode = make_decoder(self.index.encoding, out)
+        crc32 = zlib.crc32
+        offsets = sidecar.offsets[run.start : run.stop] - start
+        ends = offsets + sidecar.sizes[run.start : run.stop]
+        crcs = sidecar.crc32[run.start : run.stop]
         bad: BadSamples = {}
-        # Plain lists: this loop is what streaming costs, and a numpy scalar costs more than the copy of a sample.
-        places = zip(rows.tolist(), offsets.tolist(), ends.tolist(), crcs.tolist(), strict=True)
-        for number, (row, begin, end, crc) in enumerate(places, run.first):
+        # Plain lists, because this loop is what streaming costs, and a numpy scalar costs more than copying a sample.
+        samples = zip(rows.tolist(), offsets.tolist(), ends.tolist(), crcs.tolist(), strict=True)
+        for number, (row, begin, end, crc) in enumerate(samples, run.start):
             payload = data[begin:end]
             try:
                 if crc32(payload) != crc:
@@ -97,27 +100,32 @@ class ShardReader:
                 bad[row] = BadSample(self.index.shards[run.shard].key, number, str(error))
         return bad
 
-    def labels(self, runs: tuple[SampleRun, ...]) -> NDArray[Any] | None:
-        """Labels of the samples of `runs`, run after run: int64 [n], float32 [n, A], or None if the data has none."""
+    def read_labels(self, runs: tuple[SampleRun, ...]) -> NDArray[Any] | None:
+        """Read the labels of `runs`, run after run: int64 [n], float32 [n, A], or None if the data has none."""
         parts = []
         for run in runs:
-            labels = self.sidecar(run.shard).labels
+            labels = self._load_sidecar(run.shard).labels
             if labels is None:
                 return None
-            parts.append(labels[run.first : run.last])
+            parts.append(labels[run.start : run.stop])
         return np.concatenate(parts)
 
-    def stop_for(self, bad: BadSample) -> InputError:
+    def damaged_sample_error(self, bad: BadSample) -> InputError:
         """The error that ends a run at a bad sample."""
         return InputError(
-            f"Damaged data in {self.store.url}: {bad}; restore the shard, or set data.bad_samples to substitute "
-            f"(the lane's next good sample is used instead, counted and listed)."
+            f"Damaged data in {self.store.url}: {bad}; restore the shard, or set data.bad_samples to "
+            f"substitute (the lane's next good sample is used instead, counted and listed)."
         )
 
-    def replacement(self, epoch: int, step: int, bad: BadSample, stand_in: tuple[int, int]) -> str:
-        """One sentence for a bad sample whose place in a batch another one, (shard, number), has taken."""
-        shard, number = stand_in
+    def describe_substitution(self, epoch: int, step: int, bad: BadSample, substitute: tuple[int, int]) -> str:
+        """One sentence on a bad sample that has been replaced in a batch by another one, (shard, number in it)."""
+        shard, number = substitute
         return f"epoch {epoch}, step {step}: {bad} was replaced by sample {number} of {self.index.shards[shard].key}"
+
+
+def _whole_shards(index: Index) -> tuple[SampleRun, ...]:
+    """A run for each shard that is not empty."""
+    return tuple(SampleRun(number, 0, shard.samples) for number, shard in enumerate(index.shards) if shard.samples)
 
 
 def read_all(reader: ShardReader) -> tuple[NDArray[Any], NDArray[Any] | None, BadSamples]:
@@ -128,64 +136,64 @@ def read_all(reader: ShardReader) -> tuple[NDArray[Any], NDArray[Any] | None, Ba
     """
     index = reader.index
     out = np.empty((index.num_samples, *index.shape), dtype=index.dtype)
-    runs = tuple(SampleRun(number, 0, shard.samples) for number, shard in enumerate(index.shards) if shard.samples)
-    starts = np.cumsum([0, *(run.last for run in runs)]).tolist()
+    runs = _whole_shards(index)
+    starts = np.cumsum([0, *(run.stop for run in runs)]).tolist()
 
-    def read(run: SampleRun, start: int) -> BadSamples:
-        return reader.read(run, out, np.arange(start, start + run.last))
+    def read_shard(run: SampleRun, start: int) -> BadSamples:
+        return reader.read_run(run, out, np.arange(start, start + run.stop))
 
     bad: BadSamples = {}
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-load")
     try:
-        for found in pool.map(read, runs, starts[:-1]):
-            bad.update(found)
+        for bad_of_shard in pool.map(read_shard, runs, starts[:-1]):
+            bad.update(bad_of_shard)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return out, reader.labels(runs), bad
+    return out, reader.read_labels(runs), bad
 
 
 def load_samples(store: Store, index: Index, ids: Ids) -> NDArray[Any]:
-    """Read some samples of a split by id; ids ascend. Returns them as stored, [n, *shape].
+    """Read some samples of a split by their ids, which must ascend; returns them as stored, [n, *shape].
 
     Raises:
-        InputError: the index does not match its shards, or a sample is damaged.
+        InputError: The index does not match its shards, or a sample is damaged.
     """
     reader = ShardReader(store, index)
     out = np.empty((len(ids), *index.shape), dtype=index.dtype)
     starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
     breaks = np.flatnonzero((np.diff(ids) != 1) | np.isin(ids[1:], starts)) + 1  # where a new run begins
 
-    def read(rows: Ids) -> BadSamples:
-        first, last = int(ids[rows[0]]), int(ids[rows[-1]]) + 1
-        shard = int(np.searchsorted(starts, first, side="right")) - 1
-        return reader.read(SampleRun(shard, first - int(starts[shard]), last - int(starts[shard])), out, rows)
+    def read_rows(rows: Ids) -> BadSamples:
+        shard = int(np.searchsorted(starts, ids[rows[0]], side="right")) - 1
+        start = int(ids[rows[0]] - starts[shard])
+        return reader.read_run(SampleRun(shard, start, start + len(rows)), out, rows)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="ali-load") as pool:
-        for bad in pool.map(read, np.split(np.arange(len(ids)), breaks)):
+        for bad in pool.map(read_rows, np.split(np.arange(len(ids)), breaks)):
             if bad:
-                raise reader.stop_for(bad[min(bad)])
+                raise reader.damaged_sample_error(bad[min(bad)])
     return out
 
 
 def load_labels(store: Store, index: Index) -> NDArray[Any] | None:
-    """Labels of a whole split in index order, from its sidecars: int64 [N], float32 [N, A], or None."""
+    """Read the labels of a whole split in index order, from its sidecars: int64 [N], float32 [N, A], or None."""
     reader = ShardReader(store, index)
-    return reader.labels(tuple(SampleRun(n, 0, shard.samples) for n, shard in enumerate(index.shards) if shard.samples))
+    return reader.read_labels(_whole_shards(index))
 
 
 def load_arrays(store: Store, index: Index) -> tuple[Tensor, Tensor | None]:
     """Read and check a whole split, for evaluation.
 
     Returns:
-        x as stored [N, *shape] (uint8 or float32) in index order; y int64 [N], float32 [N, A] or None.
+        x as stored, [N, *shape] (uint8 or float32) in index order, and y: int64 [N], float32 [N, A] or None.
 
     Raises:
-        InputError: the index does not match its shards, or a sample is damaged.
+        InputError: The index does not match its shards, or a sample is damaged.
     """
     import torch
 
     reader = ShardReader(store, index)
     x, y, bad = read_all(reader)
     if bad:
-        raise reader.stop_for(bad[min(bad)])
+        raise reader.damaged_sample_error(bad[min(bad)])
     return torch.from_numpy(x), None if y is None else torch.from_numpy(y)

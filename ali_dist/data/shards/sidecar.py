@@ -26,10 +26,10 @@ class Sidecar:
     """Where the samples of one shard are.
 
     Attributes:
-        offsets: of each payload within the tar, in bytes, ascending, int64 [n].
-        sizes: of each payload in bytes, int64 [n].
-        crc32: of each payload, uint32 [n].
-        labels: int64 [n], or attribute vectors float32 [n, A], or None.
+        offsets: Where each payload begins in the tar, in bytes, ascending, int64 [n].
+        sizes: Size of each payload in bytes, int64 [n].
+        crc32: Checksum of each payload, uint32 [n].
+        labels: Class numbers int64 [n], attribute vectors float32 [n, A], or None.
     """
 
     offsets: NDArray[np.int64]
@@ -37,8 +37,8 @@ class Sidecar:
     crc32: NDArray[np.uint32]
     labels: Labels | None
 
-    def sha256(self) -> str:
-        """Hash of the content; unlike the file's own, it does not depend on how numpy lays out an .npz."""
+    def content_sha256(self) -> str:
+        """Hash the content; unlike the file's own hash, this one does not depend on how numpy lays out an .npz."""
         digest = hashlib.sha256()
         for name, array in self._arrays().items():
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
@@ -46,14 +46,18 @@ class Sidecar:
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The .npz file."""
+        """Encode the sidecar as an .npz file."""
         buffer = io.BytesIO()
-        np.savez(buffer, **self._arrays())  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for an array
+        np.savez(buffer, **self._arrays())  # type: ignore[arg-type]  # numpy's stub takes an array for allow_pickle
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Sidecar:
-        """Parse an .npz file; ValueError if it is not one of a sidecar."""
+        """Parse an .npz file.
+
+        Raises:
+            ValueError: It is not the file of a sidecar.
+        """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as file:
                 arrays = {name.removesuffix(".npy"): _parse_array(file.read(name)) for name in file.namelist()}
@@ -67,15 +71,15 @@ class Sidecar:
 
 
 def _parse_array(data: bytes) -> NDArray[Any]:
-    """An .npy file of version 1 with numbers in C order, as an array that cannot be written to.
+    """Parse an .npy file of version 1 with numbers in C order, as an array that cannot be written to.
 
-    Not np.load: it takes headers through `ast`, which fails at random when threads do so at the same time
-    (CPython 3.11, gh-106905), and sidecars are read by threads. Can go when 3.11 does.
+    np.load will not do: it parses headers with `ast`, which fails at random when threads use it at the same time
+    (CPython 3.11, gh-106905), and sidecars are read by threads. This can go when support of 3.11 ends.
     """
     (length,) = struct.unpack_from("<H", data, len(_MAGIC))
     start = len(_MAGIC) + 2 + length
     header = _HEADER.fullmatch(data[len(_MAGIC) + 2 : start])
     if not data.startswith(_MAGIC) or header is None:
-        raise ValueError("an array of it is of no known form")
+        raise ValueError("an array in it is of no known form")
     shape = [int(n) for n in header["shape"].split(b",") if n.strip()]
     return np.frombuffer(data, dtype=header["dtype"].decode(), offset=start).reshape(shape)

@@ -1,4 +1,4 @@
-"""What lies where in a WebDataset tar: members grouped into samples as webdataset groups them."""
+"""Find what is where in a WebDataset tar, with its members grouped into samples as webdataset groups them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ali_dist.errors import InputError
 
-# Folders, then a name up to its first dot, then the field: a/b.seg.png is field "seg.png" of sample "a/b".
+# Folders, then a name up to its first dot, then the field: a/b.seg.png is the field "seg.png" of the sample "a/b".
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 
 
@@ -21,22 +21,26 @@ class ByteExtent(NamedTuple):
 
 
 class TarSample(NamedTuple):
-    """One sample of a tar: its key, and where each of its fields is (lower-case extension without the dot)."""
+    """One sample of a tar: its key, and where each of its fields is, by lower-case extension without the dot."""
 
     key: str
     fields: dict[str, ByteExtent]
 
 
 def scan_tar(data: bytes, where: str) -> list[TarSample]:
-    """The samples of an uncompressed tar, in order.
+    """Find the samples of an uncompressed tar, in order.
 
-    Members that are no files, and names without a dot or starting with one, belong to no sample (webdataset
+    Members that are not files, and names without a dot or with one at the start, belong to no sample (webdataset
     passes over them too).
 
+    Args:
+        data: The tar.
+        where: What messages call it.
+
     Raises:
-        InputError: it is not a whole uncompressed tar, or a sample has one field twice; names `where`.
+        InputError: It is not a whole uncompressed tar, or a sample has one field twice.
     """
-    records: list[TarSample] = []
+    samples: list[TarSample] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
@@ -44,15 +48,15 @@ def scan_tar(data: bytes, where: str) -> list[TarSample]:
                 if not member.isreg() or match is None:
                     continue
                 key, name = match[1], match[2].lower()
-                if not records or records[-1].key != key:
-                    records.append(TarSample(key, {}))
-                if name in records[-1].fields:
+                if not samples or samples[-1].key != key:
+                    samples.append(TarSample(key, {}))
+                if name in samples[-1].fields:
                     raise InputError(f"{where} has {member.name} twice: write the shard again with one of each.")
-                records[-1].fields[name] = ByteExtent(member.offset_data, member.size)
+                samples[-1].fields[name] = ByteExtent(member.offset_data, member.size)
             end = tar.offset
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{where} is not a whole, uncompressed tar ({error}): write the shard again.") from error
     # tarfile takes a damaged header for the end of the tar, so what follows the last member must be zeros.
     if len(data) < end + tarfile.BLOCKSIZE or data.count(0, end) != len(data) - end:
         raise InputError(f"{where} is cut short or damaged after byte {end}: write the shard again.")
-    return records
+    return samples

@@ -1,4 +1,4 @@
-"""Re-read a split and check everything that its index and sidecars say about it."""
+"""Read a split again and check everything that its index and sidecars say about it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ali_dist.storage.base import Store
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check has read, and one sentence for each thing that is wrong."""
+    """What a check has read, and one sentence for each problem."""
 
-    shards: int
-    samples: int
+    num_shards: int
+    num_samples: int
     problems: tuple[str, ...]
 
 
 def verify_split(store: Store, index: Index, on_shard: Callable[[int], None] = lambda samples: None) -> VerifyReport:
-    """Read every shard whole: its sha256, its sidecar, and every sample's place, crc32 and decoding.
+    """Read and check every shard as a whole: its sha256, its sidecar, and every sample's position, crc32 and decoding.
 
     Args:
-        store: the split's own folder.
-        index: its index.
-        on_shard: called after each shard with its number of samples.
+        store: The split's own folder.
+        index: The split's index.
+        on_shard: Called after each shard with its number of samples.
 
     Raises:
-        InputError: a shard or sidecar is missing, or a shard has another size than the index says.
+        InputError: A shard or sidecar is missing, or a shard has another size than the index says.
     """
     reader = ShardReader(store, index)
     problems: list[str] = []
@@ -47,12 +47,13 @@ def verify_split(store: Store, index: Index, on_shard: Callable[[int], None] = l
 
 
 def _check_shard(reader: ShardReader, number: int) -> list[str]:
-    index, shard = reader.index, reader.index.shards[number]
+    index = reader.index
+    shard = index.shards[number]
     data = reader.store.get(shard.key)
     out = np.empty((shard.samples, *index.shape), dtype=index.dtype)
-    bad = reader.decode(memoryview(data), 0, SampleRun(number, 0, shard.samples), out, np.arange(shard.samples))
+    bad = reader.decode_run(memoryview(data), 0, SampleRun(number, 0, shard.samples), out, np.arange(shard.samples))
     if bad:
-        return [f"Damaged in {reader.store.url}: {one}." for one in bad.values()]
+        return [f"Damaged in {reader.store.url}: {sample}." for sample in bad.values()]
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         return [f"Damaged in {reader.store.url}: {shard.key} (between its samples; its sha256 differs from the index)."]
     return []

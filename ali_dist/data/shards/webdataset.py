@@ -1,4 +1,4 @@
-"""Index WebDataset tars that somebody else wrote, where they lie and without changing them."""
+"""Index WebDataset tars that another program wrote, in place and without changing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ali_dist.data.shards.codec import Sample, read_image, read_npy
 from ali_dist.data.shards.index import INDEX_KEY, Index, Shard
-from ali_dist.data.shards.labels import Label, label_array, numeric_names, parse_label
+from ali_dist.data.shards.labels import Label, join_labels, numeric_names, parse_label
 from ali_dist.data.shards.reader import READERS
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.data.shards.statistics import Statistics
@@ -27,15 +27,15 @@ _LABELS = ("cls", "json")
 
 
 class _TarFormat(NamedTuple):
-    """What the first sample decides for all: encoding, shape [C, H, W], attribute names."""
+    """What the first sample decides for all samples: encoding, shape (C, H, W) and attribute names."""
 
     encoding: Encoding
     shape: tuple[int, ...]
     attributes: tuple[str, ...]
 
 
-def tar_folders(store: Store) -> list[str]:
-    """Folders below `store` ('' is itself) that hold tars; each is a split."""
+def list_tar_folders(store: Store) -> list[str]:
+    """List the folders below `store` ('' is the store itself) that hold tars; each is a split."""
     return sorted({info.key.rpartition("/")[0] for info in store.list() if info.key.endswith(".tar")})
 
 
@@ -44,24 +44,25 @@ def index_webdataset(store: Store, on_shard: Callable[[int], None] = lambda samp
 
     A sample is one png, jpg or jpeg field, or, where there is none, an npy field (uint8 [H, W], [H, W, 1 or 3] or
     [1 or 3, H, W]), and, in all samples or in none, a label: `cls` (a class number), else the numbers of a `json`
-    object (attributes). Other fields are left alone. Grey images among coloured ones are read as RGB.
+    object (attributes). Other fields are left alone. Gray images among color images are read as RGB.
 
     Args:
-        store: the split's own folder.
-        on_shard: called after each tar with its number of samples.
+        store: The split's own folder.
+        on_shard: Called after each tar with its number of samples.
 
     Raises:
-        InputError: no tars, a damaged one, or a sample that does not fit the first; names the tar and the sample.
+        InputError: There are no tars, one is damaged, or a sample does not fit the first one; the message names the tar
+            and the sample.
     """
     keys = [info.key for info in store.list() if info.key.endswith(".tar") and "/" not in info.key]
     if not keys:
         raise InputError(f"There are no .tar files in {store.url}: give the folder that holds the shards.")
-    form = _find_tar_format(store, keys[0])
-    statistics = Statistics(form.shape, "uint8")
+    tar_format = _find_tar_format(store, keys[0])
+    statistics = Statistics(tar_format.shape, "uint8")
     shards, labels = [], []
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-index")
     try:
-        for shard, sidecar, counted in pool.map(lambda key: _index_tar(store, key, form), keys):
+        for shard, sidecar, counted in pool.map(lambda key: _index_tar(store, key, tar_format), keys):
             statistics.merge(counted)
             shards.append(shard)
             labels.append(sidecar.labels)
@@ -69,35 +70,38 @@ def index_webdataset(store: Store, on_shard: Callable[[int], None] = lambda samp
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     index = Index(
-        encoding=form.encoding,
+        encoding=tar_format.encoding,
         dtype="uint8",
-        shape=form.shape,
+        shape=tar_format.shape,
         shards=tuple(shards),
         classes=_class_names(store, labels),
-        attributes=form.attributes,
+        attributes=tar_format.attributes,
         extra={"source": {"name": "webdataset"}},
-        **statistics.for_index(),
+        **statistics.index_fields(),
     )
     store.put(INDEX_KEY, index.to_json().encode())
     return index
 
 
 def _class_names(store: Store, labels: list[Any]) -> tuple[str, ...]:
-    """'0', '1', ... up to the largest class number; empty without class numbers."""
-    if len({(part is None, None if part is None else part.ndim) for part in labels}) > 1:
-        raise InputError(f"Some shards of {store.url} have labels and some have none: give all samples the same kind.")
+    """Name the classes '0', '1', ... up to the largest class number; empty without class numbers."""
+    dimensions = {None if labels_of_shard is None else labels_of_shard.ndim for labels_of_shard in labels}
+    if len(dimensions) > 1:
+        raise InputError(
+            f"The shards of {store.url} have different kinds of label, or only some have one: give all the same kind."
+        )
     if labels[0] is None or labels[0].ndim != 1:
         return ()
-    return tuple(str(number) for number in range(int(max(part.max() for part in labels)) + 1))
+    return tuple(str(number) for number in range(int(max(labels_of_shard.max() for labels_of_shard in labels)) + 1))
 
 
 def _find_tar_format(store: Store, key: str) -> _TarFormat:
     data = store.get(key)
     where = f"{key} in {store.url}"
-    records = scan_tar(data, where)
-    if not records:
+    samples = scan_tar(data, where)
+    if not samples:
         raise InputError(f"{where} holds no samples: remove it, or write it again.")
-    first = records[0]
+    first = samples[0]
     encoding, extent = _find_image_field(first, where)
     try:
         image = _read_image_field(encoding, _field_content(data, extent))
@@ -107,60 +111,63 @@ def _find_tar_format(store: Store, key: str) -> _TarFormat:
     return _TarFormat(encoding, image.shape, () if "cls" in first.fields else names)
 
 
-def _index_tar(store: Store, key: str, form: _TarFormat) -> tuple[Shard, Sidecar, Statistics]:
+def _index_tar(store: Store, key: str, tar_format: _TarFormat) -> tuple[Shard, Sidecar, Statistics]:
     data = store.get(key)
     where = f"{key} in {store.url}"
-    statistics = Statistics(form.shape, "uint8")
+    statistics = Statistics(tar_format.shape, "uint8")
     extents: list[ByteExtent] = []
     labels: list[Label | None] = []
-    records = scan_tar(data, where)
-    if not records:
+    samples = scan_tar(data, where)
+    if not samples:
         raise InputError(f"{where} holds no samples: remove it, or write it again.")
-    for record in records:
+    for sample in samples:
         try:
-            extent, label = _check_sample(record, data, form, statistics, where)
+            extent, label = _check_sample(sample, data, tar_format, statistics, where)
         except InputError:
             raise
         except ValueError as error:
-            raise _sample_error(record, where, error) from error
+            raise _sample_error(sample, where, error) from error
         extents.append(extent)
         labels.append(label)
     sidecar = Sidecar(
         offsets=np.array([extent.offset for extent in extents], dtype=np.int64),
         sizes=np.array([extent.size for extent in extents], dtype=np.int64),
         crc32=np.array([zlib.crc32(_field_content(data, extent)) for extent in extents], dtype=np.uint32),
-        labels=label_array(labels, where),
+        labels=join_labels(labels, where),
     )
-    shard = Shard(key, len(data), len(records), hashlib.sha256(data).hexdigest(), sidecar.sha256())
+    shard = Shard(key, len(data), len(samples), hashlib.sha256(data).hexdigest(), sidecar.content_sha256())
     put_if_changed(store, shard.sidecar_key, sidecar.to_bytes())
     return shard, sidecar, statistics
 
 
 def _check_sample(
-    record: TarSample, data: bytes, form: _TarFormat, statistics: Statistics, where: str
+    sample: TarSample, data: bytes, tar_format: _TarFormat, statistics: Statistics, where: str
 ) -> tuple[ByteExtent, Label | None]:
-    """Place and label of one sample, which is counted; ValueError says why it does not fit."""
-    encoding, extent = _find_image_field(record, where)
-    if encoding != form.encoding:
-        raise ValueError(f"it is {encoding}, but the first sample is {form.encoding}")
-    image = _read_image_field(encoding, _field_content(data, extent), channels=form.shape[0])
-    if image.shape != form.shape:
-        raise ValueError(f"its shape is {image.shape}, but the first sample's is {form.shape}; all must be the same")
-    statistics.add(image[None])
-    fields = {name: bytes(_field_content(data, record.fields[name])) for name in _LABELS if name in record.fields}
-    return extent, parse_label(fields, form.attributes)
+    """Count one sample and return where its image is and its label; ValueError says why it does not fit."""
+    encoding, extent = _find_image_field(sample, where)
+    if encoding != tar_format.encoding:
+        raise ValueError(f"it is {encoding}, but the first sample is {tar_format.encoding}")
+    image = _read_image_field(encoding, _field_content(data, extent), channels=tar_format.shape[0])
+    if image.shape != tar_format.shape:
+        raise ValueError(
+            f"its shape is {image.shape}, but the first sample's is {tar_format.shape}; all must be the same"
+        )
+    statistics.add_samples(image[None])
+    fields = {name: bytes(_field_content(data, sample.fields[name])) for name in _LABELS if name in sample.fields}
+    return extent, parse_label(fields, tar_format.attributes)
 
 
-def _find_image_field(record: TarSample, where: str) -> tuple[Encoding, ByteExtent]:
-    names = [name for name in record.fields if name in _IMAGES]
-    if not names and "npy" in record.fields:  # beside an image, an array is something else: an embedding, a mask
-        return "npy", record.fields["npy"]
+def _find_image_field(sample: TarSample, where: str) -> tuple[Encoding, ByteExtent]:
+    names = [name for name in sample.fields if name in _IMAGES]
+    # An array beside an image is something else, such as an embedding or a mask.
+    if not names and "npy" in sample.fields:
+        return "npy", sample.fields["npy"]
     if len(names) != 1:
         raise InputError(
-            f"Sample {record.key!r} of {where} has {len(names)} images (fields: {', '.join(record.fields)}), but must "
+            f"Sample {sample.key!r} of {where} has {len(names)} images (fields: {', '.join(sample.fields)}), but must "
             f"have exactly one field png, jpg or jpeg, or an npy field."
         )
-    return _IMAGES[names[0]], record.fields[names[0]]
+    return _IMAGES[names[0]], sample.fields[names[0]]
 
 
 def _read_image_field(encoding: Encoding, payload: memoryview, channels: int | None = None) -> Sample:
@@ -171,5 +178,5 @@ def _field_content(data: bytes, extent: ByteExtent) -> memoryview:
     return memoryview(data)[extent.offset : extent.offset + extent.size]
 
 
-def _sample_error(record: TarSample, where: str, error: Exception) -> InputError:
-    return InputError(f"Sample {record.key!r} of {where} cannot be used: {error}; write the shard again without it.")
+def _sample_error(sample: TarSample, where: str, error: Exception) -> InputError:
+    return InputError(f"Sample {sample.key!r} of {where} cannot be used: {error}; write the shard again without it.")

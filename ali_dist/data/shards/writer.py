@@ -1,6 +1,7 @@
-"""Write a split of shards with its index.
+"""Write the shards of a split and its index.
 
-Same samples, same options: same bytes. Tars have fixed times and owners, so their sha256 depends on content only.
+Equal samples and options give equal bytes. Tars have fixed times and owners, so that their sha256 depends on their
+content alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ali_dist.data.shards.index import (
     Index,
     Shard,
 )
-from ali_dist.data.shards.labels import Label, label_array, label_field
+from ali_dist.data.shards.labels import Label, encode_label, join_labels
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.tar import scan_tar
@@ -39,10 +40,10 @@ class SampleFormat:
     """What all samples of a split have in common.
 
     Attributes:
-        encoding: raw (any sample), or png or jpg (uint8 [1 or 3, H, W]).
-        shape: of a sample.
-        dtype: of a sample.
-        attributes: names of the entries of attribute vectors.
+        encoding: `raw` for any sample, or `png` or `jpg` for uint8 [1 or 3, H, W].
+        shape: Shape of a sample.
+        dtype: Type of a sample.
+        attributes: Names of the entries of attribute vectors.
     """
 
     encoding: Literal["raw", "png", "jpg"]
@@ -51,128 +52,93 @@ class SampleFormat:
     attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        image = self.dtype == "uint8" and len(self.shape) == 3 and self.shape[0] in (1, 3)
-        if self.encoding != "raw" and not image:
+        is_image = self.dtype == "uint8" and len(self.shape) == 3 and self.shape[0] in (1, 3)
+        if self.encoding != "raw" and not is_image:
             raise InputError(
                 f"{self.dtype} samples of shape {self.shape} cannot be written as {self.encoding}: use encoding raw."
             )
 
-    def check(self, x: NDArray[Any], name: object) -> None:
-        """InputError, which names the sample, unless `x` has this form."""
+    def check_sample(self, x: NDArray[Any], name: str) -> None:
+        """Refuse a sample of another format.
+
+        Raises:
+            InputError: The sample has another shape or dtype; the message has its name.
+        """
         if x.shape != self.shape or x.dtype != np.dtype(self.dtype):
             raise InputError(f"Sample {name} is {x.dtype} {x.shape}, but must be {self.dtype} {self.shape}.")
 
 
-def write_shards(
-    store: Store,
-    samples: Iterable[LabelledSample],
-    *,
-    encoding: Literal["raw", "png", "jpg"],
-    shape: tuple[int, ...],
-    dtype: Literal["uint8", "float32"],
-    classes: Sequence[str] = (),
-    attributes: Sequence[str] = (),
-    extra: dict[str, Any] | None = None,
-    shard_mb: float = 32.0,
-) -> Index:
-    """Write samples as shards 00000.tar, 00001.tar, ... with sidecars; index.json is written last.
-
-    Shards that are already there with the same bytes are left alone. Give the samples in random order: streaming
-    shuffles neighbours within a window of a shard, and mixes shards, but not more.
-
-    Args:
-        store: the split's own folder.
-        samples: pairs of a sample [*shape] of `dtype`, and a class number, an attribute vector [A], or None.
-        encoding: raw (any sample), or png or jpg (uint8 [1 or 3, H, W]).
-        shape: of every sample.
-        dtype: of every sample.
-        classes: names of the class numbers.
-        attributes: names of the entries of attribute vectors.
-        extra: kept in the index; JSON-able.
-        shard_mb: megabytes at which a new shard is begun.
-
-    Raises:
-        InputError: no samples, or one of another shape, dtype or kind of label.
-    """
-    form = SampleFormat(encoding=encoding, shape=tuple(shape), dtype=dtype, attributes=tuple(attributes))
-    statistics = Statistics(form.shape, dtype)
-    shards: list[Shard] = []
-    tar: _TarBuilder | None = None
-    for number, (x, label) in enumerate(samples):
-        form.check(x, number)
-        tar = tar or _TarBuilder(len(shards), form)
-        tar.add(x, label)
-        if tar.is_full(shard_mb):
-            shards.append(tar.finish(store, statistics))
-            tar = None
-    if tar is not None:
-        shards.append(tar.finish(store, statistics))
-    return write_index(store, form, shards, statistics, classes=classes, extra=extra or {})
-
-
 def write_shard(
-    store: Store, number: int, samples: Iterable[LabelledSample], form: SampleFormat
+    store: Store, number: int, samples: Iterable[LabelledSample], sample_format: SampleFormat
 ) -> tuple[Shard, Statistics]:
-    """Write the shard of a number, with its sidecar; shards may be written in any order and by several processes.
+    """Write one shard with its sidecar; shards may be written in any order and by several processes.
 
     Args:
-        store: the split's own folder.
-        number: of the shard.
-        samples: at least one pair of a sample [*shape], and a class number, an attribute vector [A], or None.
-        form: of the samples.
+        store: The split's own folder.
+        number: Number of the shard, which is in its name.
+        samples: At least one pair of a sample [*shape] and a class number, an attribute vector [A], or None.
+        sample_format: What the samples have in common.
 
     Returns:
         The shard, for `write_index`, and what its samples count.
 
     Raises:
-        InputError: samples of another form, or with different kinds of label.
+        InputError: A sample has another format, or samples have different kinds of label.
     """
-    statistics = Statistics(form.shape, form.dtype)
-    tar = _TarBuilder(number, form)
+    tar = _TarBuilder(number, sample_format)
     for count, (x, label) in enumerate(samples):
-        form.check(x, f"{count} of shard {number}")
-        tar.add(x, label)
-    return tar.finish(store, statistics), statistics
+        sample_format.check_sample(x, f"{count} of shard {number}")
+        tar.add_sample(x, label)
+    return tar.finish(store)
 
 
 def write_index(
     store: Store,
-    form: SampleFormat,
+    sample_format: SampleFormat,
     shards: Sequence[Shard],
     statistics: Statistics,
     *,
     classes: Sequence[str],
     extra: dict[str, Any],
 ) -> Index:
-    """Write index.json for shards that are there: from now on the split is complete.
+    """Write index.json for shards that have been written; from then on the split is complete.
+
+    Args:
+        store: The split's own folder.
+        sample_format: What all samples have in common.
+        shards: The shards, in the order in which sample ids count through them.
+        statistics: What the samples of all shards count.
+        classes: Names of the class numbers, or empty.
+        extra: Facts about the source, JSON-able.
 
     Raises:
-        InputError: there are no shards.
+        InputError: There are no shards.
     """
     if not shards:
         raise InputError(f"There are no samples to write to {store.url}: check the source.")
     index = Index(
-        encoding=form.encoding,
-        dtype=form.dtype,
-        shape=form.shape,
+        encoding=sample_format.encoding,
+        dtype=sample_format.dtype,
+        shape=sample_format.shape,
         shards=tuple(shards),
         classes=tuple(classes),
-        attributes=form.attributes,
+        attributes=sample_format.attributes,
         extra=extra,
-        **statistics.for_index(),
+        **statistics.index_fields(),
     )
     store.put(INDEX_KEY, index.to_json().encode())
     return index
 
 
 class _TarBuilder:
-    """A shard under way, in memory until it is finished: what webdataset's own TarWriter would write.
+    """A shard that is being built in memory, byte for byte as webdataset's own TarWriter would write it.
 
-    Not that writer itself: importing webdataset imports torch, which takes each of several processes seconds.
+    That writer itself will not do: importing webdataset imports torch, which takes each of several processes seconds.
     """
 
-    def __init__(self, number: int, form: SampleFormat) -> None:
-        self._number, self._form = number, form
+    def __init__(self, number: int, sample_format: SampleFormat) -> None:
+        self._number = number
+        self._sample_format = sample_format
         self._key = f"{number:05d}.tar"
         self._file = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
@@ -180,43 +146,41 @@ class _TarBuilder:
         self._labels: list[Label | None] = []
         self._crcs: list[int] = []
 
-    def is_full(self, shard_mb: float) -> bool:
-        """Whether it has `shard_mb` megabytes."""
-        return self._file.tell() >= shard_mb * MB
-
-    def add(self, x: NDArray[Any], label: Label | None) -> None:
+    def add_sample(self, x: NDArray[Any], label: Label | None) -> None:
         """Append a sample."""
-        encoding = self._form.encoding
+        encoding = self._sample_format.encoding
         payload = encode_sample(x, encoding)
-        fields = {encoding: payload, **label_field(label, self._form.attributes)}
+        fields = {encoding: payload, **encode_label(label, self._sample_format.attributes)}
         for name in sorted(fields):
             member = tarfile.TarInfo(f"{self._number:05d}-{len(self._samples):07d}.{name}")
-            member.size, member.mode = len(fields[name]), 0o444
+            member.size = len(fields[name])
+            member.mode = 0o444
             self._tar.addfile(member, io.BytesIO(fields[name]))
         self._samples.append(x)
         self._labels.append(label)
         self._crcs.append(zlib.crc32(payload))
 
-    def finish(self, store: Store, statistics: Statistics) -> Shard:
+    def finish(self, store: Store) -> tuple[Shard, Statistics]:
         """Close the tar, store it and its sidecar, and count its samples."""
         self._tar.close()
         data = self._file.getvalue()
-        extents = [record.fields[self._form.encoding] for record in scan_tar(data, self._key)]
+        extents = [record.fields[self._sample_format.encoding] for record in scan_tar(data, self._key)]
         sidecar = Sidecar(
             offsets=np.array([extent.offset for extent in extents], dtype=np.int64),
             sizes=np.array([extent.size for extent in extents], dtype=np.int64),
             crc32=np.array(self._crcs, dtype=np.uint32),
-            labels=label_array(self._labels, self._key),
+            labels=join_labels(self._labels, self._key),
         )
-        statistics.add(np.stack(self._samples))
-        shard = Shard(self._key, len(data), len(extents), hashlib.sha256(data).hexdigest(), sidecar.sha256())
+        statistics = Statistics(self._sample_format.shape, self._sample_format.dtype)
+        statistics.add_samples(np.stack(self._samples))
+        shard = Shard(self._key, len(data), len(extents), hashlib.sha256(data).hexdigest(), sidecar.content_sha256())
         put_if_changed(store, shard.key, data)
         put_if_changed(store, shard.sidecar_key, sidecar.to_bytes())
-        return shard
+        return shard, statistics
 
 
 def put_if_changed(store: Store, key: str, data: bytes) -> None:
-    """Store `data` unless it is there already: a reader of the same object must not see it change."""
-    there = store.stat(key)
-    if there is None or there.size != len(data) or store.get(key) != data:
+    """Store `data` unless the object has that content already: whoever reads it must not see it change."""
+    info = store.stat(key)
+    if info is None or info.size != len(data) or store.get(key) != data:
         store.put(key, data)

@@ -1,1 +1,1 @@
-"""Where data come from: built-in ones, and published ones in their original files. `registry.py` lists them."""
+"""Where data come from: built-in sources, and published data sets in their original files. `registry.py` lists them."""

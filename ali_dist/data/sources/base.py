@@ -1,4 +1,4 @@
-"""What a source offers: splits, any part of which can be read by itself, here or in another process."""
+"""What a source gives: splits, any samples of which can be read by themselves, here or in another process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.writer import LabelledSample
 from ali_dist.errors import InputError
 
-_CHUNK = 4096
-_SHOWN = 12
+_CHUNK = 4096  # rows that are hashed at a time
+_MAX_LISTED_CLASSES = 12
 SampleNumbers = NDArray[np.int64]
 StartTracking = Callable[[str, int | None], Callable[[int], None]]
 
 
 def track_nothing(name: str, total: int | None) -> Callable[[int], None]:
-    """Begin to show progress on `total` samples of `name`, and return what counts them: here, show nothing."""
+    """Show nothing. Any `StartTracking` begins to show progress on `total` samples of `name` (None: unknown number).
+
+    Returns:
+        A function to be called with the number of samples just done.
+    """
     return lambda samples: None
 
 
@@ -33,11 +37,15 @@ class ShardSamples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def name(self, number: int) -> str:
-        """What a message calls the sample."""
+    def describe_sample(self, number: int) -> str:
+        """What a message calls a sample, by its number from 0 to len - 1."""
 
-    def read(self, number: int) -> LabelledSample:
-        """The sample and its label; ValueError says why it cannot be read."""
+    def read_sample(self, number: int) -> LabelledSample:
+        """Read a sample and its label.
+
+        Raises:
+            ValueError: It cannot be read; the message says why.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +53,41 @@ class SourceSplit:
     """One split of a source, not yet read.
 
     Attributes:
-        name: of the split, and of the folder it is written to.
-        size: number of samples.
-        shape: of a sample, (C, H, W) or (D,).
-        dtype: of a sample.
-        part: the samples of some numbers below `size`, in that order.
-        settings: everything that decides what is written, JSON-able; equal settings promise equal shards.
-        classes: names of the class numbers, or empty.
-        class_numbers: class of each sample, where they are known before anything is read.
-        attributes: names of the entries of attribute vectors, or empty.
-        extra: kept in the index; JSON-able.
-        mixed: neighbours are unrelated already; others are written in an order drawn once and for all.
+        name: Name of the split, and of the folder it is written to.
+        num_samples: Number of samples.
+        shape: Shape of a sample, (C, H, W) or (D,).
+        dtype: Type of a sample's numbers.
+        select_samples: Gives the samples of some numbers below `num_samples`, in that order.
+        settings: Everything that decides what is written, JSON-able; equal settings promise equal shards.
+        classes: Names of the class numbers, or empty.
+        class_numbers: The class of each sample, where they are known before anything is read.
+        attributes: Names of the entries of attribute vectors, or empty.
+        extra: Facts that are kept in the index; JSON-able.
+        is_shuffled: Whether neighbors are unrelated already. Other splits are written in an order that never changes.
     """
 
     name: str
-    size: int
+    num_samples: int
     shape: tuple[int, ...]
     dtype: Literal["uint8", "float32"] = "uint8"
-    part: Callable[[SampleNumbers], ShardSamples]
+    select_samples: Callable[[SampleNumbers], ShardSamples]
     settings: dict[str, Any]
     classes: tuple[str, ...] = ()
     class_numbers: NDArray[np.integer[Any]] | None = None
     attributes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
-    mixed: bool = False
+    is_shuffled: bool = False
 
 
 def keep_classes(split: SourceSplit, chosen: Sequence[str]) -> SourceSplit:
-    """The samples of some classes; names and numbers of the classes stay as they are.
+    """Keep the samples of some classes only; names and numbers of the classes stay as they are.
 
     Args:
-        split: of a source that has classes.
-        chosen: names of classes.
+        split: A split of a source that has classes.
+        chosen: Names of the classes to keep.
 
     Raises:
-        InputError: it has none, or none of such a name, or no sample of one.
+        InputError: The split has no classes, no class of such a name, or no sample of one.
     """
     if split.class_numbers is None or not split.classes:
         raise InputError(f"--only chooses classes, but this source knows none before it is read, in {split.name}.")
@@ -87,33 +95,33 @@ def keep_classes(split: SourceSplit, chosen: Sequence[str]) -> SourceSplit:
         if name not in split.classes:
             hint = did_you_mean(name, split.classes).removesuffix("?")
             raise InputError(
-                f"--only names the class {name!r}, which there is not{hint}; {_list_some_classes(split.classes)}."
+                f"--only names the class {name!r}, which does not exist{hint}; {_list_some_classes(split.classes)}."
             )
-    wanted = sorted(split.classes.index(name) for name in set(chosen))
-    there = np.isin(wanted, split.class_numbers)
-    if not there.all():
-        missing = split.classes[wanted[int(there.argmin())]]
+    kept_numbers = sorted(split.classes.index(name) for name in set(chosen))
+    has_samples = np.isin(kept_numbers, split.class_numbers)
+    if not has_samples.all():
+        missing = split.classes[kept_numbers[int(has_samples.argmin())]]
         raise InputError(f"--only names the class {missing!r}, of which {split.name} has no sample: leave it out.")
-    rows = np.flatnonzero(np.isin(split.class_numbers, wanted))
-    names = [split.classes[number] for number in wanted]
+    rows = np.flatnonzero(np.isin(split.class_numbers, kept_numbers))
+    names = [split.classes[number] for number in kept_numbers]
     return dataclasses.replace(
         split,
-        size=len(rows),
-        part=functools.partial(_renumber_samples, split.part, rows),
+        num_samples=len(rows),
+        select_samples=functools.partial(_select_rows, split.select_samples, rows),
         settings={**split.settings, "only": names},
         class_numbers=split.class_numbers[rows],
     )
 
 
-def _renumber_samples(
-    part: Callable[[SampleNumbers], ShardSamples], rows: SampleNumbers, numbers: SampleNumbers
+def _select_rows(
+    select_samples: Callable[[SampleNumbers], ShardSamples], rows: SampleNumbers, numbers: SampleNumbers
 ) -> ShardSamples:
-    return part(rows[numbers])
+    return select_samples(rows[numbers])
 
 
 def _list_some_classes(names: Sequence[str]) -> str:
-    """The first names of what may be a thousand."""
-    return f"classes: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
+    """The first of the class names, of which there may be a thousand."""
+    return f"classes: {', '.join(names[:_MAX_LISTED_CLASSES])}{', ...' * (len(names) > _MAX_LISTED_CLASSES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +130,23 @@ class ArraySamples:
 
     x: NDArray[Any]
     labels: Sequence[Label | None]
-    what: str
+    description: str
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def name(self, number: int) -> str:
-        return f"{self.what} {number}"
+    def describe_sample(self, number: int) -> str:
+        return f"{self.description} {number}"
 
-    def read(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> LabelledSample:
         return self.x[number], self.labels[number]
 
 
 def samples_from_arrays(
-    x: NDArray[Any], labels: NDArray[np.integer[Any]], what: str
+    x: NDArray[Any], labels: NDArray[np.integer[Any]], description: str
 ) -> Callable[[SampleNumbers], ShardSamples]:
-    """A split's `part`, for samples [N, *shape] and class numbers [N] in memory."""
-    return lambda numbers: ArraySamples(x[numbers], labels[numbers].tolist(), what)
+    """A split's `select_samples` for samples [N, *shape] and class numbers [N] that are in memory."""
+    return lambda numbers: ArraySamples(x[numbers], labels[numbers].tolist(), description)
 
 
 def fingerprint_content(*content: bytes | str | NDArray[Any]) -> str:
@@ -147,7 +155,9 @@ def fingerprint_content(*content: bytes | str | NDArray[Any]) -> str:
     for piece in content:
         if isinstance(piece, np.ndarray):
             digest.update(f"{piece.dtype.str}{piece.shape}".encode())
-            for start in range(0, len(piece), _CHUNK):  # no copy of the whole, whatever its order in memory
+            for start in range(
+                0, len(piece), _CHUNK
+            ):  # in pieces, so that an array in another order is not copied as a whole
                 digest.update(np.ascontiguousarray(piece[start : start + _CHUNK]).data)
         else:
             digest.update(piece.encode() if isinstance(piece, str) else piece)

@@ -1,4 +1,4 @@
-"""CIFAR-10, from its binary version, or its Python version, as a folder or as the archive."""
+"""CIFAR-10, from its binary or its Python version, as a folder or as the archive."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from ali_dist.errors import InputError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HOLDOUT = 0.1  # 5,000 of 50,000, as in the paper
 _SHAPE = (3, 32, 32)
-_RECORD = 1 + 3 * 32 * 32  # of the binary version: a class number, then red, green and blue rows
+_RECORD = 1 + 3 * 32 * 32  # bytes in the binary version: a class number, then red, green and blue rows
 _VERSIONS = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py", "cifar-10-python.tar.gz")
-_BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+_TRAINING_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+_BATCHES = {"train": _TRAINING_BATCHES, "valid": _TRAINING_BATCHES, "test": ("test_batch",)}
 _FROM = "cifar-10-batches-bin, cifar-10-batches-py, or the .tar.gz of either, from the CIFAR page of Toronto University"
 Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -28,62 +29,61 @@ Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 def cifar10_splits(
     path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None
 ) -> Iterator[SourceSplit]:
-    """uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training files, 5,000 of 50,000.
+    """Give uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training files, 5,000 of 50,000.
 
     Args:
-        path: folder or archive of either version, or a folder that holds one.
-        holdout: share of the training files that becomes `valid`; with 0 there is no such split.
-        splits: those of train, valid and test to write; default all.
+        path: The folder or archive of either version, or a folder that holds one.
+        holdout: Share of the training files that becomes `valid`; with 0 there is no such split.
+        splits: The splits of train, valid and test to write; by default all.
 
     Raises:
-        InputError: a file is missing or not what it must be.
+        InputError: A file is missing or malformed, or the share is impossible.
     """
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout is {holdout:g}, but must be from 0 to less than 1.")
     names = ("train", "valid", "test") if holdout else ("train", "test")
-    wanted = choose_splits(splits, names)
-    needed = [part for part in ("train", "test") if part in wanted or (part == "train" and "valid" in wanted)]
-    read = _read_batches(path, [name for part in needed for name in _BATCHES[part]])
-    for name in wanted:
-        x, y = _join_parts([read[batch] for batch in _BATCHES["test" if name == "test" else "train"]])
+    chosen = choose_splits(splits, names)
+    batches = _read_batches(path, list(dict.fromkeys(batch for name in chosen for batch in _BATCHES[name])))
+    for name in chosen:
+        x, y = _join_batches([batches[batch] for batch in _BATCHES[name]])
         if name != "test":
             kept = len(x) - round(len(x) * holdout)
             x, y = (x[:kept], y[:kept]) if name == "train" else (x[kept:], y[kept:])
         yield SourceSplit(
             name=name,
-            size=len(x),
+            num_samples=len(x),
             shape=_SHAPE,
-            part=samples_from_arrays(x, y, f"CIFAR-10 image of {name}"),
+            select_samples=samples_from_arrays(x, y, f"CIFAR-10 image of {name}"),
             classes=CLASSES,
             class_numbers=y,
             settings={"name": "cifar10", "input": fingerprint_content(x, y)},
         )
 
 
-def _join_parts(batches: Sequence[Samples]) -> Samples:
+def _join_batches(batches: Sequence[Samples]) -> Samples:
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
 
 
 def _read_batches(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
-    """Images and labels of each batch, from whichever version is there."""
+    """Read the images and labels of each batch, from whichever version is there."""
     if not path.exists():
         raise InputError(f"There is no {path}: cifar10 needs {_FROM}.")
-    found = path if path.is_file() else first_existing([path / name for name in _VERSIONS]) or path
-    content = _from_archive(found, batches) if found.is_file() else _from_folder(found, batches)
-    read = {}
+    version = path if path.is_file() else first_existing([path / name for name in _VERSIONS]) or path
+    content = _read_archive(version, batches) if version.is_file() else _read_folder(version, batches)
+    parsed = {}
     for batch in batches:
         binary = f"{batch}.bin"
         name = binary if binary in content else batch
         if name not in content:
-            raise InputError(f"There is no {binary} (nor {batch}) in {found}: cifar10 needs {_FROM}.")
+            raise InputError(f"There is no {binary} (nor {batch}) in {version}: cifar10 needs {_FROM}.")
         try:
-            read[batch] = _parse_binary(content[name]) if name == binary else _parse_pickled(content[name])
+            parsed[batch] = _parse_binary(content[name]) if name == binary else _parse_pickled(content[name])
         except ValueError as error:
-            raise InputError(f"{name} in {found} is not of CIFAR-10: {error}; fetch it again.") from error
-    return read
+            raise InputError(f"{name} in {version} is not a file of CIFAR-10: {error}; download it again.") from error
+    return parsed
 
 
-def _from_folder(folder: Path, batches: Sequence[str]) -> dict[str, bytes]:
+def _read_folder(folder: Path, batches: Sequence[str]) -> dict[str, bytes]:
     paths = [folder / name for batch in batches for name in (f"{batch}.bin", batch)]
     try:
         return {path.name: path.read_bytes() for path in paths if path.is_file()}
@@ -91,22 +91,22 @@ def _from_folder(folder: Path, batches: Sequence[str]) -> dict[str, bytes]:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
 
 
-def _from_archive(archive: Path, batches: Sequence[str]) -> dict[str, bytes]:
+def _read_archive(archive: Path, batches: Sequence[str]) -> dict[str, bytes]:
     content = {}
-    wanted = {name for batch in batches for name in (f"{batch}.bin", batch)}
+    file_names = {name for batch in batches for name in (f"{batch}.bin", batch)}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
-                if name in wanted and (file := tar.extractfile(member)) is not None:
+                if name in file_names and (file := tar.extractfile(member)) is not None:
                     content[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{archive} cannot be read as an archive ({error}): fetch it again.") from error
+        raise InputError(f"{archive} cannot be read as an archive ({error}): download it again.") from error
     return content
 
 
 def _parse_binary(data: bytes) -> Samples:
-    """Records of a class number and 3072 bytes; ValueError says what is wrong."""
+    """Parse records of a class number and 3072 bytes; ValueError says what is wrong."""
     if not data or len(data) % _RECORD:
         raise ValueError(f"it has {len(data)} bytes, which are not whole records of {_RECORD}")
     records = np.frombuffer(data, dtype=np.uint8).reshape(-1, _RECORD)
@@ -114,7 +114,7 @@ def _parse_binary(data: bytes) -> Samples:
 
 
 def _parse_pickled(data: bytes) -> Samples:
-    """A dictionary with `data` [N, 3072] and `labels`; ValueError says what is wrong."""
+    """Parse a dictionary with `data` [N, 3072] and `labels`; ValueError says what is wrong."""
     content = read_pickled(data)
     x, labels = content.get("data"), content.get("labels")
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != _RECORD - 1:

@@ -10,7 +10,9 @@ from ali_dist.data.sources.base import SourceSplit, samples_from_arrays
 
 
 def digits_splits() -> Iterator[SourceSplit]:
-    """uint8 [1, 8, 8], 1437 to train and 360 to test on, in ten classes; grey levels 0..16 become round(v * 255 / 16).
+    """Give uint8 [1, 8, 8] in ten classes, 1437 to train and 360 to test on.
+
+    The gray levels v from 0 to 16 become round(v * 255 / 16).
 
     Source: UCI "Optical Recognition of Handwritten Digits" test set, as shipped with scikit-learn.
     """
@@ -19,15 +21,15 @@ def digits_splits() -> Iterator[SourceSplit]:
 
     images, labels = load_digits(return_X_y=True)
     x = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    parts = train_test_split(x, labels, test_size=360, stratify=labels, random_state=0)
-    for name, xs, ys in (("train", parts[0], parts[2]), ("test", parts[1], parts[3])):
+    x_train, x_test, y_train, y_test = train_test_split(x, labels, test_size=360, stratify=labels, random_state=0)
+    for name, xs, ys in (("train", x_train, y_train), ("test", x_test, y_test)):
         yield SourceSplit(
             name=name,
-            size=len(xs),
+            num_samples=len(xs),
             shape=(1, 8, 8),
-            part=samples_from_arrays(xs, ys, f"Digit of {name}"),
+            select_samples=samples_from_arrays(xs, ys, f"Digit of {name}"),
             settings={"name": "digits"},
             classes=tuple(str(digit) for digit in range(10)),
             class_numbers=ys,
-            mixed=True,
+            is_shuffled=True,
         )

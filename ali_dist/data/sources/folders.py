@@ -1,4 +1,4 @@
-"""Folders of images: one's own, with or without classes, and ImageNet's."""
+"""Folders of images: the user's own, with or without classes, and ImageNet's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
-from ali_dist.data.sources.images import SUFFIXES, CentreCrop, Listing, list_files, list_inputs, samples_from_images
+from ali_dist.data.sources.images import (
+    SUFFIXES,
+    CenterCrop,
+    Listing,
+    fingerprint_images,
+    list_files,
+    samples_from_images,
+)
 from ali_dist.data.sources.original_files import choose_splits, first_existing
 from ali_dist.errors import InputError
 
@@ -20,153 +27,160 @@ _ANSWERS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt"
 
 @dataclass(frozen=True, slots=True)
 class _ClassedFiles:
-    """Images of one split: paths below the root, and a class name for each, or None."""
+    """The images of one split: their paths below the root, and the class name of each, or None."""
 
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
     classes: tuple[str | None, ...]
 
 
 def folder_splits(
     path: Path, *, size: int = 64, grey: bool = False, holdout: float = 0.1, splits: Sequence[str] | None = None
 ) -> Iterator[SourceSplit]:
-    """uint8 [1 or 3, size, size] of any folder: images, or a sub-folder of images for each class.
+    """Give uint8 [1 or 3, size, size] from a folder of images, or of a sub-folder of images for each class.
 
-    A folder with a sub-folder `train` (and `valid` or `val`, and `test`) has these splits. Of any other, a share is
-    held out as `test`: spread over the classes, and drawn by the files' names, so that it is always the same.
+    A folder with a sub-folder `train` (and `valid` or `val`, and `test`) has these splits. Of any other folder, a share
+    of the images is held out as `test`: spread over the classes, and drawn by the files' names, so that it is always
+    the same.
 
     Args:
-        path: the folder.
-        size: pixels of a side.
-        grey: one channel instead of three.
-        holdout: share of the images that is for testing.
-        splits: those to write; default all.
+        path: The folder.
+        size: Pixels of a side.
+        grey: Whether samples have one channel instead of three.
+        holdout: Share of the images that is for testing.
+        splits: The splits to write; by default all.
 
     Raises:
-        InputError: there are no images, or they lie both in class folders and beside them.
+        InputError: There are no images, they lie both in class folders and beside them, or the size is impossible.
     """
+    crop = CenterCrop(size, grey, upright=True)
     if not path.is_dir():
         raise InputError(f"There is no folder {path}: give one of images, or of a sub-folder of images for each class.")
-    sizes = {name: bytes_ for name, bytes_ in list_files(path).items() if name.lower().endswith(SUFFIXES)}
-    given = _find_split_folders(path)
-    found = {name: _find_classes(sizes, f"{folder}/", path) for name, folder in given.items()}
-    if not given:
-        found = _hold_out_images(_find_classes(sizes, "", path), holdout)
-    classes = _class_names([files for files in found.values()], path)
-    wanted = choose_splits(splits, tuple(found))
+    sizes = _only_images(list_files(path))
+    split_folders = _find_split_folders(path)
+    by_split = {name: _find_classes(sizes, f"{folder}/", path) for name, folder in split_folders.items()}
+    if not split_folders:
+        by_split = _hold_out_images(_find_classes(sizes, "", path), holdout)
+    classes = _class_names(list(by_split.values()), path)
     settings = {"name": "folder", "size": size, "grey": grey}
-    for name in wanted:
-        yield _make_split(name, path, found[name], sizes, classes, CentreCrop(size, grey, upright=True), settings)
+    for name in choose_splits(splits, tuple(by_split)):
+        yield _make_split(name, path, by_split[name], sizes, classes, crop, settings)
 
 
 def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
-    """uint8 [3, size, size] of ILSVRC2012: the middle square of each image; classes are the sorted wnids.
+    """Give uint8 [3, size, size] from ILSVRC2012: the middle square of each image; classes are the sorted wnids.
 
     Args:
-        path: a folder with train/<wnid>/ and val/, which is sorted into wnids too, or flat with a list of answers
+        path: A folder with train/<wnid>/ and val/, which is sorted into wnids too, or flat with a list of answers
             beside it (LOC_val_solution.csv, or imagenet_2012_validation_synset_labels.txt).
-        size: pixels of a side.
-        splits: those of `train` and `valid` to write; default both.
+        size: Pixels of a side.
+        splits: The splits of `train` and `valid` to write; by default both.
 
     Raises:
-        InputError: a folder or the list of answers is missing, or a class of `valid` is not one of `train`.
+        InputError: A folder or the list of answers is missing, a class of `valid` is not one of `train`, or the size is
+            impossible.
     """
-    wanted = choose_splits(splits, ("train", "valid"))
+    crop = CenterCrop(size)
+    chosen = choose_splits(splits, ("train", "valid"))
     root = first_existing([path / "train", path / "ILSVRC/Data/CLS-LOC/train", path / "Data/CLS-LOC/train"])
     if root is None:
         raise InputError(f"There is no folder train in {path}: imagenet64 needs {_IMAGENET}.")
     root = root.parent
-    if "valid" in wanted and not (root / "val").is_dir():
+    if "valid" in chosen and not (root / "val").is_dir():
         raise InputError(f"There is no folder val in {root}: imagenet64 needs {_IMAGENET}, or --splits train.")
     classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
-    found = {split: _imagenet_files(root, split, [path, root]) for split in wanted}
-    for split, (files, _) in found.items():
-        odd = sorted({str(name) for name in files.classes} - set(classes))
-        if odd:
-            raise InputError(f"{root} has images of {odd[0]!r} in {split}, but train has no such class folder.")
-    for split, (files, sizes) in found.items():
-        yield _make_split(split, root, files, sizes, classes, CentreCrop(size), {"name": "imagenet64", "size": size})
+    by_split = {split: _imagenet_files(root, split, [path, root]) for split in chosen}
+    for split, (files, _) in by_split.items():
+        unknown = sorted({str(name) for name in files.classes} - set(classes))
+        if unknown:
+            raise InputError(f"{root} has images of {unknown[0]!r} in {split}, but train has no such class folder.")
+    for split, (files, sizes) in by_split.items():
+        yield _make_split(split, root, files, sizes, classes, crop, {"name": "imagenet64", "size": size})
 
 
-def _imagenet_files(root: Path, split: str, places: Sequence[Path]) -> tuple[_ClassedFiles, Listing]:
-    """Images of one split with their wnids, and their bytes by name."""
+def _only_images(sizes: Listing) -> Listing:
+    return {path: size for path, size in sizes.items() if path.lower().endswith(SUFFIXES)}
+
+
+def _imagenet_files(root: Path, split: str, answer_folders: Sequence[Path]) -> tuple[_ClassedFiles, Listing]:
+    """Find the images of one split with their wnids, and their sizes in bytes by path."""
     folder = "train" if split == "train" else "val"
-    listed = list_files(root / folder)
-    sizes = {f"{folder}/{name}": listed[name] for name in listed if name.lower().endswith(SUFFIXES)}
-    flat = split == "valid" and not any(name.count("/") > 1 for name in sizes)
-    return (_read_validation_answers(sizes, places) if flat else _find_classes(sizes, f"{folder}/", root)), sizes
+    sizes = {f"{folder}/{path}": size for path, size in _only_images(list_files(root / folder)).items()}
+    if split == "valid" and not any(path.count("/") > 1 for path in sizes):
+        return _read_validation_answers(sizes, answer_folders), sizes
+    return _find_classes(sizes, f"{folder}/", root), sizes
 
 
 def _find_split_folders(path: Path) -> dict[str, str]:
-    """Folder of each split, if the folder is divided into splits; else nothing."""
-    there = {folder.name.lower(): folder.name for folder in path.iterdir() if folder.is_dir()}
+    """Find the folder of each split, if the folder is divided into splits; else none."""
+    folders = {folder.name.lower(): folder.name for folder in path.iterdir() if folder.is_dir()}
     known = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-    return {known[low]: name for low, name in there.items() if low in known} if "train" in there else {}
+    return {known[lower]: name for lower, name in folders.items() if lower in known} if "train" in folders else {}
 
 
 def _find_classes(sizes: Listing, prefix: str, root: Path) -> _ClassedFiles:
-    """The images below a prefix; a class is the name of a sub-folder."""
-    names = tuple(name for name in sizes if name.startswith(prefix))
-    if not names:
+    """Find the images below a prefix; a class is the name of a sub-folder."""
+    paths = tuple(path for path in sizes if path.startswith(prefix))
+    if not paths:
         raise InputError(
             f"There are no images in {root / prefix}: give a folder with files that end in {', '.join(SUFFIXES)}."
         )
-    classes = tuple(_class_number(name.removeprefix(prefix)) for name in names)
+    classes = tuple(_class_folder(path.removeprefix(prefix)) for path in paths)
     if None in classes and any(classes):
-        loose = names[classes.index(None)]
+        loose = paths[classes.index(None)]
         raise InputError(
             f"{root / prefix} has images in sub-folders and beside them (such as {loose}): put all into sub-folders, "
             f"one for each class, or none."
         )
-    return _ClassedFiles(names, classes)
+    return _ClassedFiles(paths, classes)
 
 
-def _class_number(name: str) -> str | None:
-    return name.split("/", 1)[0] if "/" in name else None
+def _class_folder(path: str) -> str | None:
+    return path.split("/", 1)[0] if "/" in path else None
 
 
-def _class_names(found: Sequence[_ClassedFiles], root: Path) -> tuple[str, ...]:
-    names = {name for files in found for name in files.classes}
+def _class_names(splits: Sequence[_ClassedFiles], root: Path) -> tuple[str, ...]:
+    names = {name for files in splits for name in files.classes}
     if None in names and len(names) > 1:
         raise InputError(f"Some splits of {root} have class folders and some have none: give all the same.")
     return tuple(sorted(name for name in names if name is not None))
 
 
 def _hold_out_images(files: _ClassedFiles, share: float) -> dict[str, _ClassedFiles]:
-    """train and test; of each class in turn, as many to test as keep the share of all so far."""
+    """Divide images into train and test, going through the classes in turn so that every class keeps the share."""
     if not 0 <= share < 1:
         raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
     rows = sorted(
-        range(len(files.names)), key=lambda row: (files.classes[row] or "", fingerprint_content(files.names[row]))
+        range(len(files.paths)), key=lambda row: (files.classes[row] or "", fingerprint_content(files.paths[row]))
     )
-    goal = [round(share * count) for count in range(len(rows) + 1)]
-    test = {row for count, row in enumerate(rows) if goal[count + 1] > goal[count]}
+    num_held_out = [round(share * count) for count in range(len(rows) + 1)]  # among the first `count` images
+    test = {row for count, row in enumerate(rows) if num_held_out[count + 1] > num_held_out[count]}
     parts = {"train": [row for row in range(len(rows)) if row not in test], "test": sorted(test)}
     return {
-        name: _ClassedFiles(tuple(files.names[row] for row in part), tuple(files.classes[row] for row in part))
+        name: _ClassedFiles(tuple(files.paths[row] for row in part), tuple(files.classes[row] for row in part))
         for name, part in parts.items()
         if part
     }
 
 
-def _read_validation_answers(sizes: Listing, places: Sequence[Path]) -> _ClassedFiles:
-    """ImageNet's flat validation images, with the wnids that a list of answers gives."""
-    answers = first_existing([place / name for place in places for name in _ANSWERS])
+def _read_validation_answers(sizes: Listing, answer_folders: Sequence[Path]) -> _ClassedFiles:
+    """Find the wnids of ImageNet's flat validation images in a list of answers."""
+    answers = first_existing([folder / name for folder in answer_folders for name in _ANSWERS])
     if answers is None:
         raise InputError(
-            f"The images of val lie in no class folders and there is neither {' nor '.join(_ANSWERS)} in {places[0]}: "
-            f"sort them into val/<wnid>/, add one of these files, or use --splits train."
+            f"The images of val lie in no class folders and there is neither {' nor '.join(_ANSWERS)} in "
+            f"{answer_folders[0]}: sort them into val/<wnid>/, add one of these files, or use --splits train."
         )
     lines = answers.read_text(encoding="utf-8").splitlines()
-    names = tuple(sizes)
+    paths = tuple(sizes)
     if answers.suffix == ".csv":
         by_name = {row[0]: row[1].split(" ")[0] for row in csv.reader(lines[1:]) if len(row) > 1}
-        missing = [name for name in names if Path(name).stem not in by_name]
+        missing = [path for path in paths if Path(path).stem not in by_name]
         if missing:
-            raise InputError(f"{answers} has no line for {missing[0]}: fetch it again, or remove that image.")
-        return _ClassedFiles(names, tuple(by_name[Path(name).stem] for name in names))
-    if len(lines) != len(names):
-        raise InputError(f"{answers} has {len(lines)} lines, but val has {len(names)} images: they must be as many.")
-    return _ClassedFiles(names, tuple(line.strip() for line in lines))
+            raise InputError(f"{answers} has no line for {missing[0]}: download it again, or remove that image.")
+        return _ClassedFiles(paths, tuple(by_name[Path(path).stem] for path in paths))
+    if len(lines) != len(paths):
+        raise InputError(f"{answers} has {len(lines)} lines, but val has {len(paths)} images: they must be as many.")
+    return _ClassedFiles(paths, tuple(line.strip() for line in lines))
 
 
 def _make_split(
@@ -175,20 +189,20 @@ def _make_split(
     files: _ClassedFiles,
     sizes: Listing,
     classes: tuple[str, ...],
-    crop: CentreCrop,
+    crop: CenterCrop,
     settings: dict[str, object],
 ) -> SourceSplit:
-    number = {class_: row for row, class_ in enumerate(classes)}
-    labels = tuple(None if class_ is None else number[class_] for class_ in files.classes)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = tuple(None if name is None else numbers[name] for name in files.classes)
     return SourceSplit(
         name=name,
-        size=len(files.names),
+        num_samples=len(files.paths),
         shape=(1 if crop.grey else 3, crop.size, crop.size),
         classes=classes,
-        part=samples_from_images(root, files.names, labels, crop),
-        class_numbers=np.array([number[str(class_)] for class_ in files.classes]) if classes else None,
+        select_samples=samples_from_images(root, files.paths, labels, crop),
+        class_numbers=np.array([numbers[str(name)] for name in files.classes]) if classes else None,
         settings={
             **settings,
-            "input": fingerprint_content(list_inputs(files.names, sizes, labels), "\n".join(classes)),
+            "input": fingerprint_content(fingerprint_images(files.paths, sizes, labels), "\n".join(classes)),
         },
     )

@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip, read and cropped one by one by whoever writes their shard."""
+"""Image files in a folder or a zip, which are read and cropped one by one where their shard is written."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FACE = (178, 218)  # width and height of CelebA's aligned faces
-Listing = dict[str, int]  # bytes of each file, by its path in the folder or zip; sorted
+Listing = dict[str, int]  # size in bytes of each file, by its path in the folder or zip; sorted
 
 
 class ImageCrop(Protocol):
-    """Makes a sample of a decoded image."""
+    """Makes a sample out of a decoded image."""
 
     def __call__(self, image: Image) -> Sample:
-        """uint8 [C, H, W]; ValueError if the image cannot be used."""
+        """Return uint8 [C, H, W]; ValueError if the image cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
-class CentreCrop:
+class CenterCrop:
     """The middle square, reduced to `size` pixels a side (smoothed; smaller images are enlarged).
 
     Attributes:
-        size: pixels of a side.
-        grey: one channel instead of three.
-        upright: turn photographs as their camera noted.
+        size: Pixels of a side, at least 1.
+        grey: Whether samples have one channel instead of three.
+        upright: Whether photographs are turned as their camera noted.
     """
 
     size: int
     grey: bool = False
     upright: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"--size is {self.size}, but must be at least 1.")
 
     def __call__(self, image: Image) -> Sample:
         from PIL import Image as Images
@@ -78,31 +82,31 @@ class FaceCrop:
 
 @dataclass(frozen=True, slots=True)
 class ImageSamples:
-    """Image files by name, with their labels."""
+    """Image files below a folder or in a zip, with their labels."""
 
     root: Path
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
     labels: tuple[Label | None, ...]
     crop: ImageCrop
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.paths)
 
-    def name(self, number: int) -> str:
-        return f"{self.names[number]} in {self.root}"
+    def describe_sample(self, number: int) -> str:
+        return f"{self.paths[number]} in {self.root}"
 
-    def read(self, number: int) -> LabelledSample:
-        with open_image(self._content(self.names[number]), FORMATS) as image:
+    def read_sample(self, number: int) -> LabelledSample:
+        with open_image(self._read_file(self.paths[number]), FORMATS) as image:
             return np.ascontiguousarray(self.crop(image)), self.labels[number]
 
-    def _content(self, name: str) -> bytes:
+    def _read_file(self, path: str) -> bytes:
         if not is_zip_file(self.root):
             try:
-                return (self.root / name).read_bytes()
+                return (self.root / path).read_bytes()
             except OSError as error:
                 raise ValueError(f"it cannot be read ({str(error.strerror).lower()})") from error
         try:
-            return _open_archive(self.root).read(name)
+            return _open_archive(self.root).read(path)
         except (KeyError, zipfile.BadZipFile, OSError, EOFError) as error:
             raise ValueError(f"it cannot be read ({error})") from error
 
@@ -114,40 +118,40 @@ def is_zip_file(root: Path) -> bool:
 
 @functools.lru_cache(maxsize=2)
 def _open_archive(path: Path) -> zipfile.ZipFile:
-    """An open zip, kept for the process: the list of 200,000 names takes a second to read."""
+    """Open a zip and keep it open for the process: a list of 200,000 names takes a second to read."""
     return zipfile.ZipFile(path)
 
 
 def samples_from_images(
-    root: Path, names: Sequence[str], labels: Sequence[Label | None], crop: ImageCrop
+    root: Path, paths: Sequence[str], labels: Sequence[Label | None], crop: ImageCrop
 ) -> Callable[[SampleNumbers], ShardSamples]:
-    """A split's `part`, for image files below `root` with their labels."""
+    """A split's `select_samples` for image files below `root` with their labels."""
 
-    def part(numbers: SampleNumbers) -> ShardSamples:
+    def select_samples(numbers: SampleNumbers) -> ShardSamples:
         rows = numbers.tolist()
-        return ImageSamples(root, tuple(names[row] for row in rows), tuple(labels[row] for row in rows), crop)
+        return ImageSamples(root, tuple(paths[row] for row in rows), tuple(labels[row] for row in rows), crop)
 
-    return part
+    return select_samples
 
 
 def list_files(root: Path) -> Listing:
-    """Every file of a folder, at any depth, or of a zip; hidden ones are left out.
+    """List every file of a folder, at any depth, or of a zip; hidden ones are left out.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The zip or folder cannot be read.
     """
     if is_zip_file(root):
         try:
-            found = {info.filename: info.file_size for info in _open_archive(root).infolist() if not info.is_dir()}
+            sizes = {info.filename: info.file_size for info in _open_archive(root).infolist() if not info.is_dir()}
         except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{root} cannot be read as a zip ({error}): fetch it again.") from error
+            raise InputError(f"{root} cannot be read as a zip ({error}): download it again.") from error
     else:
-        found = {info.key: info.size for info in LocalStore(root).list()}
+        sizes = {info.key: info.size for info in LocalStore(root).list()}
     hidden = (".", "__MACOSX")
-    return {name: found[name] for name in sorted(found) if not any(part.startswith(hidden) for part in name.split("/"))}
+    return {path: sizes[path] for path in sorted(sizes) if not any(part.startswith(hidden) for part in path.split("/"))}
 
 
-def list_inputs(names: Sequence[str], sizes: Listing, labels: Sequence[object]) -> str:
-    """Fingerprint of images: it changes with names, bytes and labels, not with where the folder is."""
-    rows = (f"{name}\t{sizes[name]}\t{label}" for name, label in zip(names, labels, strict=True))
+def fingerprint_images(paths: Sequence[str], sizes: Listing, labels: Sequence[object]) -> str:
+    """A fingerprint that changes with the images' paths, sizes and labels, but not with where their folder is."""
+    rows = (f"{path}\t{sizes[path]}\t{label}" for path, label in zip(paths, labels, strict=True))
     return fingerprint_content("\n".join(rows))

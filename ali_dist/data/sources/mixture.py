@@ -13,12 +13,12 @@ from ali_dist.errors import InputError
 
 
 def mixture_means(layout: Literal["grid", "ring"]) -> tuple[NDArray[np.float64], float]:
-    """Means [K, 2] and standard deviation of a mixture's components.
+    """The means [K, 2] and the standard deviation of a mixture's components.
 
-    grid: 25 on {-4, -2, 0, 2, 4}^2, 0.05; ring: 8 on the unit circle, 0.01.
+    A grid has 25 components on {-4, -2, 0, 2, 4}^2 with deviation 0.05, a ring 8 on the unit circle with 0.01.
 
     Raises:
-        InputError: another layout.
+        InputError: There is no such layout.
     """
     if layout == "grid":
         side = np.arange(-4.0, 5.0, 2.0)
@@ -30,10 +30,14 @@ def mixture_means(layout: Literal["grid", "ring"]) -> tuple[NDArray[np.float64],
 
 
 def mixture_splits(layout: Literal["grid", "ring"] = "grid", samples: int = 100_000) -> Iterator[SourceSplit]:
-    """float32 [2], the component as class, means and std in `extra`; a tenth of `samples` more are for testing.
+    """Give float32 [2] with the component as the class, and `means` and `std` in the index's extra.
+
+    Args:
+        layout: See `mixture_means`.
+        samples: Points to train on; a tenth as many more are for testing.
 
     Raises:
-        InputError: fewer than 10 samples, or another layout.
+        InputError: Fewer than 10 samples are asked for, or there is no such layout.
     """
     means, std = mixture_means(layout)
     if samples < 10:
@@ -44,12 +48,12 @@ def mixture_splits(layout: Literal["grid", "ring"] = "grid", samples: int = 100_
         x = (means[component] + std * rng.standard_normal((count, 2))).astype(np.float32)
         yield SourceSplit(
             name=name,
-            size=count,
+            num_samples=count,
             shape=(2,),
             dtype="float32",
-            part=samples_from_arrays(x, component, f"Point of {name}"),
+            select_samples=samples_from_arrays(x, component, f"Point of {name}"),
             settings={"name": f"mixture-{layout}", "samples": samples},
             classes=tuple(str(k) for k in range(len(means))),
             extra={"mixture": {"means": means.tolist(), "std": std}},
-            mixed=True,
+            is_shuffled=True,
         )

@@ -1,4 +1,4 @@
-"""Find a source's files, and say which of its splits are wanted."""
+"""Find the files of a source, and choose among its splits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ali_dist.errors import InputError
 
 
 def first_existing(paths: Sequence[Path]) -> Path | None:
-    """The first of some paths that exists."""
+    """Find the first of some paths that exists."""
     return next((path for path in paths if path.exists()), None)
 
 
 def choose_splits(chosen: Sequence[str] | None, all_splits: Sequence[str]) -> tuple[str, ...]:
-    """The splits to write, in the source's order; None stands for all.
+    """Return the splits to write, in the source's order; None stands for all.
 
     Raises:
-        InputError: one is chosen that the source does not have.
+        InputError: A split is chosen that the source does not have.
     """
     if chosen is None:
         return tuple(all_splits)

@@ -1,9 +1,17 @@
-"""Every source that writes shards, by the name it has on the command line."""
+"""Every data set that can be prepared, one row each.
+
+A new data set is a module in this folder and a row in `SOURCES`. The row is all that the rest of the program knows of
+it: `prepare` builds its options and its help from the rows, and `data.source` may name what a row says can be written
+without any files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.celeba import celeba_splits
@@ -14,57 +22,156 @@ from ali_dist.data.sources.mixture import mixture_splits
 from ali_dist.data.sources.shapes import shapes_splits
 from ali_dist.data.sources.svhn import svhn_splits
 
+BUILT_IN_SPLITS = ("train", "test")
+"""The splits of every source that can be written without any files."""
 
-class DataSource(NamedTuple):
-    """A source.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOption:
+    """An option of `prepare` that is a keyword of a source's function.
 
     Attributes:
-        summary: what it is, in a line.
-        splits: its splits; options are keywords.
-        options: names of these keywords. `path` is where the original files are, and must be given.
-        files: what `path` must name.
+        keyword: The keyword; the flag is the same word, or `flag`.
+        help: What it means for this source, with its default.
+        value_type: Makes the value out of the text that was given; None for a switch, which takes no value.
+        choices: The allowed values; empty if there is no list of them.
+        metavar: What --help shows for the value.
+        flag: The flag where it is not the keyword.
+    """
+
+    keyword: str
+    help: str
+    value_type: Callable[[str], Any] | None = str
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    flag: str = ""
+
+    @property
+    def command_flag(self) -> str:
+        """The flag on the command line."""
+        return self.flag or f"--{self.keyword}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """A data set, or a kind of data set.
+
+    Attributes:
+        summary: What it is, in a line.
+        make_splits: Gives its splits; takes the options as keywords.
+        options: The options that it has.
+        original_files: What `--from` must name; empty if the source needs no files.
+        has_images: Whether its samples are images, which may be compressed (`--encoding`).
+        built_in: The values of `data.source` under which training writes it on first use, each with the options that
+            it is then written with. The name is also the one in the `source` of the index.
     """
 
     summary: str
-    splits: Callable[..., Iterator[SourceSplit]]
-    options: tuple[str, ...]
-    files: str = ""
+    make_splits: Callable[..., Iterator[SourceSplit]]
+    options: tuple[SourceOption, ...] = ()
+    original_files: str = ""
+    has_images: bool = True
+    built_in: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The names in a list that is separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _expand_path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
+
+
+_PATH = SourceOption(
+    keyword="path", flag="--from", value_type=_expand_path, metavar="PATH", help="where the original files are"
+)
+_SPLITS = SourceOption(keyword="splits", value_type=parse_names, metavar="A,B", help="write these splits only")
+_VALID_HOLDOUT = SourceOption(
+    keyword="holdout", value_type=float, help="share of the training images held out as valid (default as in the paper)"
+)
+_ANY_SIZE = SourceOption(keyword="size", value_type=int, help="pixels of a side (default 64)")
 
 SOURCES = {
-    "digits": DataSource("scikit-learn's handwritten digits, 8x8", digits_splits, ()),
-    "mixture": DataSource("points of a mixture of Gaussians", mixture_splits, ("layout", "samples")),
+    "digits": DataSource(
+        summary="scikit-learn's handwritten digits, 8x8",
+        make_splits=digits_splits,
+        built_in={"digits": {}},
+    ),
+    "mixture": DataSource(
+        summary="points of a mixture of Gaussians",
+        make_splits=mixture_splits,
+        options=(
+            SourceOption(keyword="layout", choices=("grid", "ring"), help="25 Gaussians (default), or 8"),
+            SourceOption(
+                keyword="samples", value_type=int, help="samples to train on (default 100000); a tenth more to test on"
+            ),
+        ),
+        has_images=False,
+        built_in={
+            "mixture-grid": {"layout": "grid", "samples": 25_000},
+            "mixture-ring": {"layout": "ring", "samples": 25_000},
+        },
+    ),
     "shapes": DataSource(
-        "drawn shapes with classes or attributes", shapes_splits, ("labels", "size", "samples", "seed")
+        summary="drawn shapes with classes or attributes",
+        make_splits=shapes_splits,
+        options=(
+            SourceOption(keyword="size", value_type=int, help="pixels of a side: 32 (default) or 64"),
+            SourceOption(
+                keyword="labels",
+                choices=("classes", "attributes"),
+                help="what they are labelled with (default classes)",
+            ),
+            SourceOption(
+                keyword="samples", value_type=int, help="samples to train on (default 20000); a tenth more to test on"
+            ),
+            SourceOption(keyword="seed", value_type=int, help="seed of everything that is drawn (default 0)"),
+        ),
+        built_in={"shapes": {"labels": "classes"}, "shapes-attributes": {"labels": "attributes"}},
     ),
     "cifar10": DataSource(
-        "CIFAR-10: 45,000 train, 5,000 valid, 10,000 test",
-        cifar10_splits,
-        ("path", "splits", "holdout"),
-        "the folder or .tar.gz of CIFAR-10 from the CIFAR page, binary or Python version",
+        summary="CIFAR-10: 45,000 train, 5,000 valid, 10,000 test",
+        make_splits=cifar10_splits,
+        options=(_PATH, _SPLITS, _VALID_HOLDOUT),
+        original_files="the folder or .tar.gz of CIFAR-10 from the CIFAR page, binary or Python version",
     ),
     "svhn": DataSource(
-        "SVHN: 63,257 train, 10,000 valid, 531,131 extra, 26,032 test",
-        svhn_splits,
-        ("path", "splits", "holdout"),
-        "the folder of train_32x32.mat, extra_32x32.mat and test_32x32.mat from the SVHN page",
+        summary="SVHN: 63,257 train, 10,000 valid, 531,131 extra, 26,032 test",
+        make_splits=svhn_splits,
+        options=(_PATH, _SPLITS, _VALID_HOLDOUT),
+        original_files="the folder of train_32x32.mat, extra_32x32.mat and test_32x32.mat from the SVHN page",
     ),
     "celeba": DataSource(
-        "CelebA faces, 64x64, 40 attributes",
-        celeba_splits,
-        ("path", "splits"),
-        "the folder of img_align_celeba (or its .zip), list_attr_celeba.txt and list_eval_partition.txt",
+        summary="CelebA faces, 64x64, 40 attributes",
+        make_splits=celeba_splits,
+        options=(_PATH, _SPLITS),
+        original_files="the folder of img_align_celeba (or its .zip), list_attr_celeba.txt and list_eval_partition.txt",
     ),
     "imagenet64": DataSource(
-        "ILSVRC2012, the middle square at 64x64",
-        imagenet_splits,
-        ("path", "splits", "size"),
-        "the folder of train/<wnid>/*.JPEG and val/",
+        summary="ILSVRC2012, the middle square at 64x64",
+        make_splits=imagenet_splits,
+        options=(_PATH, _SPLITS, _ANY_SIZE),
+        original_files="the folder of train/<wnid>/*.JPEG and val/",
     ),
     "folder": DataSource(
-        "your own images, flat or a sub-folder for each class",
-        folder_splits,
-        ("path", "splits", "size", "grey", "holdout"),
-        "the folder of images",
+        summary="your own images, flat or a sub-folder for each class",
+        make_splits=folder_splits,
+        options=(
+            _PATH,
+            _SPLITS,
+            _ANY_SIZE,
+            SourceOption(keyword="grey", value_type=None, help="one channel instead of three"),
+            SourceOption(
+                keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
+            ),
+        ),
+        original_files="the folder of images",
     ),
 }
+"""Every source that is written as shards, by the name that it has on the command line."""
+
+
+def built_in_sources() -> dict[str, tuple[DataSource, Mapping[str, Any]]]:
+    """The source and its options for every value that `data.source` may have."""
+    return {name: (source, options) for source in SOURCES.values() for name, options in source.built_in.items()}

@@ -1,7 +1,7 @@
 """Arrays out of CIFAR's Python files, without letting pickle build anything of its own.
 
-A pickle can name any function and call it. Here the few names that such a file needs stand for small classes below
-that only hold what they are given, and any other name is refused, so reading runs no code but this module's.
+A pickle can name any function and call it. Here the few names that such a file needs stand for the small
+classes below, which only hold what they are given; any other name is refused. Reading runs no code but this module's.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 
 class _Dtype:
-    """Stands for numpy.dtype: holds its code, such as u1."""
+    """Stands for numpy.dtype, and holds its code, such as u1."""
 
     def __init__(self, code: object = b"", *flags: object) -> None:
         self.code = code.decode("latin-1") if isinstance(code, bytes) else code
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like mean nothing for uint8."""
+        """Do nothing: byte order and the like mean nothing for uint8."""
 
 
 class _Array:
-    """Stands for numpy.ndarray: a uint8 array in C order."""
+    """Stands for numpy.ndarray, and holds a uint8 array in C order."""
 
     value: NDArray[np.uint8]
 
@@ -34,8 +34,8 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
-        whole = isinstance(dtype, _Dtype) and dtype.code in ("u1", "|u1") and isinstance(content, bytes)
-        if fortran or not whole:
+        is_uint8 = isinstance(dtype, _Dtype) and dtype.code in ("u1", "|u1") and isinstance(content, bytes)
+        if fortran or not is_uint8:
             raise ValueError("its array is not of uint8 numbers in C order")
         self.value = np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
@@ -57,10 +57,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickled(data: bytes) -> dict[str, Any]:
-    """A dictionary of uint8 arrays, lists, numbers and byte strings, as Python 2 pickled it.
+    """Read a dictionary of uint8 arrays, lists, numbers and byte strings, as Python 2 pickled it.
 
     Raises:
-        ValueError: it is anything else; says why.
+        ValueError: The data is anything else; the message says why.
     """
     try:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()

@@ -19,35 +19,35 @@ _FROM = "train_32x32.mat, extra_32x32.mat and test_32x32.mat (format 2, cropped 
 
 
 def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
-    """uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training file, 10,000 of 73,257.
+    """Give uint8 [3, 32, 32] in ten classes; `valid` is the last share of the training file, 10,000 of 73,257.
 
     Args:
-        path: folder of the .mat files.
-        holdout: share of the training file that becomes `valid`; with 0 there is no such split.
-        splits: those of train, valid, extra and test to write; default all.
+        path: The folder of the .mat files.
+        holdout: Share of the training file that becomes `valid`; with 0 there is no such split.
+        splits: The splits of train, valid, extra and test to write; by default all.
 
     Raises:
-        InputError: a file is missing, or not what it must be.
+        InputError: A file is missing or malformed, or the share is impossible.
     """
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout is {holdout:g}, but must be from 0 to less than 1.")
-    wanted = choose_splits(splits, ("train", "valid", "extra", "test") if holdout else ("train", "extra", "test"))
-    files = {split: f"{'train' if split == 'valid' else split}_32x32.mat" for split in wanted}
+    chosen = choose_splits(splits, ("train", "valid", "extra", "test") if holdout else ("train", "extra", "test"))
+    files = {split: f"{'train' if split == 'valid' else split}_32x32.mat" for split in chosen}
     missing = next(((split, name) for split, name in files.items() if not (path / name).is_file()), None)
     if missing is not None:
-        others = ",".join(split for split in wanted if (path / files[split]).is_file())
+        others = ",".join(split for split in chosen if (path / files[split]).is_file())
         hint = f", or --splits {others} for those that are there" if others else ""
         raise InputError(f"There is no {missing[1]} in {path}: svhn needs {_FROM}{hint}.")
-    for split in wanted:
+    for split in chosen:
         x, y = _read_mat(path / files[split])
         if split in ("train", "valid"):
             kept = len(x) - round(len(x) * holdout)
             x, y = (x[:kept], y[:kept]) if split == "train" else (x[kept:], y[kept:])
         yield SourceSplit(
             name=split,
-            size=len(x),
+            num_samples=len(x),
             shape=_SHAPE,
-            part=samples_from_arrays(x, y, f"SVHN image of {split}"),
+            select_samples=samples_from_arrays(x, y, f"SVHN image of {split}"),
             settings={"name": "svhn", "input": fingerprint_content(x, y)},
             classes=tuple(str(digit) for digit in range(10)),
             class_numbers=y,
@@ -55,19 +55,19 @@ def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] |
 
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images [N, 3, 32, 32], without a copy, and their digits; the file's label 10 is the digit 0."""
+    """Read images [N, 3, 32, 32], without a copy, and their digits; the file's label 10 is the digit 0."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     try:
         content = loadmat(str(path), variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].ravel()
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as a .mat file with X and y ({error}): fetch it again.") from error
+        raise InputError(f"{path} cannot be read as a .mat file with X and y ({error}): download it again.") from error
     if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)) or not len(labels):
         raise InputError(
             f"{path} holds {pixels.dtype} images {pixels.shape} and {len(labels)} labels, but uint8 (32, 32, 3, N) and "
-            f"N labels are needed: fetch it again."
+            f"N labels are needed: download it again."
         )
     if not np.isin(labels, np.arange(1, 11)).all():
-        raise InputError(f"{path} has labels that are not from 1 to 10: fetch it again.")
+        raise InputError(f"{path} has labels that are not from 1 to 10: download it again.")
     return pixels.transpose(3, 2, 0, 1), labels.astype(np.int64) % 10

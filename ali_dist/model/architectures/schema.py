@@ -52,7 +52,7 @@ class Architecture:
     slope: float = 0.2  # of the leaky rectifiers
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
-    init_std: float | None = None  # N(0, std^2); None: He initialisation for leaky rectifiers
+    init_std: float | None = None  # N(0, std^2); None: He initialization for leaky rectifiers
     log_sigma_bias: float = 0.0  # start of the encoder's log sigma
     pixel_range: tuple[float, float] = (0.0, 1.0)  # what pixels in [0, 1] are mapped to inside the model
     point_scale: float = 1.0  # points are divided by this inside the model

@@ -1,4 +1,4 @@
-"""evaluate: the numbers of the run, with intervals; what cannot be measured is named."""
+"""evaluate: it measures what the run measured, with intervals; what cannot be measured is named."""
 
 import json
 from pathlib import Path
@@ -7,28 +7,29 @@ import numpy as np
 import pytest
 
 from ali_dist import encode, evaluate, generate
+from ali_dist.evaluation.catalog import is_known_key
 from ali_dist.report.tables import MetricEstimate
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import CLASSES, SIDE
-from tests.unit.commands.conftest import done, read, refused
+from tests.unit.commands.conftest import read_arrays, refusal, succeed
 
 
-def evaluated(tmp_path: Path, *words) -> dict:
-    done(evaluate, *words, "--json", tmp_path / "e.json")
+def evaluate_to_json(tmp_path: Path, *words) -> dict:
+    succeed(evaluate, *words, "--json", tmp_path / "e.json")
     return json.loads((tmp_path / "e.json").read_text())
 
 
 def test_evaluating_a_run_gives_the_numbers_of_its_summary(plain, tmp_path, capsys):
-    found = evaluated(tmp_path, plain)
-    assert found["metrics"] == json.loads((Path(plain) / "summary.json").read_text())["metrics"]
-    assert (found["weights"], found["images"], found["intervals"]) == ("ema", 192, {})
+    result = evaluate_to_json(tmp_path, plain)
+    assert result["metrics"] == json.loads((Path(plain) / "summary.json").read_text())["metrics"]
+    assert (result["weights"], result["images"], result["intervals"]) == ("ema", 192, {})
     assert "Reconstruction error" in capsys.readouterr().out
 
 
 def test_several_seeds_give_the_mean_of_each_with_an_interval_about_it(plain, tmp_path):
     words = (plain, "--samples", 50, "--metrics", "frechet,latent_mmd2")
-    together = evaluated(tmp_path, *words, "--seeds", 2, "--seed", 4)
-    apart = [evaluated(tmp_path, *words, "--seed", seed)["metrics"] for seed in (4, 5)]
+    together = evaluate_to_json(tmp_path, *words, "--seeds", 2, "--seed", 4)
+    apart = [evaluate_to_json(tmp_path, *words, "--seed", seed)["metrics"] for seed in (4, 5)]
     assert together["seeds"] == [4, 5]
     for name in ("frechet", "latent_mmd2"):
         values = [metrics[name] for metrics in apart]
@@ -42,24 +43,24 @@ def test_several_seeds_give_the_mean_of_each_with_an_interval_about_it(plain, tm
 
 def test_an_interval_is_student_s():
     """2, 4, 6: mean 4, s = 2, and t(0.975; 2) = 4.303."""
-    measured = MetricEstimate.of([2.0, 4.0, 6.0])
-    assert measured.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
-    assert MetricEstimate.of([2.0]).low is None
+    estimate = MetricEstimate.from_values([2.0, 4.0, 6.0])
+    assert estimate.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
+    assert MetricEstimate.from_values([2.0]).low is None
 
 
 def test_the_svm_protocol_runs_on_mu_and_three_layers(plain, tmp_path):
-    done(encode, plain, "--features", "mu+layers", "--out", tmp_path / "f.npz")
-    found = evaluated(tmp_path, plain, "--what", "svm", "--labels", 8, "--draws", 2)["metrics"]
-    assert found["svm_features"] == read(tmp_path / "f.npz")["features"].shape[1]
-    assert found["svm_labels"] == 8
-    assert 0 <= found["svm_error"] <= 1
+    succeed(encode, plain, "--features", "mu+layers", "--out", tmp_path / "f.npz")
+    result = evaluate_to_json(tmp_path, plain, "--what", "svm", "--labels", 8, "--draws", 2)["metrics"]
+    assert result["svm_features"] == read_arrays(tmp_path / "f.npz")["features"].shape[1]
+    assert result["svm_labels"] == 8
+    assert 0 <= result["svm_error"] <= 1
 
 
 def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
-    found = evaluated(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero,1")
-    low, high = found["intervals"]["auroc_reconstruction"]
-    assert 0 <= low <= found["metrics"]["auroc_reconstruction"] <= high <= 1
-    assert "auroc_egbad_features_standardised" in found["metrics"]
+    result = evaluate_to_json(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero,1")
+    low, high = result["intervals"]["auroc_reconstruction"]
+    assert 0 <= low <= result["metrics"]["auroc_reconstruction"] <= high <= 1
+    assert "auroc_egbad_features_standardised" in result["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -77,23 +78,29 @@ def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
         (["--endpoint-url", "nonsense", "--data", "s3://bucket/x"], ["nonsense"]),
     ],
 )
-def test_evaluations_that_cannot_be_are_one_sentence(words, names, plain, capsys):
-    said = refused(capsys, evaluate, plain, *words)
+def test_an_evaluation_that_cannot_be_made_ends_with_one_sentence(words, names, plain, capsys):
+    sentence = refusal(capsys, evaluate, plain, *words)
     for name in names:
-        assert name in said
+        assert name in sentence
 
 
-def test_data_larger_than_memory_allows_are_refused(plain, place, capsys):
-    large = place / "large"
+def test_data_larger_than_memory_allows_are_refused(plain, folder, capsys):
+    large = folder / "large"
     for split in ("train", "test"):
-        write(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
-    assert "--memory-mb" in refused(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
+        write_arrays(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
+    assert "--memory-mb" in refusal(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
 
 
 def test_conditional_models_are_measured_under_the_holdout_s_conditions(by_class, by_attributes, tmp_path):
     for run in (by_class, by_attributes):
-        found = evaluated(tmp_path, run, "--samples", 40)["metrics"]
-        assert 0 <= found["condition_kept"] <= 1
+        result = evaluate_to_json(tmp_path, run, "--samples", 40)["metrics"]
+        assert 0 <= result["condition_kept"] <= 1
+
+
+def test_every_condition_of_a_conditional_model_has_its_interval(by_class, tmp_path, capsys):
+    result = evaluate_to_json(tmp_path, by_class, "--samples", 40, "--seeds", 2)
+    assert set(result["intervals"]) == set(result["metrics"])
+    assert "Condition kept: zero" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [evaluate, generate, encode])
@@ -104,4 +111,31 @@ def test_help_is_readable_and_a_missing_run_is_named(command, capsys):
     shown = capsys.readouterr().out
     assert "RUN" in shown
     assert max(map(len, shown.splitlines())) <= 120
-    assert "RUN" in refused(capsys, command)
+    assert "RUN" in refusal(capsys, command)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--draws", "5"], "--draws applies to --what svm, not to metrics"),
+        (["--what", "svm", "--samples", "9"], "--samples applies to --what metrics or fid, not to svm"),
+        (["--what", "anomaly", "--workers", "2"], "--workers applies to --what svm, not to anomaly"),
+        (["--labels", "1"], "--labels is '1', but must be a whole number of at least 2"),
+        (["--what", "svn"], "--what is 'svn', but must be one of metrics, svm, anomaly, fid; did you mean svm"),
+    ],
+)
+def test_options_of_another_evaluation_are_refused(words, problem, plain, capsys):
+    assert problem in refusal(capsys, evaluate, plain, *words)
+
+
+def test_an_option_at_its_default_is_no_option_of_another_evaluation(plain, tmp_path):
+    words = (plain, "--what", "anomaly", "--normal-class", "0", "--workers", 1, "--seeds", 1)
+    assert evaluate_to_json(tmp_path, *words)["seeds"] == [0]
+
+
+def test_every_evaluation_gives_metrics_of_the_catalog(plain, tmp_path):
+    requests = {"metrics": [], "svm": ["--labels", 8, "--draws", 1], "anomaly": ["--normal-class", "zero"]}
+    for what, options in requests.items():
+        metrics = evaluate_to_json(tmp_path, plain, "--what", what, *options)["metrics"]
+        assert metrics
+        assert all(is_known_key(key) for key in metrics)

@@ -1,4 +1,4 @@
-"""The prepare command and built-in data: right content, safe to repeat, interrupt and race, clear when refused."""
+"""The prepare command and built-in data: the content is right, repeats and races are safe, and refusals are clear."""
 
 from __future__ import annotations
 
@@ -10,19 +10,31 @@ import numpy as np
 import pytest
 import torch
 
-from ali_dist.data.preparation.builtin import ensure_prepared, prepare_digits, prepare_mixture
+from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
-from ali_dist.data.sources.mixture import mixture_means
+from ali_dist.data.sources.base import StartTracking, track_nothing
+from ali_dist.data.sources.digits import digits_splits
+from ali_dist.data.sources.mixture import mixture_means, mixture_splits
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import damage, labelled, write
+from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
 from tests.helpers.commands import content, refused, run, state
 
 pytestmark = pytest.mark.timeout(120)
 
 
-# ---- built-in data -------------------------------------------------------------------------------------------------
+def write_mixture(
+    folder: Path, samples: int, *, shard_mb: float = 32.0, start_tracking: StartTracking = track_nothing
+) -> bool:
+    """Write a grid of Gaussians as the command does; returns whether anything was written."""
+    splits = mixture_splits("grid", samples)
+    written = write_splits(LocalStore(folder), splits, WriteOptions(shard_mb=shard_mb), start_tracking)
+    return any(is_new for _, is_new in written.values())
+
+
+# ---- Built-in data -------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
@@ -37,7 +49,7 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images * 255 / 16).astype(np.uint8)
     source = sorted((row.tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True))
-    found = []
+    loaded_pairs = []
     for split, count in (("train", 1437), ("test", 360)):
         store = LocalStore(tmp_path / split)
         index = load_index(store)
@@ -47,15 +59,15 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
         assert len(x) == count
         shares = np.bincount(y.numpy(), minlength=10) / count
         assert np.allclose(shares, np.bincount(labels) / len(labels), atol=0.003)
-        found += [(row.numpy().tobytes(), int(label)) for row, label in zip(x, y, strict=True)]
-    assert sorted(found) == source
+        loaded_pairs += [(row.numpy().tobytes(), int(label)) for row, label in zip(x, y, strict=True)]
+    assert sorted(loaded_pairs) == source
 
 
 @pytest.mark.parametrize(("layout", "modes", "std"), [("grid", 25, 0.05), ("ring", 8, 0.01)])
 def test_mixture_points_lie_about_the_component_they_are_labelled_with(
     tmp_path: Path, layout: Any, modes: int, std: float
 ) -> None:
-    prepare_mixture(LocalStore(tmp_path), layout, samples=4000)
+    write_splits(LocalStore(tmp_path), mixture_splits(layout, 4000), WriteOptions())
     train, test = (LocalStore(tmp_path / split) for split in ("train", "test"))
     index = load_index(train)
     x, y = load_arrays(train, index)
@@ -73,7 +85,7 @@ def test_mixture_points_lie_about_the_component_they_are_labelled_with(
     assert not {point.tobytes() for point in x.numpy()} & {point.tobytes() for point in held_out.numpy()}
 
 
-# ---- repeat, interrupt, race ---------------------------------------------------------------------------------------
+# ---- Repeat, interrupt, race ---------------------------------------------------------------------------------------
 
 
 def test_repeating_a_command_changes_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +99,7 @@ def test_repeating_a_command_changes_nothing_and_says_so(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("stop_after", [1, 150, 310])
 def test_an_interrupted_preparation_is_done_again_and_equals_an_unbroken_one(tmp_path: Path, stop_after: int) -> None:
-    """Interrupted in the first shard, in a later one and in the second split; by settings with more shards too."""
+    """It is interrupted in the first shard, in a later one and in the second split."""
 
     seen = 0
 
@@ -100,24 +112,24 @@ def test_an_interrupted_preparation_is_done_again_and_equals_an_unbroken_one(tmp
 
         return count
 
-    root = LocalStore(tmp_path / "torn")
+    root = tmp_path / "torn"
     with pytest.raises(KeyboardInterrupt):
-        prepare_mixture(root, samples=300, shard_mb=0.1, track=interrupting)
-    assert root.child("test").stat("index.json") is None
-    assert prepare_mixture(root, samples=300, shard_mb=0.1)
-    prepare_mixture(LocalStore(tmp_path / "whole"), samples=300, shard_mb=0.1)
+        write_mixture(root, 300, shard_mb=0.1, start_tracking=interrupting)
+    assert not (root / "test" / "index.json").exists()
+    assert write_mixture(root, 300, shard_mb=0.1)
+    write_mixture(tmp_path / "whole", 300, shard_mb=0.1)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
 def test_shards_of_an_interrupted_try_with_other_settings_do_not_stay(tmp_path: Path) -> None:
     """Stock webdataset reads every tar of a folder, so a stale one would double samples."""
-    root = LocalStore(tmp_path / "torn")
-    prepare_mixture(root, samples=300, shard_mb=0.05)
+    root = tmp_path / "torn"
+    write_mixture(root, 300, shard_mb=0.05)
     for split in ("train", "test"):
-        root.child(split).put("unfinished.json", b"{}")
-        root.child(split).delete(["index.json"])
-    prepare_mixture(root, samples=300)
-    prepare_mixture(LocalStore(tmp_path / "whole"), samples=300)
+        LocalStore(root / split).put("unfinished.json", b"{}")
+        LocalStore(root / split).delete(["index.json"])
+    write_mixture(root, 300)
+    write_mixture(tmp_path / "whole", 300)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
@@ -133,7 +145,7 @@ def test_lost_shards_are_written_again(tmp_path: Path, capsys: pytest.CaptureFix
 
 def _prepare_in_child(folder: str, barrier: Any, results: Any) -> None:
     barrier.wait()
-    wrote = prepare_mixture(LocalStore(Path(folder)), samples=400, shard_mb=0.1)
+    wrote = write_mixture(Path(folder), 400, shard_mb=0.1)
     listing = LocalStore(Path(folder)).list()
     results.put((wrote, [(info.key, info.etag) for info in listing]))
 
@@ -144,14 +156,14 @@ def test_two_processes_that_race_write_once_and_neither_sees_files_change(tmp_pa
     children = [context.Process(target=_prepare_in_child, args=(str(tmp_path), barrier, results)) for _ in range(2)]
     for child in children:
         child.start()
-    found = [results.get(timeout=100) for _ in children]
+    outcomes = [results.get(timeout=100) for _ in children]
     for child in children:
         child.join()
-    assert sorted(wrote for wrote, _ in found) == [False, True]
-    assert found[0][1] == found[1][1]
+    assert sorted(wrote for wrote, _ in outcomes) == [False, True]
+    assert outcomes[0][1] == outcomes[1][1]
 
 
-# ---- first use by training -----------------------------------------------------------------------------------------
+# ---- First use by training -----------------------------------------------------------------------------------------
 
 
 def test_first_use_writes_digits_once_and_leaves_ones_own_data_alone(tmp_path: Path) -> None:
@@ -159,16 +171,18 @@ def test_first_use_writes_digits_once_and_leaves_ones_own_data_alone(tmp_path: P
     before = state(tmp_path / "a")
     assert not ensure_prepared("digits", str(tmp_path / "a"))
     assert state(tmp_path / "a") == before
-    write(tmp_path / "own" / "train", *labelled(20))
+    write_arrays(tmp_path / "own" / "train", *make_labelled_arrays(20))
     before = state(tmp_path / "own")
     assert not ensure_prepared("digits", str(tmp_path / "own"))
     assert not ensure_prepared("digits", str(tmp_path / "own" / "train"))
     assert state(tmp_path / "own") == before
     assert not ensure_prepared("digits", "s3://some-bucket/digits"), "nothing is written to S3 unasked"
+    with pytest.raises(InputError, match="no built-in data 'numbers': set data.source to one of digits, "):
+        ensure_prepared("numbers", str(tmp_path / "a"))
 
 
 def test_first_use_takes_what_the_command_prepared_with_other_settings(tmp_path: Path) -> None:
-    assert ensure_prepared("mixture-ring", str(tmp_path), mixture_samples=50)
+    assert ensure_prepared("mixture-ring", str(tmp_path), samples=50)
     assert load_index(LocalStore(tmp_path / "train")).num_samples == 50
     assert not ensure_prepared("mixture-ring", str(tmp_path))
     with pytest.raises(InputError, match="data.source is 'mixture-grid', but .* holds 'mixture-ring'"):
@@ -190,9 +204,9 @@ def test_other_data_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureF
 def test_only_some_classes_are_written_under_their_own_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What an anomaly detector is trained on: the same samples as in the whole, in the same order, and no others."""
+    """An anomaly detector is trained on these: the samples of the whole data set, in the same order, and no others."""
     assert run(capsys, "digits", tmp_path / "some", "--only", "7, 3")[0] == 0
-    prepare_digits(LocalStore(tmp_path / "all"))
+    write_splits(LocalStore(tmp_path / "all"), digits_splits(), WriteOptions())
     for split in ("train", "test"):
         x, y = load_arrays(store := LocalStore(tmp_path / "all" / split), load_index(store))
         store = LocalStore(tmp_path / "some" / split)
@@ -200,15 +214,15 @@ def test_only_some_classes_are_written_under_their_own_numbers(
         some, labels = load_arrays(store, index)
         assert y is not None
         assert labels is not None
-        wanted = (y == 3) | (y == 7)
-        assert torch.equal(some, x[wanted])
-        assert torch.equal(labels, y[wanted])
+        is_kept = (y == 3) | (y == 7)
+        assert torch.equal(some, x[is_kept])
+        assert torch.equal(labels, y[is_kept])
         assert len(index.classes) == 10
     assert "already there" in run(capsys, "digits", tmp_path / "some", "--only", "3,7")[1]
     assert "already holds other data" in refused(capsys, "digits", tmp_path / "some", "--only", "3")
 
 
-# ---- wrong input ---------------------------------------------------------------------------------------------------
+# ---- Wrong input ---------------------------------------------------------------------------------------------------
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +237,9 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
         (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
         (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
         (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
-        (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which there is not"),
+        (("folder", tmp_path / "out", "--from", tmp_path, "--size", 0), "--size is 0"),
+        (("digits", tmp_path, "--skipbad"), "unrecognized arguments: --skipbad; did you mean --skip-bad"),
+        (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which does not exist"),
         (("mixture", tmp_path, "--only", "3"), "--only chooses classes, but this source knows none"),
         (("webdataset", tmp_path, "--only", "3"), "--only does not apply to webdataset"),
         (("celeba", tmp_path), "celeba needs --from PATH"),
@@ -239,21 +255,21 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
 
 
 def test_verify_lists_each_bad_sample_up_to_ten_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare_mixture(LocalStore(tmp_path), samples=300, shard_mb=0.1)
+    write_mixture(tmp_path, 300, shard_mb=0.1)
     train = LocalStore(tmp_path / "train")
-    places = [damage(train, load_index(train), sample) for sample in range(100, 112)]
+    locations = [damage_sample(train, load_index(train), sample) for sample in range(100, 112)]
     code, out, err = run(capsys, "mixture", tmp_path, "--samples", 300, "--shard-mb", 0.1, "--verify")
     assert code == 2
     assert "train: 300 samples in 7 shards checked, 12 problems" in out
     *lines, last = err.splitlines()
     assert last == "... and 2 more."
-    for line, (key, number) in zip(lines, places[:10], strict=True):
+    for line, (key, number) in zip(lines, locations[:10], strict=True):
         assert f"sample {number} of {key} (" in line
 
 
 def test_preparing_digits_as_png_gives_the_same_pixels(tmp_path: Path) -> None:
-    prepare_digits(LocalStore(tmp_path / "raw"))
-    prepare_digits(LocalStore(tmp_path / "png"), encoding="png")
+    write_splits(LocalStore(tmp_path / "raw"), digits_splits(), WriteOptions(encoding="raw"))
+    write_splits(LocalStore(tmp_path / "png"), digits_splits(), WriteOptions(encoding="png"))
     stores = [LocalStore(tmp_path / encoding / "test") for encoding in ("raw", "png")]
     raw, compressed = (load_arrays(store, load_index(store))[0].numpy() for store in stores)
     assert np.array_equal(raw, compressed)

@@ -1,4 +1,4 @@
-"""Writing shards in parallel: the same bytes from any number of processes, and nothing done twice after a kill."""
+"""Shards that are written in parallel: equal bytes from any number of processes; no work done twice after a kill."""
 
 from __future__ import annotations
 
@@ -31,60 +31,65 @@ ROOT = Path(__file__).parents[3]
 
 
 @dataclasses.dataclass
-class CountedPart:
-    """Samples made of their numbers; notes which were read, and spoils some."""
+class CountedSamples:
+    """Samples made of their numbers; records which were read, and spoils some."""
 
     numbers: list[int]
-    read_so_far: list[int]
+    already_read: list[int]
     bad: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def name(self, number: int) -> str:
+    def describe_sample(self, number: int) -> str:
         return f"sample {self.numbers[number]}"
 
-    def read(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> LabelledSample:
         n = self.numbers[number]
-        self.read_so_far.append(n)
+        self.already_read.append(n)
         if n in self.bad:
             raise ValueError("it is spoilt")
         return np.full(SHAPE, n % 256, dtype=np.uint8), n // 256
 
 
-def counted(n: int = 600, bad: tuple[int, ...] = (), **settings: Any) -> tuple[SourceSplit, list[int]]:
+def counted_split(n: int = 600, bad: tuple[int, ...] = (), **settings: Any) -> tuple[SourceSplit, list[int]]:
     """A split of n samples, and the list of those that were read."""
     read: list[int] = []
 
-    def part(numbers: SampleNumbers) -> CountedPart:
-        return CountedPart(numbers.tolist(), read, bad)
+    def select_samples(numbers: SampleNumbers) -> CountedSamples:
+        return CountedSamples(numbers.tolist(), read, bad)
 
     split = SourceSplit(
-        name="train", size=n, shape=SHAPE, part=part, settings={"name": "counted", **settings}, classes=("a", "b", "c")
+        name="train",
+        num_samples=n,
+        shape=SHAPE,
+        select_samples=select_samples,
+        settings={"name": "counted", **settings},
+        classes=("a", "b", "c"),
     )
     return split, read
 
 
-def stopping(after: int) -> Callable[[str, int | None], Callable[[int], None]]:
-    """Progress that interrupts after so many samples."""
+def interrupt_after(num_samples: int) -> Callable[[str, int | None], Callable[[int], None]]:
+    """Progress display that interrupts the command after so many samples."""
     seen = 0
 
     def count(samples: int) -> None:
         nonlocal seen
         seen += samples
-        if seen >= after:
+        if seen >= num_samples:
             raise KeyboardInterrupt
 
     return lambda name, total: count
 
 
-HOW = WriteOptions(shard_mb=0.1)
+OPTIONS = WriteOptions(shard_mb=0.1)
 PER_SHARD = 48  # a header and a block each for 192 pixels and for a class number: 2,048 bytes
 
 
 def test_every_sample_is_written_once_with_its_label_in_mixed_order(tmp_path: Path) -> None:
-    split, _ = counted()
-    write_splits(LocalStore(tmp_path), [split], HOW)
+    split, _ = counted_split()
+    write_splits(LocalStore(tmp_path), [split], OPTIONS)
     store = LocalStore(tmp_path / "train")
     index = load_index(store)
     assert len(index.shards) > 8
@@ -93,7 +98,7 @@ def test_every_sample_is_written_once_with_its_label_in_mixed_order(tmp_path: Pa
     numbers = (x[:, 0, 0, 0].int() + 256 * y).tolist()
     assert sorted(numbers) == list(range(600))
     steps = np.abs(np.diff(numbers))
-    assert np.median(steps) > 50, "neighbours in the source are no neighbours in the shards"
+    assert np.median(steps) > 50, "neighbors in the source must not be neighbors in the shards"
 
 
 def test_several_processes_write_the_same_bytes_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,35 +111,35 @@ def test_several_processes_write_the_same_bytes_as_one(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("after", [1, 200, 600])
 def test_what_an_interrupted_try_has_finished_is_not_read_again(tmp_path: Path, after: int) -> None:
-    torn, read = counted()
+    torn, read = counted_split()
     with pytest.raises(KeyboardInterrupt):
-        write_splits(LocalStore(tmp_path / "torn"), [torn], HOW, stopping(after))
+        write_splits(LocalStore(tmp_path / "torn"), [torn], OPTIONS, interrupt_after(after))
     finished = len(list((tmp_path / "torn" / "train" / "unfinished").glob("*.json")))
     assert finished == (after - 1) // PER_SHARD
-    again, read_again = counted()
-    write_splits(LocalStore(tmp_path / "torn"), [again], HOW)
+    again, read_again = counted_split()
+    write_splits(LocalStore(tmp_path / "torn"), [again], OPTIONS)
     assert len(set(read_again)) == len(read_again), "nothing is read twice"
     assert len(read_again) == 600 - finished * PER_SHARD
     assert set(read) | set(read_again) == set(range(600))
-    whole, _ = counted()
-    write_splits(LocalStore(tmp_path / "whole"), [whole], HOW)
+    whole, _ = counted_split()
+    write_splits(LocalStore(tmp_path / "whole"), [whole], OPTIONS)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
 def test_shards_of_a_try_with_other_settings_or_lost_ones_are_written_again(tmp_path: Path) -> None:
-    store, whole = LocalStore(tmp_path / "torn"), counted(version=2)[0]
-    write_splits(LocalStore(tmp_path / "whole"), [whole], HOW)
-    other, _ = counted(version=1)
+    store, whole = LocalStore(tmp_path / "torn"), counted_split(version=2)[0]
+    write_splits(LocalStore(tmp_path / "whole"), [whole], OPTIONS)
+    other, _ = counted_split(version=1)
     with pytest.raises(KeyboardInterrupt):
-        write_splits(store, [other], HOW, stopping(500))
-    again, read = counted(version=2)
+        write_splits(store, [other], OPTIONS, interrupt_after(500))
+    again, read = counted_split(version=2)
     with pytest.raises(KeyboardInterrupt):
-        write_splits(store, [again], HOW, stopping(400))
+        write_splits(store, [again], OPTIONS, interrupt_after(400))
     assert len(read) == 400, "what was made with other settings counts for nothing"
     (tmp_path / "torn" / "train" / "00002.tar").unlink()
     (tmp_path / "torn" / "train" / "unfinished" / "00003.json").write_bytes(b"{}")
-    last, read = counted(version=2)
-    write_splits(store, [last], HOW)
+    last, read = counted_split(version=2)
+    write_splits(store, [last], OPTIONS)
     assert 200 < len(read) < 400
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
@@ -142,18 +147,18 @@ def test_shards_of_a_try_with_other_settings_or_lost_ones_are_written_again(tmp_
 def test_a_killed_command_leaves_no_process_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL, which nothing can tidy up after."""
+    """SIGKILL leaves no chance to clean up."""
     arguments = ["--samples", "1500", "--size", "64", "--shard-mb", "1"]
     out = tmp_path / "torn"
     records = out / "train" / "unfinished"
-    with killed(
+    with KilledCommand(
         ["shapes", str(out), *arguments, "--jobs", "2"], lambda: len(list(records.glob("*.json"))) >= 3
     ) as left:
         assert not left, f"processes {left} live on without their command"
     finished = len(list(records.glob("*.json")))
     assert not (out / "train" / "index.json").exists()
     read: list[int] = []
-    monkeypatch.setattr(ShapeSamples, "read", noting(ShapeSamples.read, read))
+    monkeypatch.setattr(ShapeSamples, "read_sample", recording(ShapeSamples.read_sample, read))
     assert run(capsys, "shapes", out, *arguments, "--jobs", 1, "--verify")[0] == 0
     per_shard = load_index(LocalStore(out / "train")).shards[0].samples
     assert len(read) <= 1650 - (finished - 1) * per_shard
@@ -161,16 +166,16 @@ def test_a_killed_command_leaves_no_process_and_goes_on_where_it_was(
     assert content(out) == content(tmp_path / "whole")
 
 
-def noting(read: Callable[..., Any], noted: list[int]) -> Callable[..., Any]:
+def recording(read_sample: Callable[..., Any], numbers: list[int]) -> Callable[..., Any]:
     def wrapped(self: Any, number: int) -> Any:
-        noted.append(number)
-        return read(self, number)
+        numbers.append(number)
+        return read_sample(self, number)
 
     return wrapped
 
 
-class killed:  # noqa: N801  (reads as a statement)
-    """Start the prepare command, kill it once `condition` holds; gives the pids of its processes that still live."""
+class KilledCommand:
+    """A prepare command that is killed once `condition` holds; the block gets the pids of its processes still alive."""
 
     def __init__(self, arguments: list[str], condition: Callable[[], bool]) -> None:
         command = [sys.executable, "-m", "ali_dist.prepare", *arguments]
@@ -181,21 +186,21 @@ class killed:  # noqa: N801  (reads as a statement)
         deadline = time.monotonic() + 100
         while not self.condition() and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert self.process.poll() is None, "it ended before it could be killed"
-        assert len(list(self.session())) > 1, "it works with several processes"
+        assert self.process.poll() is None, "the command ended before it could be killed"
+        assert len(list(self.list_processes())) > 1, "it must work with several processes"
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         deadline = time.monotonic() + 30
-        while (left := list(self.session())) and time.monotonic() < deadline:
+        while (left := list(self.list_processes())) and time.monotonic() < deadline:
             time.sleep(0.05)
         return left
 
     def __exit__(self, *error: object) -> None:
-        for pid in self.session():
+        for pid in self.list_processes():
             os.kill(pid, signal.SIGKILL)
 
-    def session(self) -> Iterator[int]:
-        """Processes of the command's session that are not dead yet."""
+    def list_processes(self) -> Iterator[int]:
+        """The processes of the command's session that are not dead yet."""
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
@@ -205,25 +210,31 @@ class killed:  # noqa: N801  (reads as a statement)
                 yield int(stat.parent.name)
 
 
+def test_the_processes_that_write_shards_do_not_load_torch() -> None:
+    """Each of them imports the command again, and torch would cost each of them seconds."""
+    script = "import sys, ali_dist.prepare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_a_process_that_is_killed_ends_the_command_with_a_reason(tmp_path: Path) -> None:
-    split = dataclasses.replace(counted()[0], part=lambda numbers: DeadlyPart(len(numbers)))
+    split = dataclasses.replace(counted_split()[0], select_samples=lambda numbers: DeadlySamples(len(numbers)))
     with pytest.raises(InputError, match="was killed .* smaller --jobs"):
-        write_splits(LocalStore(tmp_path), [split], dataclasses.replace(HOW, jobs=2))
+        write_splits(LocalStore(tmp_path), [split], dataclasses.replace(OPTIONS, jobs=2))
 
 
 @dataclasses.dataclass
-class DeadlyPart:
-    """Kills whoever reads it, as the kernel does when memory runs out."""
+class DeadlySamples:
+    """Samples that kill the process which reads them, as the kernel does when memory runs out."""
 
     size: int
 
     def __len__(self) -> int:
         return self.size
 
-    def name(self, number: int) -> str:
+    def describe_sample(self, number: int) -> str:
         return str(number)
 
-    def read(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> LabelledSample:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
@@ -231,10 +242,10 @@ class DeadlyPart:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_bad_sample_stops_or_is_left_out_counted_and_named(tmp_path: Path, jobs: int) -> None:
     bad = (3, 77, 599)
-    how = dataclasses.replace(HOW, jobs=jobs)
+    options = dataclasses.replace(OPTIONS, jobs=jobs)
     with pytest.raises(InputError, match=r"sample (3|77|599) cannot be used: it is spoilt; .* --skip-bad"):
-        write_splits(LocalStore(tmp_path / "x"), [counted(bad=bad)[0]], how)
-    write_splits(LocalStore(tmp_path / "x"), [counted(bad=bad)[0]], dataclasses.replace(how, skip_bad=True))
+        write_splits(LocalStore(tmp_path / "x"), [counted_split(bad=bad)[0]], options)
+    write_splits(LocalStore(tmp_path / "x"), [counted_split(bad=bad)[0]], dataclasses.replace(options, skip_bad=True))
     store = LocalStore(tmp_path / "x" / "train")
     index = load_index(store)
     assert index.num_samples == 597
@@ -248,22 +259,22 @@ def test_a_bad_sample_stops_or_is_left_out_counted_and_named(tmp_path: Path, job
 def test_leaving_bad_samples_out_is_asked_for_each_time(tmp_path: Path) -> None:
     """A shard that an earlier try finished without its bad samples is not taken over when they must be good."""
     store, bad = LocalStore(tmp_path), (1,)
-    skipping = dataclasses.replace(HOW, skip_bad=True)
+    skipping = dataclasses.replace(OPTIONS, skip_bad=True)
     with pytest.raises(KeyboardInterrupt):
-        write_splits(store, [counted(bad=bad)[0]], skipping, stopping(599))
+        write_splits(store, [counted_split(bad=bad)[0]], skipping, interrupt_after(599))
     with pytest.raises(InputError, match="sample 1 cannot be used"):
-        write_splits(store, [counted(bad=bad)[0]], HOW)
+        write_splits(store, [counted_split(bad=bad)[0]], OPTIONS)
 
 
 def test_a_shard_all_of_which_is_bad_is_left_out_and_a_split_of_such_is_refused(tmp_path: Path) -> None:
-    skipping = dataclasses.replace(HOW, skip_bad=True)
-    probe, first_shard = counted()
+    skipping = dataclasses.replace(OPTIONS, skip_bad=True)
+    probe, first_shard = counted_split()
     with pytest.raises(KeyboardInterrupt):
-        write_splits(LocalStore(tmp_path / "probe"), [probe], HOW, stopping(PER_SHARD))
-    write_splits(LocalStore(tmp_path / "a"), [counted(bad=tuple(first_shard))[0]], skipping)
+        write_splits(LocalStore(tmp_path / "probe"), [probe], OPTIONS, interrupt_after(PER_SHARD))
+    write_splits(LocalStore(tmp_path / "a"), [counted_split(bad=tuple(first_shard))[0]], skipping)
     index = load_index(LocalStore(tmp_path / "a" / "train"))
     assert index.num_samples == 600 - PER_SHARD
     assert index.shards[0].key == "00001.tar"
     assert len(load_arrays(LocalStore(tmp_path / "a" / "train"), index)[0]) == index.num_samples
     with pytest.raises(InputError, match="There are no samples to write"):
-        write_splits(LocalStore(tmp_path / "b"), [counted(20, bad=tuple(range(20)))[0]], skipping)
+        write_splits(LocalStore(tmp_path / "b"), [counted_split(20, bad=tuple(range(20)))[0]], skipping)

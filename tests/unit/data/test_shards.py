@@ -1,4 +1,4 @@
-"""Shards, their index and sidecars: readable by webdataset, reproducible, and never silently wrong."""
+"""Shards, their index and sidecars are readable by webdataset, reproducible, and never silently wrong."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import pytest
 
 from ali_dist.data.shards.codec import read_image
 from ali_dist.data.shards.index import Index, check_listing, find_split, load_index, load_sidecar
-from ali_dist.data.shards.labels import label_field
+from ali_dist.data.shards.labels import encode_label
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.data.shards.tar import scan_tar
 from ali_dist.data.shards.verify import verify_split
-from ali_dist.data.shards.writer import write_shards
+from ali_dist.data.shards.writer import SampleFormat
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import SHAPE, damage, labelled, write
+from tests.helpers.arrays import SHAPE, damage_sample, make_labelled_arrays, write_arrays, write_shards
+
+FORMAT = SampleFormat(encoding="raw", shape=SHAPE, dtype="uint8")
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_stock_webdataset_reads_back_every_sample_and_label(tmp_path: Path, encoding: Any) -> None:
     import webdataset
 
-    x, y = labelled(70)
-    store, index = write(tmp_path, x, y, encoding=encoding)
+    x, y = make_labelled_arrays(70)
+    store, index = write_arrays(tmp_path, x, y, encoding=encoding)
     assert len(index.shards) > 1
     paths = [str(tmp_path / shard.key) for shard in index.shards]
     samples = list(webdataset.WebDataset(paths, shardshuffle=False))
@@ -37,21 +39,23 @@ def test_stock_webdataset_reads_back_every_sample_and_label(tmp_path: Path, enco
     assert len({sample["__key__"] for sample in samples}) == 70
     for sample, image in zip(samples, x, strict=True):
         payload = sample[encoding]
-        got = np.frombuffer(payload, np.uint8).reshape(SHAPE) if encoding == "raw" else read_image(memoryview(payload))
-        assert np.array_equal(got, image)
+        decoded = (
+            np.frombuffer(payload, np.uint8).reshape(SHAPE) if encoding == "raw" else read_image(memoryview(payload))
+        )
+        assert np.array_equal(decoded, image)
 
 
 def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> None:
     import webdataset
 
-    x, y = labelled(20)
+    x, y = make_labelled_arrays(20)
     cases: list[tuple[Any, dict[str, Any]]] = [(y, {}), (np.eye(2, dtype=np.float32)[y % 2], {"attributes": "ab"})]
     for labels, options in cases:
-        store, _ = write(tmp_path / str(len(options)), x, labels, shard_mb=10, **options)
+        store, _ = write_arrays(tmp_path / str(len(options)), x, labels, per_shard=20, **options)
         buffer = io.BytesIO()
         writer = webdataset.TarWriter(buffer, user="", group="", mtime=0, encoder=False)
         for n, (image, label) in enumerate(zip(x, labels, strict=True)):
-            fields = label_field(label if options else int(label), options.get("attributes", ""))
+            fields = encode_label(label if options else int(label), options.get("attributes", ""))
             writer.write({"__key__": f"00000-{n:07d}", "raw": image.tobytes(), **fields})
         writer.close()
         assert store.get("00000.tar") == buffer.getvalue()
@@ -59,28 +63,28 @@ def test_tars_are_those_that_webdatasets_own_writer_writes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_split_read_whole_equals_what_was_written(tmp_path: Path, encoding: Any) -> None:
-    x, y = labelled(100)
-    store, index = write(tmp_path, x, y, encoding=encoding)
-    got_x, got_y = load_arrays(store, load_index(store))
-    assert got_y is not None
-    assert np.array_equal(got_x.numpy(), x)
-    assert got_y.tolist() == y.tolist()
+    x, y = make_labelled_arrays(100)
+    store, index = write_arrays(tmp_path, x, y, encoding=encoding)
+    loaded_x, loaded_y = load_arrays(store, load_index(store))
+    assert loaded_y is not None
+    assert np.array_equal(loaded_x.numpy(), x)
+    assert loaded_y.tolist() == y.tolist()
 
 
 def test_float_vectors_and_attributes_survive_and_no_labels_stay_none(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 2)).astype(np.float32), rng.standard_normal((40, 3)).astype(np.float32)
-    store, index = write(tmp_path / "a", x, y, attributes=("Smiling", "Male", "Young"))
-    got_x, got_y = load_arrays(store, load_index(store))
-    assert got_y is not None
-    assert np.array_equal(got_x.numpy(), x)
-    assert np.array_equal(got_y.numpy(), y)
-    assert load_arrays(*write(tmp_path / "b", x, None))[1] is None
+    store, index = write_arrays(tmp_path / "a", x, y, attributes=("Smiling", "Male", "Young"))
+    loaded_x, loaded_y = load_arrays(store, load_index(store))
+    assert loaded_y is not None
+    assert np.array_equal(loaded_x.numpy(), x)
+    assert np.array_equal(loaded_y.numpy(), y)
+    assert load_arrays(*write_arrays(tmp_path / "b", x, None))[1] is None
 
 
 def test_statistics_are_those_of_the_pixels_in_unit_range(tmp_path: Path) -> None:
-    x, y = labelled(300)
-    index = write(tmp_path, x, y)[1]
+    x, y = make_labelled_arrays(300)
+    index = write_arrays(tmp_path, x, y)[1]
     unit = x / 255
     assert np.allclose(index.mean, unit.mean(axis=(0, 2, 3)), atol=1e-6)
     assert np.allclose(index.std, unit.std(axis=(0, 2, 3)), atol=1e-6)
@@ -88,42 +92,44 @@ def test_statistics_are_those_of_the_pixels_in_unit_range(tmp_path: Path) -> Non
 
 
 def test_the_same_samples_give_the_same_bytes_and_any_other_a_new_fingerprint(tmp_path: Path) -> None:
-    x, y = labelled(60)
-    first, again = write(tmp_path / "a", x, y)[1], write(tmp_path / "b", x, y)[1]
+    x, y = make_labelled_arrays(60)
+    first, again = write_arrays(tmp_path / "a", x, y)[1], write_arrays(tmp_path / "b", x, y)[1]
     assert first == again
     assert first.fingerprint == again.fingerprint
     other_x, other_y = x.copy(), y.copy()
     other_x[30, 0, 0, 0] ^= 1
     other_y[30] = (other_y[30] + 1) % 10
-    prints = {write(tmp_path / str(n), *pair)[1].fingerprint for n, pair in enumerate([(other_x, y), (x, other_y)])}
+    prints = {
+        write_arrays(tmp_path / str(n), *pair)[1].fingerprint for n, pair in enumerate([(other_x, y), (x, other_y)])
+    }
     assert len(prints | {first.fingerprint}) == 3
 
 
 def test_writing_again_leaves_equal_shards_untouched(tmp_path: Path) -> None:
-    """Else a reader that has them open would see them change."""
-    x, y = labelled(60)
-    store, index = write(tmp_path, x, y)
+    """Otherwise a reader that has them open would see them change."""
+    x, y = make_labelled_arrays(60)
+    store, index = write_arrays(tmp_path, x, y)
     before = check_listing(store, index)
-    write(tmp_path, x, y)
+    write_arrays(tmp_path, x, y)
     assert check_listing(store, index) == before
 
 
 def test_an_interrupted_write_leaves_no_index(tmp_path: Path) -> None:
-    x, y = labelled(100)
+    x, y = make_labelled_arrays(100)
 
-    def cut_off() -> Any:
+    def interrupted_samples() -> Any:
         yield from zip(x[:80], y[:80].tolist(), strict=True)
         raise KeyboardInterrupt
 
     store = LocalStore(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(store, cut_off(), encoding="raw", shape=SHAPE, dtype="uint8", shard_mb=0.05)
+        write_shards(store, interrupted_samples(), FORMAT)
     assert store.stat("00000.tar") is not None
     with pytest.raises(InputError, match="There is no index.json"):
         load_index(store)
 
 
-def test_index_survives_its_json() -> None:
+def test_an_index_without_shards_is_refused() -> None:
     index = Index(
         encoding="raw",
         dtype="uint8",
@@ -153,7 +159,7 @@ def test_index_survives_its_json() -> None:
     ],
 )
 def test_an_index_that_is_not_one_is_refused_by_name(tmp_path: Path, change: Any, message: str) -> None:
-    store, index = write(tmp_path, *labelled(40))
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(40))
     assert load_index(store) == index
     content = json.loads(index.to_json())
     change(content)
@@ -171,7 +177,7 @@ def test_an_index_that_is_no_json_object_is_refused(tmp_path: Path, text: bytes)
 
 
 def test_a_missing_a_cut_and_an_exchanged_file_do_not_match_the_index(tmp_path: Path) -> None:
-    store, index = write(tmp_path, *labelled(100))
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(100))
     tar, sidecar = store.get("00001.tar"), store.get("00001.npz")
     cases: list[tuple[str, bytes | None, str]] = [
         ("00001.tar", None, "00001.tar is missing"),
@@ -188,7 +194,7 @@ def test_a_missing_a_cut_and_an_exchanged_file_do_not_match_the_index(tmp_path: 
 
 
 def test_a_sidecar_of_another_shard_or_with_other_labels_or_torn_is_refused(tmp_path: Path) -> None:
-    store, index = write(tmp_path, *labelled(100))
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(100))
     own = load_sidecar(store, index, 0)
     assert own.labels is not None
     relabelled = dataclasses.replace(own, labels=own.labels[::-1].copy())
@@ -206,12 +212,12 @@ def test_a_sidecar_of_another_shard_or_with_other_labels_or_torn_is_refused(tmp_
 
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_a_class_number_without_a_name_is_refused_where_it_is_read(tmp_path: Path, wrong: int) -> None:
-    """A conditional model would count it out of range, in the middle of a run and perhaps on the GPU."""
-    x, _ = labelled(6)
-    store, index = write(tmp_path, x, [0, 1, 2, 0, wrong, 1], classes=("a", "b", "c"))
+    """A conditional model would use it as an index out of range, in the middle of a run and perhaps on the GPU."""
+    x, _ = make_labelled_arrays(6)
+    store, index = write_arrays(tmp_path, x, [0, 1, 2, 0, wrong, 1], classes=("a", "b", "c"))
     with pytest.raises(InputError, match=f"Sample 4 of 00000.tar .* has class {wrong}, but the index names 3 classes"):
         load_sidecar(store, index, 0)
-    store, index = write(tmp_path / "nameless", x, [0, 1, 2, 0, wrong, 1])
+    store, index = write_arrays(tmp_path / "nameless", x, [0, 1, 2, 0, wrong, 1])
     load_sidecar(store, index, 0)
 
 
@@ -226,7 +232,7 @@ def test_sidecars_are_plain_npz_and_read_without_ast_which_threads_break(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CPython 3.11 (gh-106905): ast.parse in several threads raises SystemError now and then; numpy.load uses it."""
-    store, index = write(tmp_path, *labelled(40))
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(40))
     data = store.get(index.shards[0].sidecar_key)
     with np.load(io.BytesIO(data), allow_pickle=False) as plain:
         expected = {name: plain[name] for name in plain.files}
@@ -239,18 +245,18 @@ def test_sidecars_are_plain_npz_and_read_without_ast_which_threads_break(
 
 
 def test_one_flipped_byte_is_found_with_its_shard_and_sample(tmp_path: Path) -> None:
-    store, index = write(tmp_path, *labelled(100))
-    key, number = damage(store, index, 57)
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(100))
+    key, number = damage_sample(store, index, 57)
     with pytest.raises(InputError, match=f"sample {number} of {key} .*crc32"):
         load_arrays(store, index)
     report = verify_split(store, index)
-    assert (report.shards, report.samples) == (len(index.shards), 100)
+    assert (report.num_shards, report.num_samples) == (len(index.shards), 100)
     assert len(report.problems) == 1
     assert f"sample {number} of {key}" in report.problems[0]
 
 
 def test_damage_between_samples_is_found_by_verify(tmp_path: Path) -> None:
-    store, index = write(tmp_path, *labelled(40))
+    store, index = write_arrays(tmp_path, *make_labelled_arrays(40))
     assert verify_split(store, index).problems == ()
     data = bytearray(store.get("00000.tar"))
     data[3] ^= 0xFF  # in the first header's name: no payload is touched
@@ -260,14 +266,14 @@ def test_damage_between_samples_is_found_by_verify(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [100, 512 * 40, 512 * 44])
 def test_a_tar_cut_anywhere_is_refused_not_read_half(tmp_path: Path, cut: int) -> None:
-    store, _ = write(tmp_path, *labelled(40))
+    store, _ = write_arrays(tmp_path, *make_labelled_arrays(40))
     data = store.get("00000.tar")
     with pytest.raises(InputError, match=r"shard 0 is .*(whole|cut short)"):
         scan_tar(data[:cut], "shard 0")
 
 
 def test_a_damaged_header_inside_a_tar_is_refused_not_taken_for_its_end(tmp_path: Path) -> None:
-    store, _ = write(tmp_path, *labelled(40))
+    store, _ = write_arrays(tmp_path, *make_labelled_arrays(40))
     data = bytearray(store.get("00000.tar"))
     data[512 * 40 : 512 * 41] = b"\xff" * 512
     with pytest.raises(InputError, match="damaged after byte"):
@@ -275,15 +281,15 @@ def test_a_damaged_header_inside_a_tar_is_refused_not_taken_for_its_end(tmp_path
 
 
 def test_samples_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    x, _ = labelled(2)
+    x, _ = make_labelled_arrays(2)
     store = LocalStore(tmp_path)
 
     def attempt(pairs: list[Any], **options: Any) -> None:
-        write_shards(store, pairs, **{"encoding": "raw", "shape": SHAPE, "dtype": "uint8", **options})
+        write_shards(store, pairs, dataclasses.replace(FORMAT, **options))
 
-    with pytest.raises(InputError, match=r"Sample 1 is uint8 \(4, 5\)"):
+    with pytest.raises(InputError, match=r"Sample 1 of shard 0 is uint8 \(4, 5\)"):
         attempt([(x[0], 1), (x[1, 0], 1)])
-    with pytest.raises(InputError, match=r"Sample 0 is float32"):
+    with pytest.raises(InputError, match=r"Sample 0 of shard 0 is float32"):
         attempt([(x[0].astype(np.float32), 1)])
     with pytest.raises(InputError, match="different kinds of label"):
         attempt([(x[0], 1), (x[1], None)])
@@ -297,9 +303,9 @@ def test_samples_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
 
 
 def test_splits_are_found_and_a_missing_one_is_answered_with_those_there(tmp_path: Path) -> None:
-    x, y = labelled(20)
-    write(tmp_path / "train", x, y)
-    write(tmp_path / "test", x, y)
+    x, y = make_labelled_arrays(20)
+    write_arrays(tmp_path / "train", x, y)
+    write_arrays(tmp_path / "test", x, y)
     root = LocalStore(tmp_path)
     assert find_split(root, "test").url == str(tmp_path / "test")
     assert find_split(root.child("test"), "test").url == str(tmp_path / "test")

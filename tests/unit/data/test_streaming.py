@@ -1,4 +1,4 @@
-"""Streaming: what is read and when, how errors come out, and how it ends."""
+"""Streaming: what is read and when, how errors reach the consumer, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ali_dist.data.shards.index import Index, load_sidecar
 from ali_dist.data.shards.reader import READERS
 from ali_dist.storage.base import ChangedObject
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import WatchedStore, write
-from tests.helpers.batches import LANES, STEPS, B, X, Y, drain, open_source, take
+from tests.helpers.arrays import WatchedStore, write_arrays
+from tests.helpers.batches import LANES, STEPS, B, X, Y, drain_batches, open_batch_source, take_batches
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Index]:
-    store, index = write(tmp_path_factory.mktemp("shards"), X, Y)
-    assert len({shard.samples for shard in index.shards}) > 1, "uneven shards are wanted"
+    store, index = write_arrays(tmp_path_factory.mktemp("shards"), X, Y)
+    assert len({shard.samples for shard in index.shards}) > 1, "the shards must be uneven"
     return store, index
 
 
 def test_an_epoch_reads_each_run_once_and_a_rank_only_its_lanes(data: tuple[LocalStore, Index]) -> None:
-    """Range requests of a rank that stops at the end of an epoch: its lanes' runs, and what is read ahead."""
+    """A rank that stops at the end of an epoch has read its lanes' runs and what is read ahead."""
     store, index = data
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.03)
-    mine = lanes_of_rank(LANES, 1, 2)
-    wanted = [run for lane in mine for window in order.windows(0, lane) for run in window.runs]
-    watched = WatchedStore(store)
-    take(open_source(watched, index, rank=1, world_size=2, prefetch=1), STEPS)
-    assert len(set(watched.reads)) == len(watched.reads), "no range was read twice"
-    ahead = [w for lane in mine for w in order.windows(1, lane)]
-    assert len(wanted) <= len(watched.reads) <= len(wanted) + sum(len(w.runs) for w in ahead)
+    own_lanes = lanes_of_rank(LANES, 1, 2)
+    own_runs = [run for lane in own_lanes for window in order.windows(0, lane) for run in window.runs]
+    watched_store = WatchedStore(store)
+    take_batches(open_batch_source(watched_store, index, rank=1, world_size=2, prefetch=1), STEPS)
+    assert len(set(watched_store.reads)) == len(watched_store.reads), "no range was read twice"
+    ahead = [w for lane in own_lanes for w in order.windows(1, lane)]
+    assert len(own_runs) <= len(watched_store.reads) <= len(own_runs) + sum(len(w.runs) for w in ahead)
 
 
 def test_resuming_does_not_read_windows_that_are_behind(data: tuple[LocalStore, Index]) -> None:
@@ -49,8 +49,8 @@ def test_resuming_does_not_read_windows_that_are_behind(data: tuple[LocalStore, 
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.015)
     whole, resumed = WatchedStore(store), WatchedStore(store)
     start = STEPS - 3
-    take(open_source(whole, index, window_mb=0.015), STEPS)
-    take(open_source(resumed, index, window_mb=0.015, start_step=start), 3)
+    take_batches(open_batch_source(whole, index, window_mb=0.015), STEPS)
+    take_batches(open_batch_source(resumed, index, window_mb=0.015, start_step=start), 3)
     behind = [w for lane in range(LANES) for w in order.windows(0, lane) if w.stop <= start * order.lane_batch_size]
     needed = {
         run
@@ -60,22 +60,22 @@ def test_resuming_does_not_read_windows_that_are_behind(data: tuple[LocalStore, 
         for run in w.runs
     }
     assert len(behind) > LANES
-    passed = {(index.shards[run.shard].key, run.first) for w in behind for run in w.runs}
+    passed = {(index.shards[run.shard].key, run.start) for w in behind for run in w.runs}
     first_of = _first_samples(store, index)
-    read = {(key, first_of[key][at]) for key, at, _ in resumed.reads[: len(needed)]}
+    read = {(key, first_of[key][start]) for key, start, _ in resumed.reads[: len(needed)]}
     assert not passed & read
     assert len(resumed.reads) < len(whole.reads)
 
 
 def _first_samples(store: LocalStore, index: Index) -> dict[str, dict[int, int]]:
     return {
-        shard.key: {int(at): n for n, at in enumerate(load_sidecar(store, index, number).offsets)}
+        shard.key: {int(offset): n for n, offset in enumerate(load_sidecar(store, index, number).offsets)}
         for number, shard in enumerate(index.shards)
     }
 
 
 def test_reading_ahead_stops_at_the_bound_when_nobody_consumes(data: tuple[LocalStore, Index]) -> None:
-    """Windows asked for: those that the batches in the queue (and one in hand) need, and READERS more."""
+    """At most the windows that the batches in the queue (and one in hand) need are read, and READERS more."""
     store, index = data
     prefetch = 2
     order = make_order(index, seed=5, lanes=LANES, global_batch_size=B, window_mb=0.005)
@@ -86,11 +86,11 @@ def test_reading_ahead_stops_at_the_bound_when_nobody_consumes(data: tuple[Local
     needed = sum(w.start < (prefetch + 1) * order.lane_batch_size for w in windows)
     bound = sum(len(w.runs) for w in windows[: needed + READERS + 1])
     assert bound < sum(len(w.runs) for w in windows) / 2
-    watched = WatchedStore(store)
-    with open_source(watched, index, window_mb=0.005, prefetch=prefetch):
+    watched_store = WatchedStore(store)
+    with open_batch_source(watched_store, index, window_mb=0.005, prefetch=prefetch):
         settled = -1
-        while settled != len(watched.reads):
-            settled = len(watched.reads)
+        while settled != len(watched_store.reads):
+            settled = len(watched_store.reads)
             time.sleep(0.2)
         assert 0 < settled <= bound
 
@@ -99,28 +99,28 @@ def test_an_error_of_a_reading_thread_reaches_the_consumer_as_it_is(data: tuple[
     problem = OSError("cable pulled")
 
     def fail_late(key: str, start: int) -> None:
-        if len(watched.reads) > 12:
+        if len(watched_store.reads) > 12:
             raise problem
 
-    watched = WatchedStore(data[0], before=fail_late)
-    with open_source(watched, data[1]) as source, pytest.raises(OSError, match="cable pulled") as caught:
-        drain(source, 10 * STEPS)
+    watched_store = WatchedStore(data[0], before=fail_late)
+    with open_batch_source(watched_store, data[1]) as source, pytest.raises(OSError, match="cable pulled") as caught:
+        drain_batches(source, 10 * STEPS)
     assert caught.value is problem
 
 
 def test_a_shard_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
-    store, index = write(tmp_path, X, Y)
-    with open_source(store, index, prefetch=1) as source:
+    store, index = write_arrays(tmp_path, X, Y)
+    with open_batch_source(store, index, prefetch=1) as source:
         next(source)
         for shard in index.shards:
             store.put(shard.key, store.get(shard.key))
         with pytest.raises(ChangedObject):
-            drain(source, 3 * STEPS)
+            drain_batches(source, 3 * STEPS)
 
 
 @pytest.fixture
 def own_threads() -> Iterator[set[threading.Thread]]:
-    """Threads there before the test; afterwards there are no others (given a moment to end)."""
+    """The threads that exist before the test; afterwards there must be no others, once they had time to end."""
     before = set(threading.enumerate())
     yield before
     for thread in set(threading.enumerate()) - before:
@@ -132,9 +132,9 @@ def own_threads() -> Iterator[set[threading.Thread]]:
 def test_close_ends_every_thread(
     data: tuple[LocalStore, Index], own_threads: set[threading.Thread], consumed: int, settle: float
 ) -> None:
-    """At once, while windows are read; and once all threads wait for the consumer, which takes no more."""
-    source = open_source(*data, prefetch=1)
-    drain(source, consumed)
+    """Close is called while windows are read, and when all threads wait for a consumer that takes no more."""
+    source = open_batch_source(*data, prefetch=1)
+    drain_batches(source, consumed)
     time.sleep(settle)
     source.close()
     assert not set(threading.enumerate()) - own_threads
@@ -154,9 +154,9 @@ def test_close_returns_while_a_read_hangs_and_the_thread_ends_with_the_read(
 
     with ExitStack() as stack:
         stack.callback(release.set)
-        source = open_source(WatchedStore(data[0], before=hang), data[1])
+        source = open_batch_source(WatchedStore(data[0], before=hang), data[1])
         hanging.wait()
-        source.close()  # comes back although no read ever does
+        source.close()  # returns although no read ever does
         assert not release.is_set()
 
 
@@ -166,7 +166,7 @@ def test_ctrl_c_interrupts_waiting_for_a_batch_and_close_still_works(
     release = threading.Event()
 
     def interrupt_and_hang(key: str, start: int) -> None:
-        inside.wait()  # before, there is nothing yet that close() could be called on
+        inside.wait()  # earlier there is nothing yet that close() could be called on
         if not interrupted.is_set():
             interrupted.set()
             os.kill(os.getpid(), signal.SIGINT)
@@ -180,7 +180,7 @@ def test_ctrl_c_interrupts_waiting_for_a_batch_and_close_still_works(
 
 
 def wait_for_a_batch(store: WatchedStore, index: Index, inside: threading.Event) -> None:
-    with open_source(store, index) as source:
+    with open_batch_source(store, index) as source:
         inside.set()
         next(source)
 
@@ -189,7 +189,7 @@ def test_an_exception_in_the_training_loop_ends_the_threads(
     data: tuple[LocalStore, Index], own_threads: set[threading.Thread]
 ) -> None:
     def loop() -> None:
-        with open_source(*data) as source:
+        with open_batch_source(*data) as source:
             next(source)
             raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""Shards written to and streamed from an S3 endpoint that breaks requests: the same batches as from a folder."""
+"""Shards that are streamed from an S3 endpoint that breaks requests give the same batches as from a folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 
 from ali_dist.data.shards.index import load_index
-from ali_dist.data.shards.writer import write_shards
+from ali_dist.data.shards.writer import SampleFormat
 from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.s3 import S3Store
-from tests.helpers.arrays import SHAPE, write
-from tests.helpers.batches import STEPS, X, Y, assert_same, drain, open_source, take
+from tests.helpers.arrays import SHAPE, write_arrays, write_shards
+from tests.helpers.batches import STEPS, X, Y, assert_same_batches, drain_batches, open_batch_source, take_batches
 from tests.helpers.fault_server import ENV, Fault, FaultServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,7 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     with FaultServer() as started:
-        started.reset({"bucket/other/file": b""})
+        started.serve_objects({"bucket/other/file": b""})
         yield started
 
 
@@ -35,31 +35,40 @@ def store(server: FaultServer) -> S3Store:
     opened = open_store("s3://bucket/digits/train", endpoint_url=server.endpoint_url, timeout_seconds=1.0, attempts=4)
     opened = replace(cast(S3Store, opened), wait_seconds=0.001)
     pairs = zip(X, (int(label) for label in Y), strict=True)
-    write_shards(opened, pairs, encoding="raw", shape=SHAPE, dtype="uint8", shard_mb=0.06)
+    write_shards(opened, pairs, SampleFormat(encoding="raw", shape=SHAPE, dtype="uint8"))
     return opened
 
 
 def test_resets_short_bodies_and_refusals_do_not_change_a_batch(
     tmp_path: Path, server: FaultServer, store: S3Store
 ) -> None:
-    local, index = write(tmp_path, X, Y)
+    local, index = write_arrays(tmp_path, X, Y)
     assert load_index(store) == index
     faults = [Fault("reset", after=700), Fault("short", after=900), Fault("status"), Fault("stall", after=100)]
     for number, shard in enumerate(index.shards):
-        server.inject(f"bucket/digits/train/{shard.key}", faults[number % len(faults)])
-    assert_same(take(open_source(store, index), 2 * STEPS), take(open_source(local, index), 2 * STEPS))
+        server.inject_faults(f"bucket/digits/train/{shard.key}", faults[number % len(faults)])
+    assert_same_batches(
+        take_batches(open_batch_source(store, index), 2 * STEPS),
+        take_batches(open_batch_source(local, index), 2 * STEPS),
+    )
 
 
 def test_garbage_on_the_way_is_caught_and_fetched_again(tmp_path: Path, server: FaultServer, store: S3Store) -> None:
-    local, index = write(tmp_path, X, Y)
+    local, index = write_arrays(tmp_path, X, Y)
     for shard in index.shards:
-        server.inject(f"bucket/digits/train/{shard.key}", Fault("garbage"))
-    assert_same(take(open_source(store, index), 2 * STEPS), take(open_source(local, index), 2 * STEPS))
+        server.inject_faults(f"bucket/digits/train/{shard.key}", Fault("garbage"))
+    assert_same_batches(
+        take_batches(open_batch_source(store, index), 2 * STEPS),
+        take_batches(open_batch_source(local, index), 2 * STEPS),
+    )
 
 
 def test_garbage_that_stays_is_damaged_data(server: FaultServer, store: S3Store) -> None:
     index = load_index(store)
     for shard in index.shards:
-        server.inject_always(f"bucket/digits/train/{shard.key}", Fault("garbage"))
-    with open_source(store, index) as source, pytest.raises(InputError, match=r"Damaged data in s3://bucket/.*crc32"):
-        drain(source, STEPS)
+        server.inject_lasting_fault(f"bucket/digits/train/{shard.key}", Fault("garbage"))
+    with (
+        open_batch_source(store, index) as source,
+        pytest.raises(InputError, match=r"Damaged data in s3://bucket/.*crc32"),
+    ):
+        drain_batches(source, STEPS)

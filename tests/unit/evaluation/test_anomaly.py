@@ -40,7 +40,7 @@ X = torch.tensor([[0.0, 0.2, 0.4, 0.2], [0.5, 0.5, 0.5, 0.5]]).view(2, 1, 2, 2)
 
 def test_terms_are_the_published_formulas() -> None:
     """By hand for one image: mean 0.2; |x - G(E(x))|_1 = 0.4; softplus(-1); |f - f'|_1 = 0.2 + 0 + 0.6."""
-    terms = AnomalyTerms.of(Dimmer(), X, "cpu")
+    terms = AnomalyTerms.compute(Dimmer(), X, "cpu")
     np.testing.assert_allclose(terms.reconstruction, [0.4, 0], atol=1e-6)
     np.testing.assert_allclose(terms.cross_entropy, [math.log1p(math.exp(-1)), math.log1p(math.exp(-4))], rtol=1e-6)
     np.testing.assert_allclose(terms.features, [0.8, 0], atol=1e-6)
@@ -58,15 +58,19 @@ def test_alpha_weighs_reconstruction_and_its_complement_the_discriminator() -> N
     }
 
 
-def test_standardised_terms_are_in_units_of_normal_samples() -> None:
+def test_standardized_terms_are_in_units_of_normal_samples() -> None:
     normal = AnomalyTerms(np.array([1.0, 3.0]), np.array([10.0, 30.0]), np.array([7.0, 7.0]))
-    fair = AnomalyTerms(np.array([4.0]), np.array([10.0]), np.array([9.0])).standardised(normal)
-    assert (fair.reconstruction.item(), fair.cross_entropy.item(), fair.features.item()) == (2, -1, 2)
+    standardized = AnomalyTerms(np.array([4.0]), np.array([10.0]), np.array([9.0])).standardize(normal)
+    assert (standardized.reconstruction.item(), standardized.cross_entropy.item(), standardized.features.item()) == (
+        2,
+        -1,
+        2,
+    )
 
 
-def pairs_won(scores: np.ndarray, anomalous: np.ndarray) -> float:
+def share_of_pairs_won(scores: np.ndarray, is_anomaly: np.ndarray) -> float:
     """The definition: over all (anomaly, normal) pairs, 1 for a win and 1/2 for a tie."""
-    gap = scores[anomalous][:, None] - scores[~anomalous][None]
+    gap = scores[is_anomaly][:, None] - scores[~is_anomaly][None]
     return float(np.mean((gap > 0) + 0.5 * (gap == 0)))
 
 
@@ -75,16 +79,17 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order_ties_counted_half(levels
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(levels)
-    scores, anomalous = rng.integers(0, levels, 300).astype(float), rng.random(300) < 0.3
-    assert area_under_roc(scores, anomalous) == pytest.approx(pairs_won(scores, anomalous), abs=1e-12)
-    assert area_under_roc(scores, anomalous) == pytest.approx(roc_auc_score(anomalous, scores), abs=1e-12)
+    scores = rng.integers(0, levels, 300).astype(float)
+    is_anomaly = rng.random(300) < 0.3
+    assert area_under_roc(scores, is_anomaly) == pytest.approx(share_of_pairs_won(scores, is_anomaly), abs=1e-12)
+    assert area_under_roc(scores, is_anomaly) == pytest.approx(roc_auc_score(is_anomaly, scores), abs=1e-12)
 
 
 def test_auroc_of_a_perfect_a_useless_and_an_inverted_score() -> None:
-    anomalous = np.array([False, True, True, False])
-    assert area_under_roc(np.array([0.0, 1, 2, 0]), anomalous) == 1
-    assert area_under_roc(np.zeros(4), anomalous) == 0.5
-    assert area_under_roc(np.array([3.0, 1, 2, 3]), anomalous) == 0
+    is_anomaly = np.array([False, True, True, False])
+    assert area_under_roc(np.array([0.0, 1, 2, 0]), is_anomaly) == 1
+    assert area_under_roc(np.zeros(4), is_anomaly) == 0.5
+    assert area_under_roc(np.array([3.0, 1, 2, 3]), is_anomaly) == 0
 
 
 def test_the_bootstrap_interval_holds_the_value_narrows_with_samples_and_depends_on_the_seed() -> None:
@@ -93,8 +98,8 @@ def test_the_bootstrap_interval_holds_the_value_narrows_with_samples_and_depends
     def interval(count: int, seed: int = 0) -> tuple[float, float, float]:
         rng = np.random.default_rng(4)
         scores = np.concatenate([rng.normal(0, 1, count), rng.normal(1, 1, count)])
-        found = auroc_interval(scores, np.arange(2 * count) >= count, seed=seed, resamples=400)
-        return found.low, found.value, found.high
+        area = auroc_interval(scores, np.arange(2 * count) >= count, seed=seed, resamples=400)
+        return area.low, area.value, area.high
 
     low, value, high = interval(400)
     assert low < value < high
@@ -105,7 +110,7 @@ def test_the_bootstrap_interval_holds_the_value_narrows_with_samples_and_depends
 
 
 def test_other_classes_than_the_normal_ones_are_the_anomalies() -> None:
-    """Class 1 is striped and dark, class 0 flat and bright: every score is right, and wrong when told the reverse."""
+    """Class 1 is striped and dark, class 0 flat and bright: every score is right, or wrong if 1 is normal."""
     flat = torch.full((20, 1, 2, 2), 0.8) + 0.01 * torch.arange(20).view(-1, 1, 1, 1) / 20
     striped = torch.tensor([0.0, 0.5, 0.0, 0.5]).view(1, 1, 2, 2).expand(20, -1, -1, -1)
     holdout = LabelledArrays(torch.cat([flat, striped]), torch.arange(40) // 20)

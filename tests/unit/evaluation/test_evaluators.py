@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation import classifiers as classifier
-from ali_dist.evaluation.evaluators import ImageEvaluator, evaluate_images, evaluate_mixture
+from ali_dist.evaluation import classifiers
+from ali_dist.evaluation.catalog import is_known_key
+from ali_dist.evaluation.evaluators import ImageEvaluator, MixtureEvaluator, keep_size, make_evaluator
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
-from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.interfaces import BidirectionalModel, LabelledArrays, ModelEvaluator
 from ali_dist.evaluation.probe import LinearProbe
+from ali_dist.model.data_spec import DataSpec
 
 IMAGE_KEYS = {
     "reconstruction_mse",
@@ -122,7 +124,7 @@ def test_probe_reads_what_is_there_and_nothing_else() -> None:
 
 def test_without_labels_the_metrics_that_need_them_are_left_out() -> None:
     train, holdout = stripes(50, 0), stripes(20, 1, labelled=False)
-    assert set(evaluate_images(PixelModel(), train, holdout, samples=10, seed=0)) == IMAGE_KEYS
+    assert set(ImageEvaluator(train, holdout, samples=10, seed=0).evaluate(PixelModel())) == IMAGE_KEYS
 
 
 def test_one_class_alone_has_no_metrics_of_classes() -> None:
@@ -137,7 +139,7 @@ def test_one_class_alone_has_no_metrics_of_classes() -> None:
 def test_reconstructions_use_sampled_codes_and_sigma_is_not_a_variance() -> None:
     """With z = x + sigma epsilon, the error is sigma^2; mu alone gives 0. log sigma -1 means sigma 1/e."""
     split = stripes(400, 0, labelled=False)
-    metrics = evaluate_images(PixelModel(log_sigma=-1.0), split, split, samples=2, seed=0)
+    metrics = ImageEvaluator(split, split, samples=2, seed=0).evaluate(PixelModel(log_sigma=-1.0))
     assert metrics["sigma_mean"] == pytest.approx(math.exp(-1))
     assert metrics["reconstruction_mse"] == pytest.approx(math.exp(-2), rel=0.03)
     assert metrics["reconstruction_mse_mean"] == 0
@@ -148,8 +150,9 @@ def test_reconstruction_error_is_measured_at_the_stored_size() -> None:
     stain = 0.2 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2 - 1).float()
     split = stripes(100, 0, labelled=False)
     model = PixelModel(stain=stain)
-    full = evaluate_images(model, split, split, samples=2, seed=0)
-    pooled = evaluate_images(model, split, split, samples=2, seed=0, native=lambda x: F.avg_pool2d(x, 2))
+    full = ImageEvaluator(split, split, samples=2, seed=0).evaluate(model)
+    halved = ImageEvaluator(split, split, samples=2, seed=0, native_from_unit=lambda x: F.avg_pool2d(x, 2))
+    pooled = halved.evaluate(model)
     assert full["reconstruction_mse"] == pytest.approx(0.04, rel=1e-4)
     assert pooled["reconstruction_mse"] < 1e-10
     small = F.avg_pool2d(split.x, 2)
@@ -157,10 +160,11 @@ def test_reconstruction_error_is_measured_at_the_stored_size() -> None:
 
 
 def test_same_seed_same_metrics_other_seed_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built twice from the same data, so the judge is part of the claim; and the seed does reach the noise."""
-    monkeypatch.setattr(classifier, "STEPS", 40)
-    model, train, holdout = PixelModel(log_sigma=-1.0), stripes(300, 0), stripes(100, 1)
-    once, again, other = (evaluate_images(model, train, holdout, samples=50, seed=s) for s in (5, 5, 6))
+    """Built twice from the same data, so the classifier is part of the claim; and the seed does reach the noise."""
+    monkeypatch.setattr(classifiers, "STEPS", 40)
+    model = PixelModel(log_sigma=-1.0)
+    train, holdout = stripes(300, 0), stripes(100, 1)
+    once, again, other = (ImageEvaluator(train, holdout, samples=50, seed=seed).evaluate(model) for seed in (5, 5, 6))
     assert once == again
     for key in ("frechet", "frechet_reference", "reconstruction_mse", "latent_mmd2"):
         assert once[key] != other[key], key
@@ -168,14 +172,16 @@ def test_same_seed_same_metrics_other_seed_other_draws(monkeypatch: pytest.Monke
 
 def test_evaluation_leaves_global_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run must not change because it is evaluated."""
-    monkeypatch.setattr(classifier, "STEPS", 10)
+    monkeypatch.setattr(classifiers, "STEPS", 10)
 
     def states() -> tuple[bytes, str, str]:
         return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())
 
     before = states()
-    evaluate_images(PixelModel(log_sigma=-1.0), stripes(60, 0), stripes(40, 1), samples=20, seed=0)
-    evaluate_mixture(Oracle(), LabelledArrays(GRID), means=GRID, std=0.05, samples=50, seed=0)
+    images = ImageEvaluator(stripes(60, 0), stripes(40, 1), samples=20, seed=0)
+    images.evaluate(PixelModel(log_sigma=-1.0))
+    points = MixtureEvaluator(LabelledArrays(GRID), means=GRID, std=0.05, samples=50, seed=0)
+    points.evaluate(Oracle())
     assert states() == before
 
 
@@ -194,11 +200,11 @@ def test_a_diverged_model_is_reported_not_averaged(evaluator: ImageEvaluator) ->
 
 def test_a_split_that_is_too_small_is_named() -> None:
     with pytest.raises(InputError, match="holdout split holds 1 sample"):
-        evaluate_images(PixelModel(), stripes(10, 0), stripes(1, 1), samples=2, seed=0)
+        ImageEvaluator(stripes(10, 0), stripes(1, 1), samples=2, seed=0)
 
 
-def test_on_real_digits_the_judge_is_right_and_notices_a_lost_class() -> None:
-    """Judge at least 96 % right; holdout far closer to training than noise is, and than nine digits out of ten."""
+def test_on_real_digits_the_classifier_is_right_and_notices_a_lost_class() -> None:
+    """It is right on 96 % or more; holdout is far closer to training than noise, or than nine of the ten digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -209,14 +215,14 @@ def test_on_real_digits_the_judge_is_right_and_notices_a_lost_class() -> None:
 
     assert train.y is not None
     assert holdout.y is not None
-    judge = classifier.train_classifier(train, seed=0, device="cpu")
-    reference = Gaussian.of(judge.features(train.x))
+    classifier = classifiers.train_classifier(train, seed=0, device="cpu")
+    reference = Gaussian.fit(classifier.features(train.x))
 
     def distance(images: Tensor) -> float:
-        return scaled_frechet_distance(judge.features(images), reference)
+        return scaled_frechet_distance(classifier.features(images), reference)
 
-    right = judge.classify(judge.features(holdout.x)) == holdout.y
-    assert float(right.float().mean()) > 0.96
+    is_right = classifier.classify(classifier.features(holdout.x)) == holdout.y
+    assert float(is_right.float().mean()) > 0.96
     assert 4 < distance(holdout.x) < 25
     assert distance(torch.rand(1000, 1, 16, 16, generator=draws(1))) > 400
     assert distance(train.x[train.y != 3]) > 1.5 * distance(holdout.x)
@@ -255,7 +261,7 @@ class Oracle:
 def test_the_true_generator_of_a_mixture_scores_full_marks() -> None:
     g = draws(8)
     holdout = LabelledArrays(GRID.repeat(40, 1) + 0.05 * torch.randn(1000, 2, generator=g))
-    metrics = evaluate_mixture(Oracle(), holdout, means=GRID, std=0.05, samples=2500, seed=0)
+    metrics = MixtureEvaluator(holdout, means=GRID, std=0.05, samples=2500, seed=0).evaluate(Oracle())
     assert (metrics["modes"], metrics["modes_assigned"], metrics["right_mode"]) == (25, 25, 1)
     assert metrics["high_quality"] == pytest.approx(0.989, abs=0.01)
     assert metrics["reconstruction_mse"] < 1e-9
@@ -270,11 +276,51 @@ def test_reconstruction_error_of_points_is_a_squared_distance() -> None:
         def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
             return super().decode(z) + torch.tensor([3.0, 4.0])
 
-    metrics = evaluate_mixture(Shifted(), LabelledArrays(GRID.clone()), means=GRID, std=0.05, samples=10, seed=0)
+    evaluator = MixtureEvaluator(LabelledArrays(GRID.clone()), means=GRID, std=0.05, samples=10, seed=0)
+    metrics = evaluator.evaluate(Shifted())
     assert metrics["reconstruction_mse"] == pytest.approx(25, rel=1e-4)
 
 
-# ---- the room --------------------------------------------------------------------------------------------------
+# ---- the choice -------------------------------------------------------------------------------------------------
+
+
+def test_the_evaluator_is_chosen_by_what_the_data_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key that one of them gives is in the catalog; a split that is not needed is not loaded."""
+    monkeypatch.setattr(classifiers, "STEPS", 5)
+
+    def refuse() -> LabelledArrays:
+        raise AssertionError("this split is not needed")
+
+    def choose(spec: DataSpec, train: LabelledArrays | None, holdout: LabelledArrays | None) -> ModelEvaluator | None:
+        return make_evaluator(
+            spec,
+            refuse if train is None else lambda: train,
+            refuse if holdout is None else lambda: holdout,
+            samples=20,
+            seed=0,
+            native_from_unit=keep_size,
+            device="cpu",
+        )
+
+    striped = stripes(60, 0)
+    attributes = LabelledArrays(striped.x, (torch.rand(60, 2, generator=draws(0)) < 0.5).float(), ("hat", "tie"))
+    images = DataSpec((1, 8, 8))
+    mixture = DataSpec((2,), "float32", mixture={"means": GRID.tolist(), "std": 0.05})
+    conditional = PixelModel(condition_size=2)
+    chosen: list[tuple[ModelEvaluator | None, BidirectionalModel, set[str]]] = [
+        (choose(images, striped, striped), PixelModel(), {"probe_accuracy", "label_kept"}),
+        (choose(images, attributes, attributes), conditional, {"condition_balanced_hat", "condition_kept_tie"}),
+        (choose(mixture, None, LabelledArrays(GRID)), Oracle(), {"modes", "right_mode"}),
+    ]
+    for evaluator, model, expected in chosen:
+        assert evaluator is not None
+        keys = evaluator.evaluate(model).keys()
+        assert expected <= keys
+        assert all(is_known_key(key) for key in keys)
+    assert choose(DataSpec((2,), "float32"), None, None) is None
+
+
+# ---- imports --------------------------------------------------------------------------------------------------
 
 
 def test_importing_evaluation_and_reports_is_cheap_and_one_way() -> None:

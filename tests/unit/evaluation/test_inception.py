@@ -62,21 +62,21 @@ def images(count: int, side: int, seed: int = 0) -> Tensor:
 
 
 def test_features_have_2048_numbers_that_depend_on_the_image_not_on_its_neighbours(extractor: InceptionNetwork) -> None:
-    told: list[tuple[int, int]] = []
+    batches: list[int] = []
     x = images(3, 16)
-    features = extractor.features(x, progress=lambda *at: told.append(at))
+    features = extractor.features(x, on_batch=batches.append)
     assert features.shape == (3, 2048)
-    assert told == [(3, 3)]
+    assert batches == [3]
     torch.testing.assert_close(extractor.features(x[1:2])[0], features[1], rtol=1e-4, atol=1e-4)
     assert float((features[0] - features[1]).abs().max()) > 0.01
 
 
-def test_grey_images_count_as_colour_images_and_values_are_rounded_as_in_a_png(extractor: InceptionNetwork) -> None:
-    grey = images(1, 16)[:, :1]
-    features = extractor.features(grey)
-    assert torch.equal(features, extractor.features(grey.expand(-1, 3, -1, -1)))
-    assert torch.equal(features, extractor.features((grey + 0.4 / 255).clamp(0, 1)))
-    assert not torch.equal(features, extractor.features((grey + 0.6 / 255).clamp(0, 1)))
+def test_gray_images_count_as_color_images_and_values_are_rounded_as_in_a_png(extractor: InceptionNetwork) -> None:
+    gray = images(1, 16)[:, :1]
+    features = extractor.features(gray)
+    assert torch.equal(features, extractor.features(gray.expand(-1, 3, -1, -1)))
+    assert torch.equal(features, extractor.features((gray + 0.4 / 255).clamp(0, 1)))
+    assert not torch.equal(features, extractor.features((gray + 0.6 / 255).clamp(0, 1)))
 
 
 def test_features_equal_those_of_torch_fidelity(extractor: InceptionNetwork, file: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path: Path, zipped: b
     assert victim.exists()
 
 
-def test_what_is_wrong_with_the_file_is_said(tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_file_is_named(tmp_path: Path) -> None:
     def refusal(name: str) -> str:
         with pytest.raises(InputError) as caught:
             load_inception(tmp_path / name, device="cpu")

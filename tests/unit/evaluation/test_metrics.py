@@ -63,19 +63,19 @@ def test_frechet_distance_is_the_same_for_rotated_features() -> None:
     g = draws(2)
     a, b = torch.randn(500, 5, generator=g), torch.randn(500, 5, generator=g) * torch.tensor([1, 2, 3, 4, 5]) + 1
     turn = torch.linalg.qr(torch.randn(5, 5, generator=g))[0]
-    straight = frechet_distance(Gaussian.of(a), Gaussian.of(b))
-    assert frechet_distance(Gaussian.of(a @ turn), Gaussian.of(b @ turn)) == pytest.approx(straight, rel=1e-4)
+    straight = frechet_distance(Gaussian.fit(a), Gaussian.fit(b))
+    assert frechet_distance(Gaussian.fit(a @ turn), Gaussian.fit(b @ turn)) == pytest.approx(straight, rel=1e-4)
     assert straight > 10
 
 
 def test_scaled_frechet_distance_does_not_depend_on_the_unit_of_features() -> None:
     g = draws(3)
     train, samples = torch.randn(400, 6, generator=g), torch.randn(400, 6, generator=g) + 0.3
-    small = scaled_frechet_distance(samples, Gaussian.of(train))
-    large = scaled_frechet_distance(samples * 50, Gaussian.of(train * 50))
+    small = scaled_frechet_distance(samples, Gaussian.fit(train))
+    large = scaled_frechet_distance(samples * 50, Gaussian.fit(train * 50))
     assert small == pytest.approx(large, rel=1e-4)
     variance = float(train.var(0).sum())
-    plain = frechet_distance(Gaussian.of(samples), Gaussian.of(train))
+    plain = frechet_distance(Gaussian.fit(samples), Gaussian.fit(train))
     assert small == pytest.approx(plain * REFERENCE_VARIANCE / variance, rel=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_a_perfect_sampler_covers_every_mode_at_the_known_quality() -> None:
     assert scores["reverse_kl"] < 0.001
 
 
-def test_collapse_and_scatter_are_told_apart() -> None:
+def test_collapse_and_scatter_have_different_scores() -> None:
     """One mode only: quality 1 but 1 mode and ln 25. Samples between the modes: assigned, never captured."""
     collapsed = mode_coverage(GRID[:1].repeat(100, 1), GRID, 0.05)
     assert (collapsed["modes"], collapsed["high_quality"]) == (1, 1)

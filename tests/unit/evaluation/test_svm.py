@@ -1,33 +1,23 @@
-"""The SVM protocol and the few-label competitors: splits, draws, the choice of C, and errors with known answers."""
+"""The SVM protocol: splits, draws, the choice of C, and errors with known answers."""
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from ali_dist.errors import InputError
-from ali_dist.evaluation import few_labels
-from ali_dist.evaluation.few_labels import (
-    balanced_rows,
-    few_label_baselines,
-    pixel_svm_error,
-    shift_images,
-    small_cnn_error,
-)
-from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.probe import balanced_rows
 from ali_dist.evaluation.svm import PENALTIES, EmbeddedSplit, LinearMachine, fit_svm, hold_out_rows, svm_protocol
 
 
 def blobs(count: int, seed: int, *, classes: int = 3, features: int = 40, gap: float = 0.25) -> EmbeddedSplit:
-    """Gaussian classes around fixed random centres, in turn."""
+    """Gaussian classes around fixed random centers, in turn."""
     rng = np.random.default_rng(seed)
-    centres = gap * np.random.default_rng(99).normal(size=(classes, features))
+    centers = gap * np.random.default_rng(99).normal(size=(classes, features))
     labels = np.arange(count) % classes
-    return EmbeddedSplit((centres[labels] + rng.normal(size=(count, features))).astype(np.float32), labels)
+    return EmbeddedSplit((centers[labels] + rng.normal(size=(count, features))).astype(np.float32), labels)
 
 
 POOL, VALIDATION, TEST = blobs(600, 0), blobs(100, 1), blobs(5000, 2)
@@ -60,22 +50,22 @@ def test_fitting_in_the_span_of_the_samples_changes_nothing(classes: int) -> Non
     assert ours.error(test) > 0  # not a comparison of two perfect scores
 
 
-def test_standardising_undoes_scales_and_shifts() -> None:
+def test_standardizing_undoes_scales_and_shifts() -> None:
     scales = np.geomspace(1e-3, 1e3, 40).astype(np.float32)
     plain, bent = (
-        fit_svm(part, 0.1, seed=0, standardise=True)
-        for part in (POOL, EmbeddedSplit(POOL.features * scales + 5, POOL.labels))
+        fit_svm(split, 0.1, seed=0, standardize=True)
+        for split in (POOL, EmbeddedSplit(POOL.features * scales + 5, POOL.labels))
     )
     assert bent.error(EmbeddedSplit(TEST.features * scales + 5, TEST.labels)) == pytest.approx(
         plain.error(TEST), abs=0.01
     )
     assert fit_svm(
-        EmbeddedSplit(np.ones((4, 2), np.float32), np.arange(4) % 2), 1.0, seed=0, standardise=True
+        EmbeddedSplit(np.ones((4, 2), np.float32), np.arange(4) % 2), 1.0, seed=0, standardize=True
     ).converged
 
 
 def test_errors_are_counted_over_all_chunks_of_rows() -> None:
-    """A machine that always says class 7 is wrong on the rest, in a split larger than one chunk."""
+    """A machine that always answers class 7 is wrong on the rest, in a split larger than one chunk."""
     labels = np.where(np.arange(10_000) < 2_500, 7, 1)
     machine = LinearMachine(np.zeros((1, 2)), np.array([1.0, 0.0]), np.array([7, 1]), converged=True)
     assert machine.error(EmbeddedSplit(np.zeros((10_000, 1), np.float32), labels)) == 0.75
@@ -106,22 +96,24 @@ def test_c_is_chosen_on_validation_alone() -> None:
     assert opposed.validation_error == min(errors)
 
 
-def test_noise_scores_chance_and_the_labels_themselves_score_full_marks() -> None:
+def test_noise_gets_chance_level_and_the_labels_themselves_full_marks() -> None:
     rng = np.random.default_rng(0)
     noise = [
-        EmbeddedSplit(rng.normal(size=part.features.shape).astype(np.float32), part.labels)
-        for part in (POOL, VALIDATION, TEST)
+        EmbeddedSplit(rng.normal(size=split.features.shape).astype(np.float32), split.labels)
+        for split in (POOL, VALIDATION, TEST)
     ]
     assert svm_protocol(*noise, labels=60, draws=3, penalties=[1e-2, 1]).error_mean == pytest.approx(2 / 3, abs=0.05)
-    told = [EmbeddedSplit(np.eye(3, dtype=np.float32)[part.labels], part.labels) for part in (POOL, VALIDATION, TEST)]
-    assert svm_protocol(*told, labels=60, draws=3, penalties=[1.0]).error_mean == 0
+    revealed = [
+        EmbeddedSplit(np.eye(3, dtype=np.float32)[split.labels], split.labels) for split in (POOL, VALIDATION, TEST)
+    ]
+    assert svm_protocol(*revealed, labels=60, draws=3, penalties=[1.0]).error_mean == 0
 
 
 def test_two_processes_give_the_result_of_one_and_progress_counts_every_fit() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     arguments: dict[str, Any] = {"labels": 30, "draws": 3, "seed": 2, "penalties": [1e-3, 1e-1]}
-    one = svm_protocol(POOL, VALIDATION, TEST, **arguments, progress=lambda *at: told.append(at))
-    assert told == [(done, 5) for done in range(1, 6)]
+    one = svm_protocol(POOL, VALIDATION, TEST, **arguments, on_fit=lambda *counts: reported.append(counts))
+    assert reported == [(done, 5) for done in range(1, 6)]
     assert svm_protocol(POOL, VALIDATION, TEST, **arguments, jobs=2) == one
     assert svm_protocol(POOL, VALIDATION, TEST, **(arguments | {"seed": 3})) != one
 
@@ -129,9 +121,6 @@ def test_two_processes_give_the_result_of_one_and_progress_counts_every_fit() ->
 def test_a_class_that_the_pool_lacks_is_named() -> None:
     with pytest.raises(InputError, match="test split holds class 2"):
         svm_protocol(POOL[POOL.labels < 2], VALIDATION[VALIDATION.labels < 2], TEST, draws=1)
-
-
-# ---- few labels ------------------------------------------------------------------------------------------------
 
 
 def test_balanced_rows_are_distinct_and_equally_many_per_class() -> None:
@@ -148,58 +137,3 @@ def test_labels_that_are_not_there_are_not_made_up() -> None:
         balanced_rows(labels, 100, 0)
     with pytest.raises(InputError, match="1 labels are fewer than the 2 classes"):
         balanced_rows(labels, 1, 0)
-
-
-def bars(count: int, seed: int) -> LabelledArrays:
-    """Images [N, 1, 8, 8] of a bright bar, upright or level (the class), anywhere, on noise."""
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(0, 0.6, (count, 1, 8, 8)).astype(np.float32)
-    labels = np.arange(count) % 2
-    for image, label, place in zip(x, labels, rng.integers(0, 8, count), strict=True):
-        line = image[0] if label else image[0].T
-        line[place, 1:7] += 0.4
-    return LabelledArrays(torch.from_numpy(x), torch.from_numpy(labels))
-
-
-def test_the_network_learns_what_no_linear_machine_can_and_only_from_the_rows_it_is_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Bars anywhere: pixels are about as likely in both classes. Labels outside the rows are scrambled."""
-    monkeypatch.setattr(few_labels, "STEPS", 60)
-    train, holdout = bars(200, 0), bars(200, 1)
-    assert train.y is not None
-    rows = balanced_rows(train.y.numpy(), 60, 0)
-    scrambled = 1 - train.y
-    scrambled[rows] = train.y[rows]
-    errors = few_label_baselines(LabelledArrays(train.x, scrambled), holdout, rows, seed=0, device="cpu")
-    assert errors["few_labels_cnn_error"] < 0.1
-    assert errors["few_labels_svm_error"] > 0.2
-
-
-def test_the_pixel_svm_reads_pixels_and_lives_with_one_label_per_class() -> None:
-    x = torch.zeros(40, 1, 2, 2)
-    y = torch.arange(40) % 2
-    x[y == 1, 0, 0, 0] = 1
-    for labels in (2, 4, 20):
-        assert pixel_svm_error(LabelledArrays(x[:labels], y[:labels]), LabelledArrays(x, y), seed=0) == 0
-
-
-def test_same_seed_same_network_and_the_callers_generators_are_left_alone() -> None:
-    before = torch.get_rng_state(), repr(np.random.get_state()), repr(random.getstate())
-    labelled, holdout = bars(60, 0), bars(300, 1)
-    errors = [small_cnn_error(labelled, holdout, seed=seed, device="cpu", steps=25) for seed in (0, 0, 1)]
-    assert errors[0] == errors[1] != errors[2]
-    pixel_svm_error(labelled, holdout, seed=0)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1:] == (repr(np.random.get_state()), repr(random.getstate()))
-
-
-def test_shifts_move_whole_images_by_at_most_an_eighth() -> None:
-    """Each shifted image is a crop of its own edge-padded original; all channels move together; many moves occur."""
-    x = torch.rand(64, 2, 16, 8, generator=torch.Generator().manual_seed(0))
-    moved = shift_images(x, torch.Generator().manual_seed(1))
-    padded = torch.nn.functional.pad(x, (1, 1, 2, 2), mode="replicate")
-    crops = {(r, c): padded[:, :, r : r + 16, c : c + 8] for r in range(5) for c in range(3)}
-    found = [[at for at, crop in crops.items() if torch.equal(crop[n], moved[n])] for n in range(64)]
-    assert all(len(places) == 1 for places in found)
-    assert {places[0] for places in found} == set(crops)

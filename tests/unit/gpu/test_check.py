@@ -24,7 +24,7 @@ from tests.gpu.check import __main__ as command
 from tests.gpu.check import running
 from tests.gpu.check.plan import PARTS, allot_seconds
 from tests.gpu.check.task import FigureWriter
-from tests.helpers.processes import below
+from tests.helpers.processes import descendants_of
 
 # ---- the plan -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ def test_a_check_that_is_killed_leaves_no_part_on_the_device(tmp_path: Path) -> 
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    started = below(process.pid)
+    started = descendants_of(process.pid)
     assert started
     process.kill()
     process.wait()

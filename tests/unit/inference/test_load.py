@@ -1,4 +1,4 @@
-"""A saved model is opened without its data, is the one that was trained, and what cannot be opened is named."""
+"""A trained model is loaded without its data and is the one that was saved; what cannot be loaded is named."""
 
 import json
 import shutil
@@ -41,30 +41,30 @@ def rewrite(run: Path, file: str, change) -> None:
 
 
 def encoded(path: Path, **options) -> torch.Tensor:
-    saved = load_run(str(path), **options)
+    loaded = load_run(str(path), **options)
     x = torch.linspace(0, 1, 5 * 256).view(5, 1, 16, 16)
     with torch.inference_mode():
-        return torch.cat([saved.model.encode(x)[0], saved.model.decode(torch.ones(5, 4)).flatten(1)], dim=1)
+        return torch.cat([loaded.model.encode(x)[0], loaded.model.decode(torch.ones(5, 4)).flatten(1)], dim=1)
 
 
-def test_opening_needs_neither_the_data_nor_the_optimiser(copied):
-    facts = load_run(str(copied)).facts
-    assert (facts.shape, facts.dtype, facts.classes, facts.attributes) == ((1, 8, 8), "uint8", CLASSES, ())
+def test_loading_needs_neither_the_data_nor_the_optimizer(copied):
+    spec = load_run(str(copied)).spec
+    assert (spec.shape, spec.dtype, spec.classes, spec.attributes) == ((1, 8, 8), "uint8", CLASSES, ())
     newest = max((copied / "checkpoints").iterdir())
     (newest / "optimizer.safetensors").unlink()
     config = json.loads((newest / "state.json").read_text())["config"]
-    assert Path(config["data"]["url"]).exists()  # so show that it is not looked at
+    assert Path(config["data"]["url"]).exists()  # the next lines show that it is not looked at
     rewrite(copied, "state.json", lambda state: state["config"]["data"].update(url="/nowhere"))
-    assert load_run(str(copied)).state.step == 8
+    assert load_run(str(copied)).metadata.step == 8
 
 
 def test_the_weights_are_those_of_the_checkpoint(run):
     for name, file in (("ema", "ema"), ("raw", "model")):
-        saved = load_run(str(run_folder(run)), weights=name)
+        loaded = load_run(str(run_folder(run)), weights=name)
         stored = load_weights(run, file)
-        mine = saved.model._encoder.state_dict()
+        mine = loaded.model._encoder.state_dict()
         assert all(torch.equal(mine[key], stored[f"encoder.{key}"]) for key in mine)
-        assert saved.weights == name
+        assert loaded.weights == name
 
 
 def test_averaged_and_last_weights_differ_and_the_average_is_the_default(run):
@@ -83,25 +83,25 @@ def test_an_average_that_was_never_kept_is_refused(run, tmp_path):
 def test_a_run_is_found_by_folder_name_or_checkpoint(run, monkeypatch):
     folder = run_folder(run)
     monkeypatch.chdir(folder.parent.parent)
-    ways = [str(folder), f"{folder}/", "tiny", "runs/tiny", f"{folder}/checkpoints", str(find_newest_checkpoint(run))]
-    assert {load_run(way).state.step for way in ways} == {8}
+    paths = [str(folder), f"{folder}/", "tiny", "runs/tiny", f"{folder}/checkpoints", str(find_newest_checkpoint(run))]
+    assert {load_run(path).metadata.step for path in paths} == {8}
     first = folder / "checkpoints" / "step-000000004"
-    assert load_run(str(first)).state.images_seen == 96
+    assert load_run(str(first)).metadata.images_seen == 96
 
 
-def test_a_torn_checkpoint_gives_way_to_the_one_before_and_is_said(copied, capsys):
+def test_a_torn_checkpoint_gives_way_to_the_one_before_and_is_reported(copied, capsys):
     newest = max((copied / "checkpoints").iterdir())
     victim = newest / "model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-7])
-    assert load_run(str(copied)).state.step == 4
+    assert load_run(str(copied)).metadata.step == 4
     assert "step-000000008" in capsys.readouterr().err
     with pytest.raises(InputError, match="model.safetensors"):
         load_run(str(newest))
 
 
-def test_a_checkpoint_without_facts_falls_back_on_the_data(copied):
+def test_a_checkpoint_without_a_data_spec_falls_back_on_the_data(copied):
     rewrite(copied, "state.json", lambda state: state.pop("data"))
-    assert load_run(str(copied)).facts.classes == CLASSES
+    assert load_run(str(copied)).spec.classes == CLASSES
     rewrite(copied, "state.json", lambda state: state["config"]["data"].update(url="/nowhere"))
     with pytest.raises(InputError, match="/nowhere"):
         load_run(str(copied))
@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_their_config_are_one_sentence(copied):
         load_run(str(copied))
 
 
-def test_damaged_facts_are_named(copied):
+def test_a_damaged_data_spec_is_named(copied):
     rewrite(copied, "state.json", lambda state: state["data"].pop("shape"))
     with pytest.raises(InputError, match="shape"):
         load_run(str(copied), StorageConfig())
@@ -152,12 +152,12 @@ def test_damaged_facts_are_named(copied):
 
 def test_a_conditional_model_knows_its_conditions(tmp_path):
     data = labelled_images(tmp_path / "images", "attributes")
-    saved = load_run(str(run_folder(trained(tmp_path, data, model__condition="attributes"))))
-    assert saved.facts.attributes == ATTRIBUTES
-    assert saved.model.condition_size == len(ATTRIBUTES)
+    loaded = load_run(str(run_folder(trained(tmp_path, data, model__condition="attributes"))))
+    assert loaded.spec.attributes == ATTRIBUTES
+    assert loaded.model.condition_size == len(ATTRIBUTES)
     c = torch.eye(3)
     with torch.inference_mode():
-        x = saved.model.decode(torch.ones(3, 4), c)
+        x = loaded.model.decode(torch.ones(3, 4), c)
     assert not torch.equal(x[0], x[1])  # the embedding is loaded and used
     stored = load_weights(trained(tmp_path, data, model__condition="attributes"), "ema")
-    assert torch.equal(saved.model._embedding.weight, stored["embedding.weight"])
+    assert torch.equal(loaded.model._embedding.weight, stored["embedding.weight"])

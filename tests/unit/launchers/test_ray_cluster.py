@@ -13,40 +13,41 @@ from tests.helpers.runs import tiny_config
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
 
 
-def chosen(tmp_path, nodes, each, **changes) -> tuple[tuple[int, int], list[str]]:
-    said: list[str] = []
+def choose(tmp_path, nodes, per_worker, **changes) -> tuple[tuple[int, int], list[str]]:
+    lines: list[str] = []
     config = tiny_config(tmp_path, **{"scale__workers": "auto", **changes})
-    return choose_workers(config, nodes, each, said.append), said
+    return choose_workers(config, nodes, per_worker, lines.append), lines
 
 
 @pytest.mark.parametrize(
-    ("nodes", "each", "workers"),
+    ("nodes", "per_worker", "workers"),
     [
         ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}], GPU, 5),
         ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], GPU, 4),  # a head without a GPU
+        ([{"CPU": 8.0, "GPU": 2.0}], {"CPU": 1.0, "GPU": 0.6}, 2),  # each worker lies on one GPU
         ([{"CPU": 8.0}, {"CPU": 2.0}], CPU, 2),
         ([{"memory": 1.0}, {"CPU": 8.0}, {"CPU": 8.0}], CPU, 2),  # a head with --num-cpus=0
         ([{"memory": 1.0}], CPU, 1),  # nothing yet: an autoscaler may add the first
     ],
 )
-def test_by_default_every_gpu_works_or_else_every_machine(tmp_path, nodes, each, workers):
-    assert chosen(tmp_path, nodes, each) == ((workers, workers), [])
+def test_by_default_every_gpu_works_or_else_every_machine(tmp_path, nodes, per_worker, workers):
+    assert choose(tmp_path, nodes, per_worker) == ((workers, workers), [])
 
 
-def test_a_cluster_larger_than_the_order_has_lanes_is_used_as_far_as_they_go_and_that_is_said(tmp_path):
-    workers, (said,) = chosen(tmp_path, [{"CPU": 96.0, "GPU": 8.0}], GPU)
+def test_a_cluster_with_room_for_more_workers_than_lanes_is_used_as_far_as_they_go_with_a_line(tmp_path):
+    workers, (line,) = choose(tmp_path, [{"CPU": 96.0, "GPU": 8.0}], GPU)
     assert workers == (6, 6)
-    assert "room for 8 workers" in said
-    assert "6 lanes" in said
+    assert "room for 8 workers" in line
+    assert "6 lanes" in line
 
 
-def test_what_is_asked_for_is_taken_or_refused(tmp_path):
-    assert chosen(tmp_path, [], GPU, scale__workers="2:4")[0] == (2, 4)
+def test_the_number_that_the_user_sets_is_taken_or_refused(tmp_path):
+    assert choose(tmp_path, [], GPU, scale__workers="2:4")[0] == (2, 4)
     with pytest.raises(InputError, match="7 workers, but the data order has 6 lanes"):
-        chosen(tmp_path, [], GPU, scale__workers="7")
+        choose(tmp_path, [], GPU, scale__workers="7")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="interfaces are asked for as Linux does")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="interfaces are looked up as on Linux")
 def test_an_address_has_an_interface_or_none():
     assert find_interface("127.0.0.1") == "lo"
     assert find_interface("203.0.113.1") is None

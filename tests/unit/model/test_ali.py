@@ -123,7 +123,7 @@ def test_matrix_products_equal_the_convolutions_they_stand_for():
 
 
 def test_an_enlarged_image_maps_back_to_its_stored_pixels():
-    space = DataSpace.of(ARCHITECTURES["digits"], (1, 8, 8))
+    space = DataSpace.for_architecture(ARCHITECTURES["digits"], (1, 8, 8))
     x = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     unit = space.unit_from_stored(x)
     assert unit.shape == (5, *space.model_shape)
@@ -132,14 +132,14 @@ def test_an_enlarged_image_maps_back_to_its_stored_pixels():
 
 
 def test_points_are_scaled_into_the_model_and_back():
-    space = DataSpace.of(ARCHITECTURES["mixture"], (2,))
+    space = DataSpace.for_architecture(ARCHITECTURES["mixture"], (2,))
     x = torch.randn(4, 2) * 3
     assert space.model_from_unit(space.unit_from_stored(x)).std() < x.std()
     torch.testing.assert_close(space.unit_from_model(space.model_from_unit(x)), x)
 
 
 def test_cycle_errors_are_mean_squared_errors_at_the_stored_size():
-    space = DataSpace.of(ARCHITECTURES["digits"], (1, 8, 8))
+    space = DataSpace.for_architecture(ARCHITECTURES["digits"], (1, 8, 8))
     ali = build_digits(
         encoder="deterministic",
         native=space.native_from_unit,

@@ -27,7 +27,7 @@ from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.loop import fit
 from ali_dist.training.state import TrainState, build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
-from tests.helpers.arrays import labelled, write
+from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
 ATTRIBUTES = tuple(f"attribute {k}" for k in range(40))
@@ -198,12 +198,12 @@ def random_data(tmp_path_factory):
     def write_once(preset: str) -> str:
         if not (root / preset).exists():
             side = SIDES.get(preset, 32)
-            x, y = labelled(24, shape=(3, side, side))
+            x, y = make_labelled_arrays(24, shape=(3, side, side))
             names: dict = {"classes": [str(k) for k in range(10)]}
             if preset.endswith("-conditional"):
                 y = torch.randint(0, 2, (24, 40), generator=torch.Generator().manual_seed(0)).float().numpy()
                 names = {"attributes": ATTRIBUTES}
-            write(root / preset / load_config(preset).data.split, x, y, **names)
+            write_arrays(root / preset / load_config(preset).data.split, x, y, **names)
         return str(root / preset)
 
     return write_once

@@ -16,6 +16,8 @@ from ali_dist.report.image_grids import (
     PAPER,
     THIN,
     WIDE,
+    save_conditions,
+    save_image,
     save_interpolations,
     save_reconstructions,
     save_samples,
@@ -23,7 +25,7 @@ from ali_dist.report.image_grids import (
 from ali_dist.report.mixture_figure import save_mixture_figure
 
 
-def greys(*values: float) -> torch.Tensor:
+def grays(*values: float) -> torch.Tensor:
     """Uniform images [N, 1, 8, 8]."""
     return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
@@ -33,7 +35,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def cell(picture: np.ndarray, left: int, row: int = 0) -> set[int]:
-    """The grey values inside one cell."""
+    """The gray values inside one cell."""
     top = GAP + row * (CELL + GAP)
     return set(picture[top : top + CELL, left : left + CELL].ravel().tolist())
 
@@ -41,7 +43,7 @@ def cell(picture: np.ndarray, left: int, row: int = 0) -> set[int]:
 def test_samples_fill_rows_at_their_true_brightness(tmp_path: Path) -> None:
     """Not stretched to black and white; a short last row leaves paper."""
     path = tmp_path / "images" / "samples.png"
-    save_samples(path, greys(0.0, 0.5, 1.0, 0.2, 0.8), columns=3)
+    save_samples(path, grays(0.0, 0.5, 1.0, 0.2, 0.8), columns=3)
     picture = read(path)
     assert picture.shape == (2 * (CELL + GAP) + GAP, 3 * (CELL + GAP) + GAP, 3)
     places = [GAP + i * (CELL + GAP) for i in range(3)]
@@ -51,12 +53,12 @@ def test_samples_fill_rows_at_their_true_brightness(tmp_path: Path) -> None:
 
 
 def test_values_outside_the_range_are_clipped_not_wrapped(tmp_path: Path) -> None:
-    save_samples(tmp_path / "s.png", greys(-0.2, 1.3), columns=2)
+    save_samples(tmp_path / "s.png", grays(-0.2, 1.3), columns=2)
     picture = read(tmp_path / "s.png")
     assert [cell(picture, GAP), cell(picture, GAP + CELL + GAP)] == [{0}, {255}]
 
 
-def test_colours_and_orientation_are_kept(tmp_path: Path) -> None:
+def test_colors_and_orientation_are_kept(tmp_path: Path) -> None:
     """Red above blue stays so."""
     image = torch.zeros(1, 3, 64, 64)
     image[0, 0, :32] = 1
@@ -75,7 +77,7 @@ def test_small_images_are_enlarged_and_large_ones_left_alone(tmp_path: Path, sid
 
 def test_each_reconstruction_stands_right_of_its_original(tmp_path: Path) -> None:
     """And closer to it than to the next pair."""
-    save_reconstructions(tmp_path / "r.png", greys(0.0, 0.4), greys(0.2, 0.6), columns=2)
+    save_reconstructions(tmp_path / "r.png", grays(0.0, 0.4), grays(0.2, 0.6), columns=2)
     picture = read(tmp_path / "r.png")
     second = GAP + CELL + THIN
     third = second + CELL + 2 * GAP
@@ -85,17 +87,41 @@ def test_each_reconstruction_stands_right_of_its_original(tmp_path: Path) -> Non
 
 def test_unequal_numbers_of_originals_and_reconstructions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        save_reconstructions(tmp_path / "r.png", greys(0.0, 0.1), greys(0.2))
+        save_reconstructions(tmp_path / "r.png", grays(0.0, 0.1), grays(0.2))
 
 
 def test_interpolations_run_between_their_own_ends(tmp_path: Path) -> None:
-    rows = greys(0.2, 0.4, 0.6, 0.8).view(2, 2, 1, 8, 8)
-    ends = greys(0.0, 1.0, 1.0, 0.0).view(2, 2, 1, 8, 8)
+    rows = grays(0.2, 0.4, 0.6, 0.8).view(2, 2, 1, 8, 8)
+    ends = grays(0.0, 1.0, 1.0, 0.0).view(2, 2, 1, 8, 8)
     save_interpolations(tmp_path / "i.png", rows, ends)
     picture = read(tmp_path / "i.png")
     left = [GAP, GAP + CELL + WIDE, GAP + 2 * CELL + WIDE + THIN, GAP + 3 * CELL + 2 * WIDE + THIN]
     assert [cell(picture, x, row=0) for x in left] == [{0}, {51}, {102}, {255}]
     assert [cell(picture, x, row=1) for x in left] == [{255}, {153}, {204}, {0}]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["a very long label", "b", "c"]], ids=["level", "sideways"])
+def test_labels_stand_above_their_columns_and_change_no_image(tmp_path: Path, labels: list[str]) -> None:
+    rows = torch.linspace(0, 1, 6).view(2, 3, 1, 1, 1).expand(-1, -1, 1, 8, 8)
+    save_conditions(tmp_path / "c.png", rows, labels)
+    picture = read(tmp_path / "c.png")
+    grid = picture[-(2 * (CELL + GAP) + GAP) :]
+    for row in range(2):
+        for column in range(3):
+            top, left = GAP + row * (CELL + GAP), GAP + column * (CELL + GAP)
+            values = set(grid[top : top + CELL, left : left + CELL].ravel().tolist())
+            assert values == {round(float(rows[row, column, 0, 0, 0]) * 255)}
+    header = picture[: len(picture) - len(grid)]
+    for column in range(3):
+        left = GAP + column * (CELL + GAP)
+        assert header[:, left : left + CELL].min() < 150  # ink
+    assert len(header) > CELL if "long" in labels[0] else len(header) < CELL
+
+
+def test_a_single_image_is_written_pixel_by_pixel(tmp_path: Path) -> None:
+    image = torch.arange(12.0).view(3, 2, 2) / 255
+    save_image(tmp_path / "i.png", image)
+    assert read(tmp_path / "i.png").transpose(2, 0, 1).tolist() == torch.arange(12).view(3, 2, 2).tolist()
 
 
 def test_mixture_figure_is_drawn_without_pyplot(tmp_path: Path) -> None:

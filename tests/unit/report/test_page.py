@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ali_dist.config import Config
-from ali_dist.evaluation.catalog import METRICS, metric_rows
-from ali_dist.report import charts as curves
+from ali_dist.evaluation.catalog import METRICS, metric_keys
+from ali_dist.report import charts
 from ali_dist.report.charts import ChartCurve, axis_ticks, line_chart, thin_out
 from ali_dist.report.image_grids import save_samples
+from ali_dist.report.metric_rows import format_metric, metric_rows
 from ali_dist.report.page import format_duration, write_page
 from ali_dist.runs.run_reader import RunReader, newest_images
 
@@ -38,7 +39,7 @@ def page(folder: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
     records = [train(64 * i, d_loss=1.0, g_loss=2.0, d_q=0.6, d_p=0.4, images_per_second=500.0) for i in (1, 2, 3)]
     metrics = {"frechet": 21.34, "frechet_reference": 8.6, "label_kept": 0.934, "classifier_accuracy": 0.981}
     write_run(tmp_path, records, images=64_000, seconds=185.0, world_size=2, device="CPU", metrics=metrics)
@@ -49,7 +50,7 @@ def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
     assert html.count("data:image/png;base64,") == 1
 
 
-def test_each_condition_stands_beside_what_real_images_get() -> None:
+def test_each_condition_has_the_share_of_real_images_beside_it() -> None:
     metrics = {
         "condition_kept": 0.5,
         "condition_kept_reference": 0.98,
@@ -60,7 +61,7 @@ def test_each_condition_stands_beside_what_real_images_get() -> None:
         "condition_balanced_hat": 0.7,
         "condition_balanced_hat_reference": 0.94,
     }
-    rows = {title: (value, reference.partition(" (")[0]) for title, value, reference, _ in metric_rows(metrics)}
+    rows = {row.title: (row.value, row.reference.partition(" (")[0]) for row in metric_rows(metrics)}
     assert rows == {
         "Condition kept": ("50.0 %", "98.0 %"),
         "Condition kept, balanced": ("60.0 %", "95.0 %"),
@@ -135,9 +136,21 @@ def test_the_newest_grid_of_each_kind_is_shown(tmp_path: Path) -> None:
     assert list(newest) == ["samples", "reconstructions", "extra"]
 
 
-def test_metrics_without_a_note_are_still_shown() -> None:
+def test_metrics_that_the_catalog_lacks_are_still_shown() -> None:
     rows = metric_rows({"frechet": 3.0, "something_new": 1.5})
-    assert [row[:2] for row in rows] == [(METRICS["frechet"].title, "3"), ("something_new", "1.5")]
+    assert [(row.title, row.value) for row in rows] == [(METRICS["frechet"].title, "3"), ("something_new", "1.5")]
+
+
+def test_every_metric_has_a_row_and_references_stand_beside_them() -> None:
+    shown = metric_rows(dict.fromkeys(metric_keys(), 0.5))
+    assert [row.key for row in shown] == list(METRICS)
+
+
+def test_shares_are_shown_in_percent_in_families_too() -> None:
+    assert format_metric("label_kept", 0.934) == "93.4 %"
+    assert format_metric("condition_kept_hat", 0.5) == "50.0 %"
+    assert format_metric("frechet", 21.341) == "21.34"
+    assert format_metric("something_new", 1e-6) == "1.0e-06"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (0.00011, 0.00019), (5, 5), (0, 0), (1e6, 7e9)])
@@ -166,7 +179,7 @@ def test_thinning_keeps_every_spike() -> None:
     points[7777] = (7778.0, 99.0)
     points[1234] = (1235.0, float("nan"))
     kept = thin_out(points)
-    assert len(kept) <= curves.MOST_POINTS
+    assert len(kept) <= charts.MOST_POINTS
     assert (7778.0, 99.0) in kept
     assert any(y != y for _, y in kept)
     assert [x for x, _ in kept] == sorted(x for x, _ in kept)

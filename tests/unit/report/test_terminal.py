@@ -11,7 +11,13 @@ from itertools import count
 
 import pytest
 
-from ali_dist.report.terminal import TrainingProgressDisplay, evaluation_line, training_line
+from ali_dist.report.terminal import (
+    TrainingProgressDisplay,
+    evaluation_line,
+    show_progress,
+    show_progress_bars,
+    training_line,
+)
 
 RECORD = {"event": "train", "step": 10, "d_loss": 1.23456789, "d_q": 0.61, "d_p": 0.38, "images_per_second": 812.4}
 
@@ -136,3 +142,31 @@ def test_without_stderr_and_without_rich_a_run_goes_on() -> None:
 def test_lines_leave_out_what_a_record_lacks() -> None:
     assert training_line({}) == evaluation_line({"images": 5}) == ""
     assert training_line({"data_wait": 0.0312}) == "data wait 3.1 %"
+
+
+def test_progress_bars_are_drawn_on_a_terminal_and_the_cursor_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = FakeTerminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with show_progress_bars() as start_bar:
+        for name, total in (("train", 40), ("test", None)):
+            advance = start_bar(name, total)
+            advance(30)
+    text = stream.getvalue()
+    for part in ("train", "30/40", "test", "30/?"):
+        assert part in text, part
+    assert text.count("\x1b[?25h") == 1
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, FakeTerminal])
+def test_a_single_bar_is_the_same_display_and_nothing_on_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, kind: type[io.StringIO]
+) -> None:
+    stream = kind()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with show_progress("Encoding", 40) as advance:
+        advance(40)
+    assert ("Encoding" in stream.getvalue()) == stream.isatty()
+    assert bool(stream.getvalue()) == stream.isatty()

@@ -1,4 +1,4 @@
-"""`S3Store` against a server that breaks requests on purpose: nothing is lost, doubled or retried in vain."""
+"""`S3Store` with a server that breaks requests on purpose: nothing is lost, doubled or retried in vain."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ def content() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with FaultServer() as started:  # one for all tests, because a new endpoint means a new, slow to make, client
+def running_server() -> Iterator[FaultServer]:
+    with (
+        FaultServer() as started
+    ):  # one for all tests, because a new endpoint takes a new client, which is slow to make
         yield started
 
 
 @pytest.fixture
-def server(running: FaultServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+def server(running_server: FaultServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
-    running.reset({NAME: content})
-    return running
+    running_server.serve_objects({NAME: content})
+    return running_server
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ READS: list[Callable[[S3Store], bytes]] = [
 def test_a_broken_body_goes_on_where_it_broke(
     store: S3Store, server: FaultServer, content: bytes, kind: str, read: Callable[[S3Store], bytes]
 ) -> None:
-    server.inject(NAME, Fault(kind, after=BROKEN_AT))  # type: ignore[arg-type]
+    server.inject_faults(NAME, Fault(kind, after=BROKEN_AT))  # type: ignore[arg-type]
     store = replace(store, timeout_seconds=0.5) if kind == "stall" else store
     assert read(store) == content
     first, second = server.requests
@@ -75,33 +77,35 @@ def test_a_broken_body_goes_on_where_it_broke(
 def test_breaks_in_the_middle_of_a_range_and_refusals_in_between_still_give_exactly_the_range(
     store: S3Store, server: FaultServer, content: bytes
 ) -> None:
-    server.inject(NAME, Fault("reset", after=600_000), Fault("status", status=503), Fault("short", after=600_000))
+    server.inject_faults(
+        NAME, Fault("reset", after=600_000), Fault("status", status=503), Fault("short", after=600_000)
+    )
     assert store.get_range("a.tar", 12_345, 1_900_000) == content[12_345:1_912_345]
     assert len(server.requests) == 4
 
 
 def test_an_object_that_changes_during_a_read_is_never_mixed(store: S3Store, server: FaultServer) -> None:
-    server.inject(NAME, Fault("reset", after=BROKEN_AT, replace=bytes(SIZE)))
+    server.inject_faults(NAME, Fault("reset", after=BROKEN_AT, replace=bytes(SIZE)))
     with pytest.raises(ChangedObject, match=r"'a.tar' in s3://bucket/data was replaced"):
         store.get("a.tar")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_passing_refusals_are_tried_again(store: S3Store, server: FaultServer, content: bytes, status: int) -> None:
-    server.inject(NAME, *[Fault("status", status=status, code="Busy")] * 2)
+    server.inject_faults(NAME, *[Fault("status", status=status, code="Busy")] * 2)
     assert store.get_range("a.tar", 5, 10) == content[5:15]
     assert len(server.requests) == 3
 
 
 def test_lasting_refusals_end_after_the_given_attempts(store: S3Store, server: FaultServer) -> None:
-    server.inject_always(NAME, Fault("status", status=503))
+    server.inject_lasting_fault(NAME, Fault("status", status=503))
     with pytest.raises(StorageError, match=r"s3://bucket/data at http://127.* failed 4 times for 'a.tar'.*SlowDown"):
         store.get("a.tar")
     assert len(server.requests) == 4
 
 
 def test_a_connection_that_always_breaks_ends_too(store: S3Store, server: FaultServer) -> None:
-    server.inject_always(NAME, Fault("short", after=100_000))
+    server.inject_lasting_fault(NAME, Fault("short", after=100_000))
     with pytest.raises(StorageError, match="failed 4 times"):
         store.get("a.tar")
     assert len(server.requests) == 4
@@ -123,7 +127,7 @@ def test_a_connection_that_always_breaks_ends_too(store: S3Store, server: FaultS
 def test_final_refusals_are_not_tried_again_and_say_what_to_do(
     store: S3Store, server: FaultServer, status: int, code: str, expected: type[Exception], says: str
 ) -> None:
-    server.inject_always(NAME, Fault("status", status=status, code=code))
+    server.inject_lasting_fault(NAME, Fault("status", status=status, code=code))
     with pytest.raises(InputError) as caught:
         store.get("a.tar")
     assert type(caught.value) is expected
@@ -134,18 +138,18 @@ def test_final_refusals_are_not_tried_again_and_say_what_to_do(
 
 def test_a_missing_object_and_a_missing_bucket_are_told_apart_by_stat(store: S3Store, server: FaultServer) -> None:
     assert store.stat("b.tar") is None
-    server.inject_always("bucket", Fault("status", status=404, code="NoSuchBucket"))
+    server.inject_lasting_fault("bucket", Fault("status", status=404, code="NoSuchBucket"))
     with pytest.raises(InputError, match="There is no bucket 'bucket'"):
         store.stat("b.tar")
 
 
 def test_a_listing_that_is_not_xml_is_asked_for_again(store: S3Store, server: FaultServer) -> None:
-    server.inject("bucket", Fault("garbage"), Fault("short", after=50))
+    server.inject_faults("bucket", Fault("garbage"), Fault("short", after=50))
     assert [info.key for info in store.list()] == ["a.tar"]
 
 
 def test_a_put_goes_through_after_passing_refusals(store: S3Store, server: FaultServer) -> None:
-    server.inject("bucket/data/b", *[Fault("status", status=503)] * 2)
+    server.inject_faults("bucket/data/b", *[Fault("status", status=503)] * 2)
     store.put("b", b"content")
     assert server.objects["bucket/data/b"] == b"content"
 
@@ -166,24 +170,24 @@ def test_a_forked_child_never_uses_its_parents_connection(store: S3Store, server
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     store.get_range("a.tar", 20, 10)
-    mine, childs, mine_again = [request.connection for request in server.requests]
-    assert mine == mine_again != childs
+    parent, child_connection, parent_again = [request.connection for request in server.requests]
+    assert parent == parent_again != child_connection
 
 
 def test_threads_may_share_a_store(store: S3Store, server: FaultServer, content: bytes) -> None:
-    server.inject(NAME, *[Fault("reset", after=1000), Fault("status"), Fault("short", after=1000)] * 2)
+    server.inject_faults(NAME, *[Fault("reset", after=1000), Fault("status"), Fault("short", after=1000)] * 2)
     store, parts = replace(store, attempts=10), 16
-    found: dict[int, bytes] = {}
+    parts_read: dict[int, bytes] = {}
 
     def read(part: int) -> None:
-        found[part] = store.get_range("a.tar", part * SIZE // parts, SIZE // parts)
+        parts_read[part] = store.get_range("a.tar", part * SIZE // parts, SIZE // parts)
 
     threads = [threading.Thread(target=read, args=(part,)) for part in range(parts)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert b"".join(found[part] for part in range(parts)) == content
+    assert b"".join(parts_read[part] for part in range(parts)) == content
 
 
 def test_an_endpoint_that_never_answered_is_the_users_and_one_that_did_is_not(
@@ -220,7 +224,7 @@ def test_neither_secrets_nor_clients_are_pickled(store: S3Store) -> None:
 
 
 def test_retries_leave_the_seeded_generator_alone(store: S3Store, server: FaultServer) -> None:
-    server.inject(NAME, *[Fault("status")] * 3)
+    server.inject_faults(NAME, *[Fault("status")] * 3)
     before = random.getstate()
     store.get_range("a.tar", 0, 1)
     assert random.getstate() == before

@@ -20,7 +20,7 @@ from ali_dist.runs.datasets import DataSplit, open_run_data
 from ali_dist.training import labelled_batches as module
 from ali_dist.training.labelled_batches import LabelledBatches, labelled_ids
 from ali_dist.training.loop import fit
-from tests.helpers.arrays import labelled, write
+from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
 SAMPLE_COUNT = 96
@@ -33,8 +33,8 @@ WHOLE_BATCH = slice(0, BATCH_SIZE)
 
 def write_data(folder: Path, y: np.ndarray) -> None:
     """Write images whose first two pixels are the number of the sample, as several shards."""
-    x, _ = labelled(SAMPLE_COUNT, shape=(1, 8, 8))
-    write(folder / "train", x, y, classes=("a", "b", "c"), shard_mb=0.05)
+    x, _ = make_labelled_arrays(SAMPLE_COUNT, shape=(1, 8, 8))
+    write_arrays(folder / "train", x, y, classes=("a", "b", "c"), per_shard=26)
 
 
 def true_classes() -> np.ndarray:
@@ -100,7 +100,9 @@ def test_all_samples_are_labelled_where_no_number_is_given(data):
 
 
 def test_a_class_that_the_index_does_not_name_is_refused(tmp_path):
-    write(tmp_path / "train", labelled(8, shape=(1, 8, 8))[0], [0, 1, 2, 5] * 2, classes=("a", "b", "c"))
+    write_arrays(
+        tmp_path / "train", make_labelled_arrays(8, shape=(1, 8, 8))[0], [0, 1, 2, 5] * 2, classes=("a", "b", "c")
+    )
     config = make_config(tmp_path, data__labelled="none")
     with pytest.raises(InputError, match="Sample 3 of 00000.tar .* has class 5, but the index names 3 classes"):
         labelled_ids(open_train_split(config), config)

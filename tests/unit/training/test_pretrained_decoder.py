@@ -21,7 +21,7 @@ from ali_dist.inference.load import load_run
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
-from tests.helpers.arrays import write
+from tests.helpers.arrays import write_arrays
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 from tests.helpers.trained import labelled_images, run_folder, trained
 
@@ -164,7 +164,7 @@ def test_a_conditional_decoder_is_refused_by_its_condition(tmp_path, data):
 def test_a_decoder_with_the_same_layers_but_another_range_is_refused(tmp_path):
     """The networks of the two mixtures have the same shapes, but divide points by different numbers."""
     points = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
-    write(tmp_path / "points" / "train", points, None)
+    write_arrays(tmp_path / "points" / "train", points, None)
     same_data = {"data__url": str(tmp_path / "points"), "data__source": "none", "run__images": 24}
     ring = tiny_config(tmp_path, "mixture-ring", run__name="ring", **same_data)
     fit(ring, StoppingContext())

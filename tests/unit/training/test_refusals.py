@@ -18,7 +18,7 @@ from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
-from tests.helpers.arrays import labelled, write
+from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, index_without_shards, tiny_config
 from tests.helpers.trained import labelled_images
 
@@ -176,8 +176,8 @@ def images(tmp_path_factory):
     [
         ("none", {"model__condition": "classes"}, ("model.condition is 'classes'", "no labels")),
         ("none", {"model__condition": "attributes"}, ("model.condition is 'attributes'", "no labels")),
-        ("attributes", {"model__condition": "classes"}, ("has 3 attributes", "use 'attributes'")),
-        ("classes", {"model__condition": "attributes"}, ("has 4 classes", "use 'classes'")),
+        ("attributes", {"model__condition": "classes"}, ("have 3 attributes", "use 'attributes'")),
+        ("classes", {"model__condition": "attributes"}, ("have 4 classes", "use 'classes'")),
         ("none", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
         ("attributes", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
         # There are 96 samples, 24 of each of 4 classes.
@@ -200,7 +200,7 @@ def test_a_run_on_data_without_the_labels_it_needs_does_not_start(tmp_path, imag
 
 
 def test_classes_that_the_index_names_but_no_sample_has_are_refused(tmp_path):
-    write(tmp_path / "data" / "train", labelled(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
+    write_arrays(tmp_path / "data" / "train", make_labelled_arrays(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
     for changes in ({"objective__supervised": 1}, {"model__condition": "classes"}):
         config = tiny_config(tmp_path, data__source="none", **changes)
         with pytest.raises(InputError) as refusal:
@@ -210,7 +210,9 @@ def test_classes_that_the_index_names_but_no_sample_has_are_refused(tmp_path):
 
 def test_too_many_labels_for_the_rarest_class_are_refused(tmp_path):
     """There are 8 samples of one class and 4 of the other, so that at most 4 of each can be drawn."""
-    write(tmp_path / "data" / "train", labelled(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b"))
+    write_arrays(
+        tmp_path / "data" / "train", make_labelled_arrays(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b")
+    )
     config = tiny_config(tmp_path, data__source="none", objective__supervised=1, data__labelled=10)
     with pytest.raises(InputError) as refusal:
         labelled_ids(open_run_data(config).train, config)

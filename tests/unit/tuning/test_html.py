@@ -1,21 +1,22 @@
-"""The sweep's page: self-contained, complete, and unmoved by odd trials and odd names."""
+"""The sweep's page is self-contained, complete, and robust to odd trials and odd names."""
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from tests.helpers.sweeps import record, small_plan, store_of
+from tests.helpers.sweeps import make_record, small_plan, store_of
 from tuning.charts import ChartAxis
 from tuning.html import sweep_page_html
 
 VOID = {"meta", "img", "br"}
 
 
-class Balance(HTMLParser):
+class TagBalance(HTMLParser):
     """Fails on a tag that is not closed in order."""
 
     def __init__(self) -> None:
@@ -35,27 +36,27 @@ class Balance(HTMLParser):
 
 def page_of(plan, records) -> str:
     html = sweep_page_html(plan, records, store_of(plan))
-    balance = Balance()
+    balance = TagBalance()
     balance.feed(html)
     assert not balance.open
     return html
 
 
 def records_of_all_kinds():
-    odd = record(3, 0.2)
-    odd.settings["optim.lr_d"] = None
+    without_setting = make_record(3, 0.2)
+    without_setting.settings["optim.lr_d"] = None
     return [
-        record(0, 0.5),
-        record(1, 0.6),
-        record(2, None, state="failed", reason="<script>alert('x')</script>"),
-        odd,
-        record(4, 0.1, state="stopped", reason="behind"),
-        record(5, 0.3, state="running"),
+        make_record(0, 0.5),
+        make_record(1, 0.6),
+        make_record(2, None, state="failed", reason="<script>alert('x')</script>"),
+        without_setting,
+        make_record(4, 0.1, state="stopped", reason="behind"),
+        make_record(5, 0.3, state="running"),
     ]
 
 
 def test_every_trial_is_on_the_page_in_the_table_and_in_the_plots(tmp_path):
-    html = page_of(small_plan(tmp_path, trials="6"), records_of_all_kinds())
+    html = page_of(small_plan(tmp_path, trials=6), records_of_all_kinds())
     assert len(re.findall(r"<tr><td>", html)) == 6
     parallel = html.partition('class="pc"')[2].partition("</svg>")[0]
     assert parallel.count("<path") == 5, "one line for each trial with a score"
@@ -65,7 +66,7 @@ def test_every_trial_is_on_the_page_in_the_table_and_in_the_plots(tmp_path):
 
 def test_the_page_says_what_the_sweep_cost(tmp_path):
     """Two workers of one CPU each for 60 seconds are two minutes of one CPU."""
-    records = [record(0, 0.5, held={"CPU": 2.0}, seconds=60.0), record(1, 0.3, state="stopped", seconds=30.0)]
+    records = [make_record(0, 0.5, held={"CPU": 2.0}, seconds=60.0), make_record(1, 0.3, state="stopped", seconds=30.0)]
     cost = page_of(small_plan(tmp_path), records).partition("What it cost")[2].partition("</section>")[0]
     assert "2 min 00 s of one CPU" in cost
     assert "16,000 (100% of their budgets)" in cost
@@ -73,7 +74,7 @@ def test_the_page_says_what_the_sweep_cost(tmp_path):
 
 
 def test_the_page_asks_the_network_for_nothing_and_escapes_what_it_shows(tmp_path):
-    html = page_of(small_plan(tmp_path, trials="6"), records_of_all_kinds())
+    html = page_of(small_plan(tmp_path, trials=6), records_of_all_kinds())
     assert "<script" not in html
     assert not re.search(r"(src|href)=\"(?!data:image/png|trials/)", html)
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -82,7 +83,7 @@ def test_the_page_asks_the_network_for_nothing_and_escapes_what_it_shows(tmp_pat
 
 def test_no_coordinate_leaves_its_picture(tmp_path):
     """The preset's own value may lie outside of the space."""
-    html = page_of(small_plan(tmp_path, trials="6"), records_of_all_kinds())
+    html = page_of(small_plan(tmp_path, trials=6), records_of_all_kinds())
     for x, y in re.findall(r'c[x]="([\d.-]+)" cy="([\d.-]+)"', html):
         assert 0 <= float(x) <= 460
         assert 0 <= float(y) <= 230
@@ -91,7 +92,7 @@ def test_no_coordinate_leaves_its_picture(tmp_path):
         assert all(0 <= n <= 1000 for n in numbers)
 
 
-@pytest.mark.parametrize("records", [[], [record(0, None, state="failed", reason="x")], [record(0, 0.0)]])
+@pytest.mark.parametrize("records", [[], [make_record(0, None, state="failed", reason="x")], [make_record(0, 0.0)]])
 def test_a_page_is_made_however_little_there_is(tmp_path, records):
     assert "All trials" in page_of(small_plan(tmp_path), records)
 
@@ -100,21 +101,19 @@ def test_pictures_of_the_best_trial_are_its_newest_and_inside_the_page(tmp_path)
     plan = small_plan(tmp_path)
     folder = tmp_path / "sweep" / "trials" / "001" / "images"
     folder.mkdir(parents=True)
-    for images, grey in ((400, 10), (8000, 200)):
-        Image.new("L", (2, 2), grey).save(folder / f"samples-{images:09d}.png")
-    html = page_of(plan, [record(1, 0.6)])
+    for images, gray in ((400, 10), (8000, 200)):
+        Image.new("L", (2, 2), gray).save(folder / f"samples-{images:09d}.png")
+    html = page_of(plan, [make_record(1, 0.6)])
     assert html.count("data:image/png;base64") == 1
-    import base64
-
     assert base64.b64encode((folder / "samples-000008000.png").read_bytes()).decode() in html
 
 
-def test_an_axis_spans_its_values_and_knows_what_it_lacks():
-    axis = ChartAxis.of("lr", [1e-4, None, 1e-2], log=True)
-    assert [axis.at(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
-    assert axis.at(None) is None
-    assert axis.at(float("nan")) is None
-    assert all(0 <= place <= 1 for place, _ in axis.ticks())
-    choice = ChartAxis.of("loss", ["a", "b", "a"], choice=True)
-    assert [text for _, text in choice.ticks()] == ["a", "b"]
-    assert ChartAxis.of("same", [3.0, 3.0]).at(3.0) == pytest.approx(0.5)
+def test_an_axis_spans_its_values_and_has_no_place_for_others():
+    axis = ChartAxis.from_values("lr", [1e-4, None, 1e-2], log=True)
+    assert [axis.place_value(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
+    assert axis.place_value(None) is None
+    assert axis.place_value(float("nan")) is None
+    assert all(0 <= place <= 1 for place, _ in axis.list_ticks())
+    choice = ChartAxis.from_values("loss", ["a", "b", "a"], choice=True)
+    assert [text for _, text in choice.list_ticks()] == ["a", "b"]
+    assert ChartAxis.from_values("same", [3.0, 3.0]).place_value(3.0) == pytest.approx(0.5)

@@ -9,24 +9,26 @@ import pytest
 
 from ali_dist.config.loading import flatten_mapping, from_mapping, load_preset
 from ali_dist.errors import InputError
-from tests.helpers.sweeps import record, small_plan, store_of
-from tuning.results import best_yaml, describe_result, results_csv, write_results
-from tuning.trial_record import best_record, load_records, save_record
+from tests.helpers.sweeps import make_record, small_plan, store_of
+from tuning.results import describe_result, format_best_yaml, format_results_csv, write_results
+from tuning.trial_record import find_best_record, load_records, save_record
 
 
 def test_best_yaml_is_a_preset_that_trains_what_the_trial_trained(tmp_path):
-    """All but the place of the run and the sweep's own pace of evaluations, which are not what was learnt."""
-    plan, best = small_plan(tmp_path), record(1, 0.7)
+    """Except for where the run lies and how often the sweep evaluates: these are not what is learned."""
+    plan, best = small_plan(tmp_path), make_record(1, 0.7)
     path = tmp_path / "best.yaml"
-    path.write_text(best_yaml(plan, best), encoding="utf-8")
-    mine = dict(flatten_mapping(from_mapping(load_preset(str(path))).to_mapping()))
-    trained = dict(
-        flatten_mapping(plan.config(1, best.settings, {"scale.workers": "0", "scale.device": "cpu"}).to_mapping())
+    path.write_text(format_best_yaml(plan, best), encoding="utf-8")
+    of_preset = dict(flatten_mapping(from_mapping(load_preset(str(path))).to_mapping()))
+    of_trial = dict(
+        flatten_mapping(
+            plan.config_for_trial(1, best.settings, {"scale.workers": "0", "scale.device": "cpu"}).to_mapping()
+        )
     )
-    apart = {name for name in mine if mine[name] != trained[name]}
+    different = {name for name in of_preset if of_preset[name] != of_trial[name]}
     places = {"run.name", "run.dir", "scale.workers", "scale.device"}
-    assert apart <= places | {f"report.{name}_every" for name in ("evaluate", "gallery", "checkpoint")}
-    assert mine["optim.lr_d"] == best.settings["optim.lr_d"]
+    assert different <= places | {f"report.{name}_every" for name in ("evaluate", "gallery", "checkpoint")}
+    assert of_preset["optim.lr_d"] == best.settings["optim.lr_d"]
 
 
 @pytest.mark.parametrize(
@@ -39,20 +41,20 @@ def test_best_yaml_is_a_preset_that_trains_what_the_trial_trained(tmp_path):
     ],
 )
 def test_best_yaml_keeps_values_of_every_kind(tmp_path, name, value):
-    plan, best = small_plan(tmp_path), record(1, 0.7)
+    plan, best = small_plan(tmp_path), make_record(1, 0.7)
     best.settings[name] = value
     path = tmp_path / "best.yaml"
-    path.write_text(best_yaml(plan, best), encoding="utf-8")
+    path.write_text(format_best_yaml(plan, best), encoding="utf-8")
     assert dict(flatten_mapping(from_mapping(load_preset(str(path))).to_mapping()))[name] == value
 
 
 def test_results_have_a_row_for_every_trial_with_its_settings_metrics_and_reason(tmp_path):
     records = [
-        record(0, 0.5),
-        record(1, None, state="failed", reason='no "data", sorry'),
-        record(2, 0.6, state="stopped"),
+        make_record(0, 0.5),
+        make_record(1, None, state="failed", reason='no "data", sorry'),
+        make_record(2, 0.6, state="stopped"),
     ]
-    rows = list(csv.DictReader(io.StringIO(results_csv(small_plan(tmp_path), records))))
+    rows = list(csv.DictReader(io.StringIO(format_results_csv(small_plan(tmp_path), records))))
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert rows[0]["coverage"] == "0.5"
     assert rows[0]["right_mode"] == "1.0"
@@ -62,34 +64,39 @@ def test_results_have_a_row_for_every_trial_with_its_settings_metrics_and_reason
 
 def test_the_best_is_a_finished_trial_even_if_a_stopped_one_was_ahead():
     """Scores of different budgets do not compare."""
-    records = [record(0, 0.4), record(1, 0.9, state="stopped"), record(2, 0.5), record(3, 0.99, state="pruned")]
-    assert best_record(records, higher=True).number == 2
-    assert best_record(records, higher=False).number == 0
-    assert best_record(records[1:2] + records[3:], higher=True).number == 1
-    assert best_record([record(0, None), records[3]], higher=True) is None
+    records = [
+        make_record(0, 0.4),
+        make_record(1, 0.9, state="stopped"),
+        make_record(2, 0.5),
+        make_record(3, 0.99, state="pruned"),
+    ]
+    assert find_best_record(records, higher_is_better=True).number == 2
+    assert find_best_record(records, higher_is_better=False).number == 0
+    assert find_best_record(records[1:2] + records[3:], higher_is_better=True).number == 1
+    assert find_best_record([make_record(0, None), records[3]], higher_is_better=True) is None
 
 
-def test_the_verdict_says_so_when_the_presets_own_settings_stand(tmp_path):
+def test_the_answer_says_so_when_the_presets_own_settings_stand(tmp_path):
     plan = small_plan(tmp_path)
-    assert "own settings stand" in describe_result(plan, [record(0, 0.5), record(1, 0.4)])
+    assert "own settings stand" in describe_result(plan, [make_record(0, 0.5), make_record(1, 0.4)])
     assert "against 0.5 of the preset's own settings under the same budget" in describe_result(
-        plan, [record(0, 0.5), record(1, 0.6)]
+        plan, [make_record(0, 0.5), make_record(1, 0.6)]
     )
-    assert "has not finished" in describe_result(plan, [record(1, 0.6, state="stopped")])
-    assert "No trial came through" in describe_result(plan, [record(1, None, state="failed")])
+    assert "has not finished" in describe_result(plan, [make_record(1, 0.6, state="stopped")])
+    assert "No trial came through" in describe_result(plan, [make_record(1, None, state="failed")])
 
 
 def test_there_is_no_best_yaml_without_a_score(tmp_path):
     plan = small_plan(tmp_path)
-    write_results(plan, [record(0, None, state="failed")], store_of(plan))
+    write_results(plan, [make_record(0, None, state="failed")], store_of(plan))
     assert [item.key for item in store_of(plan).list()] == ["results.csv"]
 
 
 def test_records_come_back_as_they_were_and_a_damaged_one_is_named(tmp_path):
     store = store_of(small_plan(tmp_path))
-    records = [record(0, 0.5), record(11, None, state="running", reason="")]
-    for one in records:
-        save_record(store, one)
+    records = [make_record(0, 0.5), make_record(11, None, state="running", reason="")]
+    for record in records:
+        save_record(store, record)
     store.put("trials/000/checkpoints/x/trial.json", b"not ours")
     assert load_records(store) == records
     store.put("trials/011/trial.json", b'{"number": 11')
@@ -99,7 +106,7 @@ def test_records_come_back_as_they_were_and_a_damaged_one_is_named(tmp_path):
 
 def test_a_repeated_evaluation_replaces_the_one_before():
     """A trial that goes on from a checkpoint measures some points twice."""
-    one = record(0, 0.5)
-    one.add({"images": 4000.0, "high_quality": 0.3})
-    assert [e["images"] for e in one.evaluations] == [4000.0, 8000.0]
-    assert one.evaluations[0]["high_quality"] == 0.3
+    record = make_record(0, 0.5)
+    record.add_evaluation({"images": 4000.0, "high_quality": 0.3})
+    assert [e["images"] for e in record.evaluations] == [4000.0, 8000.0]
+    assert record.evaluations[0]["high_quality"] == 0.3

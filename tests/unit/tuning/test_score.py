@@ -1,4 +1,4 @@
-"""What trials are compared by: collapse and laziness do not win, and a model that is only slow is not pruned."""
+"""What trials are compared by: a collapsed or lazy model does not win, and one that is only slow is not pruned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import pytest
 
 from ali_dist.errors import InputError
+from ali_dist.evaluation.catalog import METRICS
 from tuning.score import SCORE_METRICS, default_score_metric, describe_collapse, find_score_metric
 
 GOOD = {"high_quality": 0.6, "reverse_kl": 0.02, "right_mode": 1.0}
@@ -23,7 +24,7 @@ DIGITS = {"label_kept": 0.95, "frechet": 20.0, "frechet_reference": 9.0}
 )
 def test_coverage_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("coverage")
-    assert metric.better(metric.score(GOOD), metric.score(gamed))
+    assert metric.is_better(metric.score(GOOD), metric.score(gamed))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_coverage_is_not_won_by_one_virtue_alone(gamed):
 )
 def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("fidelity")
-    assert metric.better(metric.score(DIGITS), metric.score(gamed))
+    assert metric.is_better(metric.score(DIGITS), metric.score(gamed))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,12 @@ def test_fidelity_is_not_won_by_one_virtue_alone(gamed):
 def test_round_trip_is_not_won_by_one_virtue_alone(gamed):
     metric = find_score_metric("round_trip")
     good = {"reconstruction_mse": 0.02, "reconstruction_mse_reference": 0.07, "latent_mmd2": 0.003}
-    assert metric.better(metric.score(good), metric.score(good | gamed))
+    assert metric.is_better(metric.score(good), metric.score(good | gamed))
     assert metric.score(good | {"reconstruction_mse": 0.0, "latent_mmd2": -0.001}) == 1
 
 
 def test_samples_closer_than_real_images_are_no_further_merit():
-    """Else a decoder that repeats the training set would make up for any encoder."""
+    """Otherwise a decoder that repeats the training set would make up for any encoder."""
     score = find_score_metric("fidelity").score
     assert score(DIGITS | {"frechet": 0.0}) == score(DIGITS | {"frechet": 9.0})
 
@@ -61,6 +62,27 @@ def test_samples_closer_than_real_images_are_no_further_merit():
 def test_a_perfect_model_scores_one():
     assert find_score_metric("fidelity").score({"label_kept": 1.0, "frechet": 9.0, "frechet_reference": 9.0}) == 1
     assert find_score_metric("coverage").score({"high_quality": 1.0, "reverse_kl": 0.0, "right_mode": 1.0}) == 1
+
+
+def test_the_metrics_of_the_catalog_that_are_sweepable_can_be_chosen_with_their_titles():
+    assert {key for key, info in METRICS.items() if info.is_sweepable} == SCORE_METRICS.keys() - {
+        "coverage",
+        "fidelity",
+        "round_trip",
+    }
+    titles = {name: SCORE_METRICS[name].title for name in ("frechet", "label_kept", "reverse_kl", "latent_mmd2")}
+    assert titles == {
+        "frechet": "Fréchet distance",
+        "label_kept": "label kept",
+        "reverse_kl": "reverse KL",
+        "latent_mmd2": "latent match (MMD²)",
+    }
+
+
+def test_every_part_of_a_score_is_a_metric_of_the_catalog_or_the_reference_of_one():
+    """A metric that is renamed there would silently leave trials without a score."""
+    known = {*METRICS, *(info.reference for info in METRICS.values())}
+    assert {part for metric in SCORE_METRICS.values() for part in metric.parts} <= known
 
 
 @pytest.mark.parametrize("metric", SCORE_METRICS.values(), ids=SCORE_METRICS.keys())
@@ -72,12 +94,12 @@ def test_an_evaluation_without_a_part_or_with_a_nan_has_no_score(metric):
 
 
 def test_lower_is_better_where_it_is():
-    assert find_score_metric("frechet").better(10.0, 20.0)
-    assert find_score_metric("probe_accuracy").better(0.9, 0.8)
+    assert find_score_metric("frechet").is_better(10.0, 20.0)
+    assert find_score_metric("probe_accuracy").is_better(0.9, 0.8)
     assert (find_score_metric("frechet").mode, find_score_metric("coverage").mode) == ("min", "max")
 
 
-def test_a_collapse_is_seen_once_a_third_of_the_budget_is_spent():
+def test_a_collapse_is_noticed_once_a_third_of_the_budget_is_spent():
     one_mode = {"high_quality": 0.9, "reverse_kl": math.log(25)}
     assert "4% of the modes" in (describe_collapse(one_mode, 0.5) or "")
     assert describe_collapse(one_mode, 0.2) is None

@@ -1,4 +1,4 @@
-"""Search spaces: what is drawn lies inside, is the same again, and mistakes are refused before anything starts."""
+"""Search spaces: draws lie inside and can be repeated, and mistakes are refused before anything starts."""
 
 from __future__ import annotations
 

@@ -1,22 +1,27 @@
-"""The sweep command before anything starts: refusals in one sentence, the plan, and what a resume may change."""
+"""The sweep command before Ray starts: refusals in one sentence, the plan, and what a resume may change."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.errors import InputError
-from tests.helpers.sweeps import record, small_plan, store_of, write_space
-from tuning.options import make_plan, parse_arguments, seconds_option
+from tests.helpers.processes import ROOT
+from tests.helpers.sweeps import make_record, small_plan, store_of, write_space
+from tuning.options import SweepOptions, make_plan, parse_arguments
+from tuning.score import SCORE_METRICS
+from tuning.spaces import space_names
 from tuning.sweep import main
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_tracker import TrialTracker
 
 
-def refused(capsys, *arguments: str) -> str:
+def refusal_of(capsys, *arguments: str) -> str:
     assert main(list(arguments)) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -36,7 +41,10 @@ def refused(capsys, *arguments: str) -> str:
         (["--search", "bayes"], "random, optuna, grid"),
         (["--scheduler", "hyperband"], "asha, none"),
         (["--trials", "0"], "at least 1"),
-        (["--trials"], "needs a value"),
+        (["--trials"], "--trials needs a value"),
+        (["--sweep-seed", "-1"], "--sweep-seed is '-1', but must be a whole number of at least 0"),
+        (["--gpus-per-trial", "all"], "--gpus-per-trial is 'all', but must be a number of at least 0"),
+        (["digits"], "'digits' was not expected"),
         (["--time-budget", "soon"], "such as 90s"),
         (["--gpus-per-trial", "1", "--workers-per-trial", "2"], "give one of them"),
         (["--scale.workers", "2"], "--workers-per-trial"),
@@ -46,24 +54,24 @@ def refused(capsys, *arguments: str) -> str:
 )
 def test_a_mistake_is_refused_before_anything_starts(capsys, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
-    assert says in refused(capsys, *arguments)
+    assert says in refusal_of(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_ray_starts(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("no folder")
-    assert str(tmp_path / "file") in refused(capsys, "--run.dir", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in refusal_of(capsys, "--run.dir", str(tmp_path / "file"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_sweep_that_exists_wants_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
+def test_a_sweep_that_exists_needs_resume_and_one_that_does_not_refuses_it(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no sweep to resume" in refused(capsys, "--resume")
+    assert "no sweep to resume" in refusal_of(capsys, "--resume")
     plan = small_plan(tmp_path)
     store_of(plan).put("sweep.json", json.dumps(plan.to_mapping()).encode())
     words = ["--preset", "mixture", "--space", write_space(tmp_path), "--run.dir", str(tmp_path), "--run.name", "sweep"]
-    assert "add --resume" in refused(capsys, *words)
+    assert "add --resume" in refusal_of(capsys, *words)
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
@@ -81,29 +89,47 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(capsys, tmp_path, monkeypat
         ("cifar10", {"optim.lr_d", "optim.lr_g", "model.latent_size", "model.discriminator_dropout"}, set()),
     ],
 )
-def test_what_is_searched_unless_it_is_said_suits_the_preset(tmp_path, preset, searched, not_searched):
-    space = make_plan({"preset": preset}, {"run.dir": str(tmp_path)}).space
+def test_the_default_space_suits_the_preset(tmp_path, preset, searched, not_searched):
+    space = make_plan(SweepOptions(preset=preset), {"run.dir": str(tmp_path)}).space
     assert searched <= set(space)
     assert not not_searched & set(space)
 
 
-def test_options_and_settings_are_told_apart():
-    options, overrides = parse_arguments(["--trials=3", "--optim.lr_d", "1e-4", "--resume", "--run.name=x"])
-    assert options == {"trials": "3", "resume": "yes"}
-    assert overrides == {"optim.lr_d": "1e-4", "run.name": "x"}
-    assert [seconds_option({"time-budget": text}) for text in ("90s", "1.5m", "2h", "7")] == [90, 90, 7200, 7]
+def test_options_stand_beside_settings_in_any_order():
+    options, settings = parse_arguments(["--trials=3", "--optim.lr_d", "1e-4", "--resume", "--run.name=x"])
+    assert options == SweepOptions(trials=3, resume=True)
+    assert settings == {"optim.lr_d": "1e-4", "run.name": "x"}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("7", 7)])
+def test_a_time_budget_is_in_seconds_minutes_or_hours(text, seconds):
+    options, _ = parse_arguments(["--time-budget", text])
+    assert options.time_budget == seconds
+
+
+def test_help_names_every_option_space_and_metric_and_needs_neither_torch_nor_ray():
+    program = (
+        "import sys\n"
+        "for name in ('ray', 'torch'): sys.modules[name] = None\n"
+        "from tuning.sweep import main\nsys.exit(main(['--help']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(SweepOptions)]
+    for text in (*options, *space_names(), *SCORE_METRICS):
+        assert text in done.stdout
 
 
 def test_a_plan_survives_its_file_and_resumes_only_as_itself(tmp_path):
     plan = small_plan(tmp_path)
     again = SweepPlan.from_json(json.loads(json.dumps(plan.to_mapping())), "sweep.json")
     assert again.to_mapping() == json.loads(json.dumps(plan.to_mapping()))
-    again.check_same(plan)
-    again.check_same(dataclasses.replace(plan, trials=9))
+    again.check_resumable_as(plan)
+    again.check_resumable_as(dataclasses.replace(plan, trials=9))
     with pytest.raises(InputError, match="cannot take any back"):
-        again.check_same(dataclasses.replace(plan, trials=1))
+        again.check_resumable_as(dataclasses.replace(plan, trials=1))
     with pytest.raises(InputError, match="begun with metric 'coverage', not 'right_mode'"):
-        again.check_same(dataclasses.replace(plan, metric="right_mode"))
+        again.check_resumable_as(dataclasses.replace(plan, metric="right_mode"))
     with pytest.raises(InputError, match="another version"):
         SweepPlan.from_json({"format": 0}, "sweep.json")
 
@@ -111,97 +137,96 @@ def test_a_plan_survives_its_file_and_resumes_only_as_itself(tmp_path):
 def test_trial_0_is_the_preset_itself_and_each_trial_has_the_settings_it_is_given(tmp_path):
     plan = small_plan(tmp_path)
     base = dict(flatten_mapping(plan.base))
-    assert plan.settings(0) == {name: base[name] for name in plan.space}
+    assert plan.settings_for_trial(0) == {name: base[name] for name in plan.space}
     for number in (0, 3):
-        settings = plan.settings(number)
-        config = dict(flatten_mapping(plan.config(number, settings, {"scale.workers": "0"}).to_mapping()))
+        settings = plan.settings_for_trial(number)
+        config = dict(flatten_mapping(plan.config_for_trial(number, settings, {"scale.workers": "0"}).to_mapping()))
         assert settings.items() <= config.items()
         assert config["run.dir"] == f"{plan.folder}/trials"
         assert config["run.name"] == f"{number:03d}"
-    assert from_mapping(plan.base).run.images == 8000 == plan.budget()
+    assert from_mapping(plan.base).run.images == 8000 == plan.budget
 
 
-def test_a_trial_is_judged_and_saved_several_times_before_its_end(tmp_path):
+def test_a_trial_is_evaluated_and_saved_several_times_before_its_end(tmp_path):
     plan = small_plan(tmp_path)
-    config = plan.config(1, plan.settings(1), {})
+    config = plan.config_for_trial(1, plan.settings_for_trial(1), {})
     assert 4 <= config.run.images / config.report.evaluate_every <= 10
     assert config.report.checkpoint_every <= config.report.evaluate_every
     assert config.report.gallery_every <= config.report.evaluate_every
 
 
-class TestBook:
-    """What the driver keeps of the trials."""
+class TestTracker:
+    """What the driver knows of the trials."""
 
-    def book(self, plan, *records, said=None) -> TrialTracker:
-        return TrialTracker(plan, store_of(plan), records, ([] if said is None else said).append, None)
+    def make_tracker(self, plan, *records, lines=None) -> TrialTracker:
+        return TrialTracker(plan, store_of(plan), records, ([] if lines is None else lines).append, None)
 
     def test_a_resume_runs_what_has_not_ended_first_and_nothing_else_again(self, tmp_path):
         states = ("finished", "running", "stopped", "pruned", "failed")
-        records = [record(n, 0.1, state=state) for n, state in enumerate(states)]
-        assert self.book(small_plan(tmp_path, trials="7"), *records).waiting() == [1, 5, 6]
+        records = [make_record(n, 0.1, state=state) for n, state in enumerate(states)]
+        assert self.make_tracker(small_plan(tmp_path, trials=7), *records).list_waiting() == [1, 5, 6]
 
     def test_a_collapse_stops_a_trial_at_once_with_its_reason(self, tmp_path):
-        book = self.book(small_plan(tmp_path))
-        book.enrol("a", 1, {})
-        book.start("a")
+        tracker = self.make_tracker(small_plan(tmp_path))
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
         evaluation = {"images": 4000.0, "high_quality": 0.9, "reverse_kl": 3.2, "right_mode": 0.1, "time_total_s": 9.0}
-        assert book.result("a", evaluation)
-        assert book.end("a")
-        ended = book.record("a")
+        assert tracker.add_report("a", evaluation)
+        assert tracker.mark_ended("a")
+        ended = tracker.copy_record("a")
         assert (ended.state, ended.images) == ("pruned", 4000)
         assert "collapsed" in ended.reason
         assert "time_total_s" not in ended.metrics
 
-    def test_an_evaluation_without_what_trials_are_compared_by_is_said_and_ends_the_trial(self, tmp_path):
-        book = self.book(small_plan(tmp_path))
-        book.enrol("a", 1, {})
-        book.start("a")
-        assert book.result("a", {"images": 4000.0, "frechet": 3.0})
-        book.end("a")
-        assert book.record("a").state == "failed"
-        assert "choose another --metric" in book.record("a").reason
+    def test_an_evaluation_without_what_trials_are_compared_by_is_reported_and_ends_the_trial(self, tmp_path):
+        tracker = self.make_tracker(small_plan(tmp_path))
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        assert tracker.add_report("a", {"images": 4000.0, "frechet": 3.0})
+        tracker.mark_ended("a")
+        assert tracker.copy_record("a").state == "failed"
+        assert "choose another --metric" in tracker.copy_record("a").reason
 
     def test_a_trial_cut_off_by_a_halt_stays_open_for_a_resume(self, tmp_path):
         plan = small_plan(tmp_path)
-        book = self.book(plan)
-        book.enrol("a", 1, {})
-        book.start("a")
-        book.halt()
-        assert not book.end("a")
-        assert 1 in book.waiting()
+        tracker = self.make_tracker(plan)
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        tracker.halt()
+        assert not tracker.mark_ended("a")
+        assert 1 in tracker.list_waiting()
 
     def test_a_trial_that_has_saved_because_the_sweep_ends_stays_open(self, tmp_path):
-        said = []
-        book = self.book(small_plan(tmp_path), said=said)
-        book.enrol("a", 1, {})
-        book.start("a")
-        book.halt()
-        assert book.busy()
-        assert not book.result("a", {"ended": "saved", "reason": ""})
-        assert not book.end("a")
-        assert not book.busy()
-        assert 1 in book.waiting()
-        assert "has saved a checkpoint" in said[-1]
+        lines = []
+        tracker = self.make_tracker(small_plan(tmp_path), lines=lines)
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        tracker.halt()
+        assert tracker.is_any_running()
+        assert not tracker.add_report("a", {"ended": "saved", "reason": ""})
+        assert not tracker.mark_ended("a")
+        assert not tracker.is_any_running()
+        assert 1 in tracker.list_waiting()
+        assert "has saved a checkpoint" in lines[-1]
 
-    def test_what_a_trial_found_before_the_sweep_was_stopped_still_counts(self, tmp_path):
-        """A trial that finishes while others save is finished."""
-        book = self.book(small_plan(tmp_path))
-        book.enrol("a", 1, {})
-        book.start("a")
-        book.halt()
-        book.result("a", {"ended": "finished", "reason": ""})
-        assert book.end("a")
+    def test_a_trial_that_finishes_while_the_sweep_is_being_stopped_still_counts(self, tmp_path):
+        tracker = self.make_tracker(small_plan(tmp_path))
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        tracker.halt()
+        tracker.add_report("a", {"ended": "finished", "reason": ""})
+        assert tracker.mark_ended("a")
 
     def test_a_process_lost_while_the_sweep_ends_is_no_failure_of_its_trial(self, tmp_path):
-        book = self.book(small_plan(tmp_path))
-        book.enrol("a", 1, {})
-        book.start("a")
-        book.halt()
-        assert not book.end("a", "its process was lost")
+        tracker = self.make_tracker(small_plan(tmp_path))
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        tracker.halt()
+        assert not tracker.mark_ended("a", "its process was lost")
 
-    def test_a_trial_stopped_by_nobody_we_know_was_stopped_early(self, tmp_path):
-        book = self.book(small_plan(tmp_path))
-        book.enrol("a", 1, {})
-        book.start("a")
-        assert book.end("a")
-        assert book.record("a").state == "stopped"
+    def test_a_trial_that_ends_without_a_word_was_stopped_by_the_scheduler(self, tmp_path):
+        tracker = self.make_tracker(small_plan(tmp_path))
+        tracker.register_trial("a", 1, {})
+        tracker.mark_started("a")
+        assert tracker.mark_ended("a")
+        assert tracker.copy_record("a").state == "stopped"

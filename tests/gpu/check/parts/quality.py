@@ -8,7 +8,7 @@ from pathlib import Path
 from ali_dist.config import Config
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.evaluation.batched import decode_batched, encode_batched, sample_decoder
-from ali_dist.evaluation.classifiers import judge_updates, train_classifier
+from ali_dist.evaluation.classifiers import classifier_updates, train_classifier
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_error
@@ -108,9 +108,9 @@ def _evaluate_run(task: PartTask, config: Config) -> dict[str, float]:
     train, holdout = (_load_split(run, split) for split in (data.train, data.holdout))
     if holdout.y is None:
         raise RuntimeError("the shapes have no classes")
-    updates = 2 if task.is_tiny else judge_updates(train.x)
+    updates = 2 if task.is_tiny else classifier_updates(train.x)
     classifier = train_classifier(train, seed=SEED, device=device, steps=updates)
-    reference = Gaussian.of(classifier.features(train.x))
+    reference = Gaussian.fit(classifier.features(train.x))
     x_tilde = sample_decoder(run.model, 40 if task.is_tiny else SAMPLE_COUNT, SEED, device)
     x_rec = decode_batched(run.model, encode_batched(run.model, holdout.x, SEED, device)[2], device)
     right, kept = (classifier.classify(classifier.features(x)).eq(holdout.y) for x in (holdout.x, x_rec))

@@ -43,8 +43,8 @@ def test_the_crop_keeps_exactly_rows_7_to_70() -> None:
     image = Image.fromarray(np.repeat(ramp[..., None], 3, axis=2))
     x = FaceCrop()(image)
     assert x.shape == (3, 64, 64)
-    centres = (np.arange(7, 71) + 0.5) * 218 / 78 - 0.5  # of the kept rows, in rows of the original
-    assert np.abs(x[0, :, 30] - centres * 255 / 217).max() < 1
+    centers = (np.arange(7, 71) + 0.5) * 218 / 78 - 0.5  # of the kept rows, in rows of the original
+    assert np.abs(x[0, :, 30] - centers * 255 / 217).max() < 1
 
 
 def test_the_zip_and_the_authors_own_folders_give_the_same_bytes(

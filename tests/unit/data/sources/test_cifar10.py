@@ -16,10 +16,10 @@ from ali_dist.data.sources.cifar10 import CLASSES, cifar10_splits
 from ali_dist.data.sources.safe_pickle import read_pickled
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, refused, run
-from tests.helpers.originals import BATCHES, pack, python2_pickle, write_cifar_binary, write_cifar_python
+from tests.helpers.originals import BATCHES, pack_archive, pickle_as_python2, write_cifar_binary, write_cifar_python
 
 
-def pairs(x: np.ndarray, y: np.ndarray) -> list[tuple[bytes, int]]:
+def sorted_pairs(x: np.ndarray, y: np.ndarray) -> list[tuple[bytes, int]]:
     return sorted((image.tobytes(), int(label)) for image, label in zip(x, y, strict=True))
 
 
@@ -27,7 +27,7 @@ def test_splits_are_the_files_with_the_last_tenth_of_training_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """45,000 / 5,000 / 10,000 of the real files; pixels and labels exactly those of the records."""
-    batches = write_cifar_binary(tmp_path / "cifar-10-batches-bin", each=20)
+    batches = write_cifar_binary(tmp_path / "cifar-10-batches-bin", per_batch=20)
     code, out, _ = run(capsys, "cifar10", tmp_path / "out", "--from", tmp_path, "--verify", "--jobs", 1)
     assert code == 0
     assert "valid: 10 samples in 1 shards checked, 0 problems" in out
@@ -38,15 +38,15 @@ def test_splits_are_the_files_with_the_last_tenth_of_training_held_out(
         store = LocalStore(tmp_path / "out" / split)
         index = load_index(store)
         assert (index.shape, index.classes) == ((3, 32, 32), CLASSES)
-        got_x, got_y = load_arrays(store, index)
-        assert got_y is not None
-        assert pairs(got_x.numpy(), got_y.numpy()) == pairs(images, labels)
+        loaded_x, loaded_y = load_arrays(store, index)
+        assert loaded_y is not None
+        assert sorted_pairs(loaded_x.numpy(), loaded_y.numpy()) == sorted_pairs(images, labels)
 
 
 def test_classes_are_mixed_even_where_the_files_are_sorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Streaming shuffles within a window only, so a shard of one class would be a batch of one class."""
     folder = tmp_path / "cifar-10-batches-bin"
-    write_cifar_binary(folder, each=40)
+    write_cifar_binary(folder, per_batch=40)
     for n in range(1, 6):
         data = np.frombuffer((folder / f"data_batch_{n}.bin").read_bytes(), np.uint8).reshape(40, -1).copy()
         data[:, 0] = n
@@ -63,22 +63,29 @@ def test_every_published_form_gives_the_same_bytes(tmp_path: Path, capsys: pytes
     binary, python = tmp_path / "a" / "cifar-10-batches-bin", tmp_path / "b" / "cifar-10-batches-py"
     write_cifar_binary(binary)
     write_cifar_python(python)
-    forms = [binary, binary.parent, python, python.parent]
-    forms += [pack(tmp_path / "cifar-10-binary.tar.gz", binary), pack(tmp_path / "any.tar.gz", python), tmp_path]
-    for n, form in enumerate(forms):
-        assert run(capsys, "cifar10", tmp_path / str(n), "--from", form, "--jobs", 1)[0] == 0
+    all_published = [binary, binary.parent, python, python.parent]
+    all_published += [
+        pack_archive(tmp_path / "cifar-10-binary.tar.gz", binary),
+        pack_archive(tmp_path / "any.tar.gz", python),
+        tmp_path,
+    ]
+    for n, published in enumerate(all_published):
+        assert run(capsys, "cifar10", tmp_path / str(n), "--from", published, "--jobs", 1)[0] == 0
     first = content(tmp_path / "0")
-    assert all(content(tmp_path / str(n)) == first for n in range(1, len(forms)))
+    assert all(content(tmp_path / str(n)) == first for n in range(1, len(all_published)))
 
 
 def test_the_share_held_out_can_be_chosen_and_be_nothing(tmp_path: Path) -> None:
-    write_cifar_binary(tmp_path / "x", each=20)
-    assert {s.name: s.size for s in cifar10_splits(tmp_path / "x", holdout=0.25)} == {
+    write_cifar_binary(tmp_path / "x", per_batch=20)
+    assert {split.name: split.num_samples for split in cifar10_splits(tmp_path / "x", holdout=0.25)} == {
         "train": 75,
         "valid": 25,
         "test": 20,
     }
-    assert {s.name: s.size for s in cifar10_splits(tmp_path / "x", holdout=0)} == {"train": 100, "test": 20}
+    assert {split.name: split.num_samples for split in cifar10_splits(tmp_path / "x", holdout=0)} == {
+        "train": 100,
+        "test": 20,
+    }
 
 
 def test_a_missing_cut_or_wrong_file_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +106,7 @@ def test_a_missing_cut_or_wrong_file_is_refused_by_name(tmp_path: Path, capsys: 
     assert run(capsys, "cifar10", tmp_path / "out", "--from", folder, "--splits", "test", "--jobs", 1)[0] == 0
     assert "There is no" in refused(capsys, "cifar10", tmp_path / "out", "--from", tmp_path / "nothing")
     assert "needs --from PATH" in refused(capsys, "cifar10", tmp_path / "out")
-    torn = pack(tmp_path / "torn.tar.gz", folder)
+    torn = pack_archive(tmp_path / "torn.tar.gz", folder)
     torn.write_bytes(torn.read_bytes()[:-2000])
     assert "cannot be read as an archive" in refused(capsys, "cifar10", tmp_path / "out", "--from", torn)
     assert not (tmp_path / "out" / "train").exists()
@@ -137,8 +144,8 @@ def test_a_pickle_that_names_anything_else_is_refused_and_not_run(
         b"\x80\x02cbuiltins\neval\nU\x031+1\x85R.",
         b"\x80\x02cnumpy\nndarray\n}U\x05valueK\x01sb.",  # sets an attribute of what stands for the class
         b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.",
-        python2_pickle([1, 2]),
-        python2_pickle({b"data": np.zeros((2, 3), dtype="<i4")}),
+        pickle_as_python2([1, 2]),
+        pickle_as_python2({b"data": np.zeros((2, 3), dtype="<i4")}),
     ],
 )
 def test_other_and_damaged_pickles_are_a_value_error(data: bytes) -> None:
@@ -148,6 +155,6 @@ def test_other_and_damaged_pickles_are_a_value_error(data: bytes) -> None:
 
 def test_pickled_arrays_lists_and_text_come_back_as_they_were() -> None:
     x = np.arange(300, dtype=np.uint8).reshape(3, 100)
-    got = read_pickled(python2_pickle({b"data": x, b"labels": [3, -1], b"name": b"n" * 300}))
-    assert np.array_equal(got["data"], x)
-    assert (got["labels"], got["name"]) == ([3, -1], b"n" * 300)
+    content_read = read_pickled(pickle_as_python2({b"data": x, b"labels": [3, -1], b"name": b"n" * 300}))
+    assert np.array_equal(content_read["data"], x)
+    assert (content_read["labels"], content_read["name"]) == ([3, -1], b"n" * 300)

@@ -15,7 +15,7 @@ from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, refused, run
-from tests.helpers.originals import jpeg, smooth, write_files, write_imagenet
+from tests.helpers.originals import encode_jpeg, make_photo, write_files, write_imagenet
 
 
 def encoded(x: np.ndarray, kind: str, **options: Any) -> bytes:
@@ -25,7 +25,7 @@ def encoded(x: np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def middle(path: Path, size: int) -> bytes:
-    """The centre square of an image file, reduced, as bytes of uint8 [3, size, size]."""
+    """The center square of an image file, reduced, as the bytes of uint8 [3, size, size]."""
     with Image.open(path) as image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -97,8 +97,10 @@ def test_class_folders_become_classes_with_a_fixed_stratified_share_for_testing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "own"
-    files = {f"{c}/{n}.jpg": jpeg(smooth(40, 30, seed=100 * k + n)) for k, c in enumerate("ab") for n in range(20)}
-    files["b/deep/er/x.PNG"] = encoded(smooth(20, 60, seed=999), "PNG")
+    files = {
+        f"{c}/{n}.jpg": encode_jpeg(make_photo(40, 30, seed=100 * k + n)) for k, c in enumerate("ab") for n in range(20)
+    }
+    files["b/deep/er/x.PNG"] = encoded(make_photo(20, 60, seed=999), "PNG")
     write_files(own, {**files, "a/.hidden.jpg": b"no image", "a/notes.txt": b"words"})
     arguments = ("folder", tmp_path / "out", "--from", own, "--size", 16, "--jobs", 1)
     assert run(capsys, *arguments, "--holdout", 0.2)[0] == 0
@@ -114,7 +116,7 @@ def test_class_folders_become_classes_with_a_fixed_stratified_share_for_testing(
 def test_a_flat_folder_has_no_labels_and_grey_has_one_channel(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    x = smooth(24, 24)
+    x = make_photo(24, 24)
     palette, buffer = Image.fromarray(x).quantize(16), io.BytesIO()
     palette.save(buffer, "PNG")
     files = {"a.png": buffer.getvalue(), "b.bmp": encoded(x, "BMP"), "c.webp": encoded(x, "WEBP", lossless=True)}
@@ -123,15 +125,15 @@ def test_a_flat_folder_has_no_labels_and_grey_has_one_channel(
     assert run(capsys, *arguments, "--jobs", 1)[0] == 0
     store = LocalStore(tmp_path / "out" / "train")
     index = load_index(store)
-    got, y = load_arrays(store, index)
+    loaded, y = load_arrays(store, index)
     assert (index.shape, index.classes, y) == ((1, 24, 24), (), None)
     grey = [np.asarray(image.convert("L")) for image in (palette, Image.fromarray(x))]
-    assert {image.numpy().tobytes() for image in got} == {image.tobytes() for image in grey}
-    assert len(got) == 3
+    assert {image.numpy().tobytes() for image in loaded} == {image.tobytes() for image in grey}
+    assert len(loaded) == 3
 
 
 def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    x, exif = smooth(30, 30), Image.Exif()
+    x, exif = make_photo(30, 30), Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise
     write_files(tmp_path / "own", {"a.png": encoded(x, "PNG", exif=exif)})
     arguments = ("folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 30, "--holdout", 0, "--jobs", 1)
@@ -142,7 +144,10 @@ def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path, capsys: py
 def test_folders_that_are_divided_into_splits_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"train": 6, "val": 2, "test": 3}
     for seed, (split, n) in enumerate(sizes.items()):
-        write_files(tmp_path / "own" / split, {f"{k % 2}/{k}.jpg": jpeg(smooth(9, 9, 50 * seed + k)) for k in range(n)})
+        write_files(
+            tmp_path / "own" / split,
+            {f"{k % 2}/{k}.jpg": encode_jpeg(make_photo(9, 9, 50 * seed + k)) for k in range(n)},
+        )
     assert run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 8, "--jobs", 1)[0] == 0
     for split, n in (("train", 6), ("valid", 2), ("test", 3)):
         index = load_index(LocalStore(tmp_path / "out" / split))
@@ -158,7 +163,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.
     assert f"no folder {own}" in refusal()
     write_files(own, {"readme.txt": b""})
     assert "There are no images in" in refusal()
-    write_files(own, {"a/x.jpg": jpeg(smooth(9, 9)), "y.jpg": jpeg(smooth(9, 9))})
+    write_files(own, {"a/x.jpg": encode_jpeg(make_photo(9, 9)), "y.jpg": encode_jpeg(make_photo(9, 9))})
     assert "beside them (such as y.jpg)" in refusal()
     (own / "y.jpg").unlink()
     assert "--holdout is 1" in refusal("--holdout", 1)
@@ -170,7 +175,9 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.
 
 
 def test_large_images_are_stored_compressed_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_files(tmp_path / "own", {"a.jpg": jpeg(smooth(90, 90)), "b.jpg": jpeg(smooth(90, 90, 1))})
+    write_files(
+        tmp_path / "own", {"a.jpg": encode_jpeg(make_photo(90, 90)), "b.jpg": encode_jpeg(make_photo(90, 90, 1))}
+    )
     for size, given, encoding in ((64, (), "raw"), (65, (), "png"), (65, ("--encoding", "jpg"), "jpg")):
         out = tmp_path / f"{size}{encoding}"
         arguments = ("folder", out, "--from", tmp_path / "own", "--size", size, "--verify", "--jobs", 1, *given)

@@ -15,9 +15,9 @@ from ali_dist.data.sources.shapes import (
     ATTRIBUTES,
     CLASSES,
     ShapeSamples,
+    draw_random_numbers,
     draw_scene,
     scene_from_label,
-    seed_draws,
     shapes_splits,
 )
 from ali_dist.errors import InputError
@@ -25,37 +25,39 @@ from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import refused, run
 
 
-def drawn(labels: Any, n: int, *, seed: int = 0, size: int = 32, split: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    part = list(shapes_splits(labels, size=size, samples=n, seed=seed))[split].part(np.arange(n))
-    pairs = [part.read(row) for row in range(n)]
+def draw_samples(
+    labels: Any, n: int, *, seed: int = 0, size: int = 32, split: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    samples = list(shapes_splits(labels, size=size, samples=n, seed=seed))[split].select_samples(np.arange(n))
+    pairs = [samples.read_sample(row) for row in range(n)]
     return np.stack([x for x, _ in pairs]), np.array([label for _, label in pairs])
 
 
 @pytest.mark.parametrize("labels", ["classes", "attributes"])
 def test_a_sample_depends_on_seed_split_and_number_alone(labels: Any) -> None:
-    x, y = drawn(labels, 40)
-    part = ShapeSamples(labels, 32, 0, (31, 7))
+    x, y = draw_samples(labels, 40)
+    samples = ShapeSamples(labels, 32, 0, (31, 7))
     for row, number in enumerate((31, 7)):
-        image, label = part.read(row)
+        image, label = samples.read_sample(row)
         assert np.array_equal(image, x[number])
         assert np.array_equal(np.asarray(label), y[number])
-    everything = np.concatenate([x, drawn(labels, 40, seed=1)[0], drawn(labels, 40, split=1)[0]])
+    everything = np.concatenate([x, draw_samples(labels, 40, seed=1)[0], draw_samples(labels, 40, split=1)[0]])
     assert len({image.tobytes() for image in everything}) == 120, "no two are equal, across seeds and splits too"
 
 
-def test_classes_are_balanced_and_a_simple_judge_can_tell_them_apart() -> None:
-    """Nearest neighbours on the object's outline: far above the 12.5 % of guessing, or labels were wrong."""
+def test_classes_are_balanced_and_a_simple_classifier_can_tell_them_apart() -> None:
+    """Nearest neighbors on the object's outline are far above the 12.5 % of guessing, unless labels are wrong."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    x, y = drawn("classes", 1600)
+    x, y = draw_samples("classes", 1600)
     assert np.bincount(y, minlength=len(CLASSES)).min() > 1600 / 8 * 0.7
-    masks = np.stack([centred(image) for image in x])
-    judge = KNeighborsClassifier(5).fit(masks[:1300], y[:1300])
-    assert judge.score(masks[1300:], y[1300:]) > 0.7
+    masks = np.stack([center_object(image) for image in x])
+    classifier = KNeighborsClassifier(5).fit(masks[:1300], y[:1300])
+    assert classifier.score(masks[1300:], y[1300:]) > 0.7
 
 
-def centred(image: np.ndarray) -> np.ndarray:
-    """Where an image differs from its corner's colour, cut out and brought to 16x16."""
+def center_object(image: np.ndarray) -> np.ndarray:
+    """Where an image differs from its corner's color, cut out and resized to 16x16."""
     from PIL import Image
 
     mask = np.abs(image.astype(int) - image[:, :1, :1]).sum(axis=0) > 120
@@ -65,24 +67,26 @@ def centred(image: np.ndarray) -> np.ndarray:
 
 
 def test_attributes_are_fair_coins_independent_of_each_other() -> None:
-    bits = np.stack([seed_draws(0, number)[: len(ATTRIBUTES)] < 0.5 for number in range(4000)]).astype(float)
+    bits = np.stack([draw_random_numbers(0, number)[: len(ATTRIBUTES)] < 0.5 for number in range(4000)]).astype(float)
     assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.04
     assert np.abs(np.corrcoef(bits.T) - np.eye(len(ATTRIBUTES))).max() < 0.08
 
 
 @pytest.mark.parametrize("attribute", range(len(ATTRIBUTES)), ids=ATTRIBUTES)
 def test_every_attribute_is_seen_whatever_the_others_are(attribute: int) -> None:
-    """Switching one of them, all else equal, changes at least a few pixels well beyond a just visible amount."""
+    """Switching one attribute, all else equal, changes at least a few pixels well beyond a just visible amount."""
     for number in range(150):
-        u = seed_draws(5, number)
+        u = draw_random_numbers(5, number)
         bits = (u[: len(ATTRIBUTES)] < 0.5).tolist()
-        other = [bit != (k == attribute) for k, bit in enumerate(bits)]
-        a, b = (draw_scene(scene_from_label(choice, u[len(ATTRIBUTES) :]), 32).astype(int) for choice in (bits, other))
+        flipped = [bit != (k == attribute) for k, bit in enumerate(bits)]
+        a, b = (
+            draw_scene(scene_from_label(choice, u[len(ATTRIBUTES) :]), 32).astype(int) for choice in (bits, flipped)
+        )
         assert (np.abs(a - b).max(axis=0) > 30).sum() >= 4, (number, bits)
 
 
 def test_attributes_mean_what_they_say() -> None:
-    x, y = drawn("attributes", 600)
+    x, y = draw_samples("attributes", 600)
     has = {name: y[:, k] == 1 for k, name in enumerate(ATTRIBUTES)}
     inner = x[:, :, 3:-3, 3:-3].astype(float)
     ground = np.median(inner, axis=(2, 3))
@@ -93,9 +97,9 @@ def test_attributes_mean_what_they_say() -> None:
     area = mass.sum(axis=(1, 2))
     assert area[plain & has["large"]].mean() > 2 * area[plain & ~has["large"]].mean()
     assert area[plain & has["filled"]].mean() > 1.2 * area[plain & ~has["filled"]].mean()
-    place = np.arange(mass.shape[1])
-    across = (mass.sum(axis=1) * place).sum(axis=1) / np.maximum(area, 1)
-    down = (mass.sum(axis=2) * place).sum(axis=1) / np.maximum(area, 1)
+    positions = np.arange(mass.shape[1])
+    across = (mass.sum(axis=1) * positions).sum(axis=1) / np.maximum(area, 1)
+    down = (mass.sum(axis=2) * positions).sum(axis=1) / np.maximum(area, 1)
     middle = (mass.shape[1] - 1) / 2
     assert ((across > middle) == has["right"])[plain].mean() > 0.99
     assert ((down < middle) == has["top"])[plain].mean() > 0.99
@@ -112,14 +116,14 @@ def test_the_command_writes_both_kinds_of_label(tmp_path: Path, capsys: pytest.C
     assert load_index(classes).classes == CLASSES
     assert load_index(classes).shape == (3, 64, 64)
     x, y = load_arrays(attributes, load_index(attributes))
-    expected_x, expected_y = drawn("attributes", 60)
+    expected_x, expected_y = draw_samples("attributes", 60)
     assert y is not None
     assert np.array_equal(x.numpy(), expected_x)
     assert np.array_equal(y.numpy(), expected_y)
     assert load_index(LocalStore(tmp_path / "c" / "test")).num_samples == 6
     assert "32 or 64 pixels, not 48" in refused(capsys, "shapes", tmp_path / "x", "--size", 48)
     assert "at least 10" in refused(capsys, "shapes", tmp_path / "x", "--samples", 9)
-    assert "seed of the shapes is -1" in refused(capsys, "shapes", tmp_path / "x", "--seed", -1)
+    assert "--seed is -1" in refused(capsys, "shapes", tmp_path / "x", "--seed", -1)
     assert "already holds other data" in refused(capsys, "shapes", tmp_path / "a", *arguments, "--seed", 1)
 
 
@@ -138,5 +142,5 @@ def main_shapes(folder: Path) -> int:
 
 
 def test_first_use_draws_twenty_thousand_with_a_tenth_more_to_test(tmp_path: Path) -> None:
-    sizes = {split.name: (split.size, split.shape) for split in shapes_splits()}
+    sizes = {split.name: (split.num_samples, split.shape) for split in shapes_splits()}
     assert sizes == {"train": (20_000, (3, 32, 32)), "test": (2_000, (3, 32, 32))}

@@ -29,10 +29,12 @@ def test_images_digits_and_splits_are_those_of_the_files(tmp_path: Path, capsys:
         store = LocalStore(tmp_path / "out" / split)
         index = load_index(store)
         assert index.classes == tuple("0123456789")
-        got_x, got_y = load_arrays(store, index)
-        assert got_y is not None
-        found = {image.tobytes(): label for image, label in zip(got_x.numpy(), got_y.tolist(), strict=True)}
-        assert found == {image.tobytes(): label for image, label in zip(images, labels.tolist(), strict=True)}
+        loaded_x, loaded_y = load_arrays(store, index)
+        assert loaded_y is not None
+        labels_by_image = {
+            image.tobytes(): label for image, label in zip(loaded_x.numpy(), loaded_y.tolist(), strict=True)
+        }
+        assert labels_by_image == {image.tobytes(): label for image, label in zip(images, labels.tolist(), strict=True)}
 
 
 def test_the_paper_holds_out_ten_thousand_of_the_real_training_file() -> None:
@@ -75,7 +77,7 @@ def test_files_that_are_not_svhn_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_whole_training_file_can_be_kept(tmp_path: Path) -> None:
     write_svhn(tmp_path, {"train": 20, "extra": 3, "test": 5})
-    assert {split.name: split.size for split in svhn_splits(tmp_path, holdout=0)} == {
+    assert {split.name: split.num_samples for split in svhn_splits(tmp_path, holdout=0)} == {
         "train": 20,
         "extra": 3,
         "test": 5,

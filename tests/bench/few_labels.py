@@ -1,4 +1,4 @@
-"""What a few labels are worth on their own: the competitors of a K+1 discriminator, trained on the same labels alone.
+"""Competitors of a K+1 discriminator: classifiers trained on the same few labels alone.
 
 - a linear SVM on raw pixels, its C chosen by cross-validation among those labels;
 - a small convolutional network with batch norm, dropout, weight decay and random shifts.
@@ -11,7 +11,6 @@ about 26, 10, 5 % of 360 test images, the network on 19, 2, 0.3 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
-from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import in_batches, make_generator
 from ali_dist.evaluation.classifiers import fill_weights
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.probe import balanced_draw
 
 PENALTIES = tuple(10.0**power for power in range(-5, 1))
 FOLDS = 5
@@ -37,53 +34,42 @@ WEIGHT_DECAY = 0.05
 DROPOUT = 0.3
 FEATURES = 128
 LARGEST_SHIFT = 1 / 8
-"""Of the image's side, in each direction."""
-
-
-def balanced_rows(labels: NDArray[np.int64], count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
-    """Row numbers of `count` samples (rounded down to equally many per class), drawn without replacement.
-
-    Raises:
-        InputError: fewer labels than classes, fewer than two classes, or a class with too few samples.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    each = count // len(classes)
-    if each < 1:
-        raise InputError(f"{count} labels are fewer than the {len(classes)} classes: ask for at least one per class.")
-    if sizes.min() < each:
-        raise InputError(
-            f"{count} labels are {each} per class, but class {classes[sizes.argmin()]} has only {sizes.min()} samples: "
-            f"ask for at most {int(sizes.min()) * len(classes)} labels."
-        )
-    return balanced_draw(labels, count, np.random.default_rng(seed))
+"""Largest random shift in each direction, as a share of the image's side."""
 
 
 def few_label_baselines(
-    train: LabelledArrays, holdout: LabelledArrays, rows: NDArray[np.int64], *, seed: int, device: torch.device | str
+    train: LabelledArrays,
+    holdout: LabelledArrays,
+    rows: NDArray[np.int64],
+    *,
+    seed: int,
+    device: torch.device | str,
+    steps: int = STEPS,
 ) -> dict[str, float]:
-    """Errors of both competitors on the whole holdout split.
+    """Measure the errors of both competitors on the whole holdout split.
 
     Args:
-        train: labelled images; nothing but `rows` of it is used.
-        holdout: labelled images.
-        rows: row numbers of the labelled samples, as from `balanced_rows`.
-        seed: of folds, weights and augmentation.
-        device: where the network runs.
+        train: Labelled images; nothing but `rows` of it is used.
+        holdout: Labelled images.
+        rows: Row numbers of the labelled samples, as `balanced_rows` draws them.
+        seed: Seed of folds, weights and augmentation.
+        device: Where the network runs.
+        steps: Updates of the network.
 
     Returns:
-        few_labels_svm_error, few_labels_cnn_error: share (0 to 1) of wrong holdout labels.
+        few_labels_svm_error, few_labels_cnn_error: Share (0 to 1) of wrong holdout labels.
     """
-    assert train.y is not None and holdout.y is not None, "few-label baselines need labels"
+    assert train.y is not None, "few-label baselines need labels"
     chosen = torch.from_numpy(rows)
     labelled = LabelledArrays(train.x[chosen], train.y[chosen])
     return {
         "few_labels_svm_error": pixel_svm_error(labelled, holdout, seed=seed),
-        "few_labels_cnn_error": small_cnn_error(labelled, holdout, seed=seed, device=device),
+        "few_labels_cnn_error": small_cnn_error(labelled, holdout, seed=seed, device=device, steps=steps),
     }
 
 
 def pixel_svm_error(labelled: LabelledArrays, holdout: LabelledArrays, *, seed: int) -> float:
-    """Share (0 to 1) of wrong holdout labels of a linear SVM on centred pixels in [0, 1].
+    """Share (0 to 1) of wrong holdout labels of a linear SVM on centered pixels in [0, 1].
 
     C is the best of the powers of 10 from 1e-5 to 1 by stratified 5-fold cross-validation on `labelled` (fewer folds
     where a class has fewer labels). Pixels are not standardised: on digits that costs a third more errors, since
@@ -95,22 +81,23 @@ def pixel_svm_error(labelled: LabelledArrays, holdout: LabelledArrays, *, seed: 
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import LinearSVC
 
-    assert labelled.y is not None and holdout.y is not None
+    assert labelled.y is not None
+    assert holdout.y is not None
     mean = labelled.x.mean(dim=0)
     x, x_holdout = ((split.x - mean).flatten(1).numpy() for split in (labelled, holdout))
     dual = len(x) < x.shape[1]
-    if dual:  # the span of the samples holds the same solution in fewer dimensions: see `svm.fit_svm`
+    if dual:  # the span of the samples holds the same solution in fewer dimensions: see `fit_svm` of evaluation
         basis = np.linalg.qr(x.T)[0]
         x, x_holdout = x @ basis, x_holdout @ basis
-    machine = LinearSVC(C=UNTUNED_PENALTY, random_state=seed, dual=dual)
+    svm = LinearSVC(C=UNTUNED_PENALTY, random_state=seed, dual=dual)
     folds = min(FOLDS, int(labelled.y.unique(return_counts=True)[1].min()))
     if folds >= 2:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        machine = GridSearchCV(machine, {"C": PENALTIES}, cv=splitter)
+        svm = GridSearchCV(svm, {"C": PENALTIES}, cv=splitter)
     with warnings.catch_warnings():  # a C too large to converge with is a candidate like any other
         warnings.simplefilter("ignore", ConvergenceWarning)
-        machine.fit(x, labelled.y.numpy())
-    return 1 - float(machine.score(x_holdout, holdout.y.numpy()))
+        svm.fit(x, labelled.y.numpy())
+    return 1 - float(svm.score(x_holdout, holdout.y.numpy()))
 
 
 def small_cnn_error(
@@ -121,40 +108,42 @@ def small_cnn_error(
     AdamW with a cosine decay to 0, random shifts of up to 1/8 of the side with the border repeated. No flips: they
     change what a digit says. The same arguments give the same error (bit for bit on a CPU).
     """
-    assert labelled.y is not None and holdout.y is not None
-    draws, device = make_generator(seed, "few-label network"), torch.device(device)
+    assert labelled.y is not None
+    assert holdout.y is not None
+    draws = make_generator(seed, "few-label network")
+    device = torch.device(device)
     trunk, head = _build_small_cnn(labelled.x.shape[1], int(labelled.y.max()) + 1, draws)
     network = nn.Sequential(trunk, head).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     with torch.enable_grad():
         for step in range(steps):
-            optimiser.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             rows = torch.randint(len(labelled.x), (BATCH_SIZE,), generator=draws)
             # Masks are drawn here because nn.Dropout would draw from torch's global generator, which is the caller's.
             kept = (torch.rand(BATCH_SIZE, FEATURES, generator=draws) >= DROPOUT).float() / (1 - DROPOUT)
             features = trunk(shift_images(labelled.x[rows], draws).to(device)) * kept.to(device)
             loss = F.cross_entropy(head(features), labelled.y[rows].to(device))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     answers = in_batches(network.eval(), holdout.x, device, "few-label network's logits").argmax(dim=1)
     return float((answers != holdout.y).double().mean())
 
 
 def shift_images(x: Tensor, draws: torch.Generator) -> Tensor:
-    """Each of the images [N, C, H, W] moved by up to 1/8 of its sides; what that uncovers repeats the border."""
+    """Move each of the images [N, C, H, W] by up to 1/8 of its sides; what that uncovers repeats the border."""
     count, _, height, width = x.shape
-    places = []
+    sources = []
     for size in (height, width):
         reach = int(size * LARGEST_SHIFT)
         offset = torch.randint(-reach, reach + 1, (count, 1), generator=draws)
-        places.append((torch.arange(size) + offset).clamp(0, size - 1))
-    rows, columns = places
+        sources.append((torch.arange(size) + offset).clamp(0, size - 1))
+    rows, columns = sources
     return x[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _build_small_cnn(channels: int, classes: int, draws: torch.Generator) -> tuple[nn.Module, nn.Module]:
-    """Four convolutions with batch norm and a hidden layer, whatever the image's size; about 200,000 weights."""
+    """Build four convolutions with batch norm and a hidden layer, about 200,000 weights, for images of any size."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -1,0 +1,31 @@
+"""Where Ray and its workers find what lies on this machine or in S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ali_dist.config.loading import from_mapping
+from ali_dist.errors import InputError
+from ali_dist.launchers.ray_storage import open_ray_storage, with_absolute_paths
+
+
+def test_processes_in_other_folders_get_absolute_paths_and_the_same_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_paths(from_mapping({"run.dir": "runs", "data.url": "s3://bucket/digits"}))
+    assert config.run.dir == str(tmp_path / "runs")
+    assert config.data.url == "s3://bucket/digits"
+
+
+def test_rays_own_files_lie_in_the_run_folder(tmp_path):
+    config = from_mapping({"run.dir": f"{tmp_path}/runs/", "run.name": "mine"})
+    assert open_ray_storage(config) == (str(Path(tmp_path) / "runs" / "mine" / "ray"), None)
+    path, filesystem = open_ray_storage(from_mapping({"run.dir": "s3://bucket/runs", "run.name": "mine"}))
+    assert path == "bucket/runs/mine/ray"
+    assert type(filesystem).__name__ == "S3FileSystem"
+
+
+def test_a_place_that_ray_does_not_know_is_one_sentence():
+    with pytest.raises(InputError, match=r"run.dir is 'gs://bucket', but on Ray it must be a folder or s3://"):
+        open_ray_storage(from_mapping({"run.dir": "gs://bucket"}))
