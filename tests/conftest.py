@@ -1,4 +1,4 @@
-"""Fixtures for all tests: no test sees this machine's AWS settings, and those that need S3 get a real server."""
+"""Fixtures for all tests: none of them sees this machine's AWS settings, and those that need S3 get a real server."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tests.helpers.swift import SwiftServer
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Without pytest-timeout, as on a bare machine, its setting in pyproject.toml is known, and idle."""
+    """Declare the setting of pytest-timeout where that is not installed, as on a bare machine, to no effect."""
     if not pluginmanager.hasplugin("timeout"):
-        parser.addini("timeout", "seconds that a test may take; needs pytest-timeout")
+        parser.addini("timeout", "seconds that a test may take; it needs pytest-timeout")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Its marker likewise."""
+    """Declare the marker of pytest-timeout where that is not installed."""
     if not config.pluginmanager.hasplugin("timeout"):
-        config.addinivalue_line("markers", "timeout(seconds): what a test may take; needs pytest-timeout")
+        config.addinivalue_line("markers", "timeout(seconds): what a test may take; it needs pytest-timeout")
 
 
 @pytest.fixture(autouse=True)
 def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take AWS_* variables and profiles away: only what a test sets itself is in force, and nothing leaves loopback."""
+    """Remove the AWS_* variables and profiles, so that only what a test sets itself is in force."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -35,14 +35,14 @@ def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
-    """A real S3 server for the whole session: `endpoint_url`, `access_key`, `secret_key`, `env`, `make_bucket()`."""
+    """A real S3 server on the loopback interface, for the whole session."""
     with SwiftServer(tmp_path_factory.mktemp("swift")) as server:
         yield server
 
 
 @pytest.fixture
 def swift_env(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> SwiftServer:
-    """The server, with its AWS_* variables in force in this process and what it starts."""
+    """The server, with its AWS_* variables in force in this process and in those that it starts."""
     for name, value in swift.env.items():
         monkeypatch.setenv(name, value)
     return swift

@@ -1,4 +1,4 @@
-"""Contestants that take turns, so that what else the machine does meets all of them alike."""
+"""Contestants that take turns, so that whatever else the machine does slows all of them alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to update, with networks and optimisers of its own."""
+    """An update that is measured, with networks and optimizers of its own."""
 
     name: str
     update: Callable[[], object]
@@ -22,16 +22,22 @@ class Contestant:
     optimizers: Sequence[torch.optim.Optimizer]
 
     def resident_bytes(self) -> int:
-        """Bytes of weights, buffers, gradients and optimiser state, as they are now."""
+        """Bytes of weights, buffers, gradients and optimizer state, as they are now."""
         tensors: list[Tensor] = [*self.networks.parameters(), *self.networks.buffers()]
         tensors += [p.grad for p in self.networks.parameters() if p.grad is not None]
-        tensors += [t for o in self.optimizers for state in o.state.values() for t in state.values()]
+        for optimizer in self.optimizers:
+            tensors += [t for state in optimizer.state.values() for t in state.values()]
         return sum(t.nbytes for t in tensors)
 
 
 @dataclass(slots=True)
-class Measured:
-    """Of one contestant: mean seconds of an update in each round, and on CUDA its peak memory."""
+class TurnTimes:
+    """What one contestant took.
+
+    Attributes:
+        seconds: Mean time of an update, in each round.
+        peak_bytes: Most memory in use on the device; None on a CPU.
+    """
 
     seconds: list[float]
     peak_bytes: int | None = None
@@ -44,49 +50,53 @@ def take_turns(
     device: torch.device,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Measured]:
-    """Rounds in which every contestant has one turn; who begins changes from round to round.
+) -> dict[str, TurnTimes]:
+    """Measure rounds in which every contestant has one turn; each round begins with another contestant.
 
     Args:
         contestants: With different names.
-        rounds: Turns of each.
+        rounds: Turns of each contestant.
         updates: Timed updates in a turn.
-        device: Where they compute.
+        device: Where the contestants compute.
         say: Takes a line about progress.
-        clock: Seconds, for the CPU; on CUDA the device's own clock is taken.
+        clock: Gives seconds, on a CPU; on CUDA the clock of the device is used.
+
+    Returns:
+        The times of each contestant, by its name.
     """
-    found = {contestant.name: Measured([]) for contestant in contestants}
+    times = {contestant.name: TurnTimes([]) for contestant in contestants}
     warm_up = 3 if device.type == "cuda" else 1  # fills caches; the first turn also compiles and chooses kernels
     for number in range(rounds):
         first = number % len(contestants)
         for contestant in [*contestants[first:], *contestants[:first]]:
             for _ in range(warm_up):
                 contestant.update()
-            mine = found[contestant.name]
-            before, resident = _watch_memory(contestant, device)
-            mine.seconds.append(_seconds_per_update(contestant.update, updates, device, clock))
+            own_times = times[contestant.name]
+            in_use, resident = _reset_peak_memory(contestant, device)
+            own_times.seconds.append(_time_updates(contestant.update, updates, device, clock))
             if device.type == "cuda":
-                # What the others keep on the device is not this contestant's.
-                peak = torch.cuda.max_memory_allocated(device) - before + resident
-                mine.peak_bytes = max(peak, mine.peak_bytes or 0)
+                # What the other contestants keep on the device does not count.
+                peak = torch.cuda.max_memory_allocated(device) - in_use + resident
+                own_times.peak_bytes = max(peak, own_times.peak_bytes or 0)
         say(f"round {number + 1} of {rounds} done")
-    return found
+    return times
 
 
-def _watch_memory(contestant: Contestant, device: torch.device) -> tuple[int, int]:
-    """Bytes in use on the device, and those of them that are the contestant's; the peak counts from here."""
+def _reset_peak_memory(contestant: Contestant, device: torch.device) -> tuple[int, int]:
+    """Count peak memory from here on; returns bytes in use on the device, and how many belong to the contestant."""
     if device.type != "cuda":
         return 0, 0
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device), contestant.resident_bytes()
 
 
-def _seconds_per_update(
+def _time_updates(
     update: Callable[[], object], updates: int, device: torch.device, clock: Callable[[], float]
 ) -> float:
-    """Mean time of `updates` updates in a row."""
+    """Measure the mean time of `updates` updates in a row, in seconds."""
     if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
         start.record()
         for _ in range(updates):
@@ -94,33 +104,35 @@ def _seconds_per_update(
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1000 / updates
-    begin = clock()
+    began = clock()
     for _ in range(updates):
         update()
-    return (clock() - begin) / updates
+    return (clock() - began) / updates
 
 
-def summarise(measured: dict[str, Measured], base: str, images: int) -> list[dict[str, Any]]:
-    """One JSON-able row for each contestant, in order.
+def summarize_turns(times: dict[str, TurnTimes], base: str, images: int) -> list[dict[str, Any]]:
+    """Make one JSON-able row for each contestant, in their order.
 
     Args:
-        measured: From `take_turns`.
-        base: Whose speed is 1; ratios are taken within a round, then their median over rounds.
-        images: Of one update.
+        times: From `take_turns`.
+        base: The contestant whose speed is 1; ratios are taken within a round, and then their median over rounds.
+        images: In one update.
     """
     rows = []
-    for name, one in measured.items():
-        ratios = [theirs / own for theirs, own in zip(measured[base].seconds, one.seconds, strict=True)]
+    for name, own in times.items():
+        ratios = [
+            base_seconds / seconds for base_seconds, seconds in zip(times[base].seconds, own.seconds, strict=True)
+        ]
         rows.append(
             {
                 "step": name,
-                "images_per_second": images / median(one.seconds),
-                "seconds_per_update": median(one.seconds),
+                "images_per_second": images / median(own.seconds),
+                "seconds_per_update": median(own.seconds),
                 "ratio": median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
-                "peak_bytes": one.peak_bytes,
-                "seconds_by_round": one.seconds,
+                "peak_bytes": own.peak_bytes,
+                "seconds_by_round": own.seconds,
             }
         )
     return rows

@@ -1,9 +1,9 @@
-"""Whether a change that should change no numbers has changed none: `python -m tests.bench.identical --help`.
+"""Check that a change which should change no numbers has changed none: `python -m tests.bench.identical --help`.
 
 `record FOLDER` trains fixed small runs (digits, a mixture, few labels, conditions, the paper's CIFAR10 and SVHN
 networks at small width; on 1, 2 and 3 ranks) through the command line of a checkout, and keeps their run folders.
 `compare FOLDER FOLDER` demands equal losses and metrics, equal weights, averages and optimizer state bit for bit, and
-equal pictures. `resume FOLDER` lets this checkout go on with, and use, the runs that another one recorded.
+equal pictures. `resume FOLDER` continues and uses, with this checkout, the runs that another one has recorded.
 
     git worktree add ../before COMMIT
     python -m tests.bench.identical record /tmp/before --code ../before
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = {
+COMMON_SETTINGS = {
     "run.images": "480",
     "data.global_batch_size": "24",
     "data.lanes": "6",
@@ -36,14 +36,21 @@ COMMON = {
     "report.checkpoint_every": "240",
     "report.evaluation_samples": "200",
 }
-SMALL_PAPER = {"model.width": "0.125", "report.evaluation": "none", "run.images": "192", "data.source": "none"}
-CLOCK = {"seconds", "images_per_second", "data_wait"}
-"""Keys of a record that follow the clock."""
+SMALL_PAPER_SETTINGS = {"model.width": "0.125", "report.evaluation": "none", "run.images": "192", "data.source": "none"}
+CLOCK_KEYS = {"seconds", "images_per_second", "data_wait"}
+"""Keys of a record whose values depend on the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedRun:
-    """A run whose numbers are compared: its preset, what is set beside `COMMON`, and the data it is given."""
+    """A run whose numbers are compared.
+
+    Attributes:
+        name: Name of its folders, without the number of ranks.
+        preset: Its preset.
+        settings: What is set beside `COMMON_SETTINGS`.
+        data: Name of its data in `DATA_COMMANDS`.
+    """
 
     name: str
     preset: str
@@ -51,24 +58,24 @@ class FixedRun:
     data: str
 
 
-RUNS = (
+FIXED_RUNS = (
     FixedRun("digits", "digits", {"model.width": "0.5"}, "digits"),
     FixedRun("digits-semi", "digits-semi", {"model.width": "0.5"}, "digits"),
     FixedRun("digits-conditional", "digits-conditional", {"model.width": "0.25", "run.images": "240"}, "digits"),
     FixedRun("mixture", "mixture", {}, "mixture"),
-    FixedRun("cifar10", "cifar10", SMALL_PAPER, "shapes"),
-    FixedRun("svhn", "svhn", {**SMALL_PAPER, "data.split": "train"}, "shapes"),
+    FixedRun("cifar10", "cifar10", SMALL_PAPER_SETTINGS, "shapes"),
+    FixedRun("svhn", "svhn", {**SMALL_PAPER_SETTINGS, "data.split": "train"}, "shapes"),
 )
-DATA = {
+DATA_COMMANDS = {
     "digits": ["digits"],
     "mixture": ["mixture", "--samples", "1000"],
     "shapes": ["shapes", "--samples", "300", "--size", "32"],
 }
-RANKS = (1, 2, 3)
+RANK_COUNTS = (1, 2, 3)
 
 
-def run_in(code: Path, arguments: list[str], ranks: int = 1) -> None:
-    """Run one of our modules with the code of a checkout, on one process or under torchrun."""
+def run_module(code: Path, arguments: list[str], ranks: int = 1) -> None:
+    """Run one of our modules with the code of a checkout, in one process or under torchrun."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(code), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, "-m", *arguments]
@@ -78,67 +85,75 @@ def run_in(code: Path, arguments: list[str], ranks: int = 1) -> None:
 
 
 def training_arguments(run: FixedRun, folder: Path, ranks: int) -> list[str]:
-    """The command line that trains `run` below `folder`."""
+    """List the arguments that train `run` below `folder`."""
     places = {"run.dir": folder / "runs", "run.name": f"{run.name}-{ranks}", "data.url": folder / "data" / run.data}
-    settings = COMMON | run.settings | {key: str(value) for key, value in places.items()}
+    settings = COMMON_SETTINGS | run.settings | {key: str(value) for key, value in places.items()}
     return ["ali_dist.train", "--preset", run.preset, *(f"--{key}={value}" for key, value in settings.items())]
 
 
-def record(folder: Path, code: Path) -> None:
+def record_runs(folder: Path, code: Path) -> None:
     """Train every fixed run on every number of ranks."""
-    for name, arguments in DATA.items():
-        run_in(code, ["ali_dist.prepare", *arguments[:1], str(folder / "data" / name), *arguments[1:]])
-    for run in RUNS:
-        for ranks in RANKS:
+    for name, arguments in DATA_COMMANDS.items():
+        run_module(code, ["ali_dist.prepare", *arguments[:1], str(folder / "data" / name), *arguments[1:]])
+    for run in FIXED_RUNS:
+        for ranks in RANK_COUNTS:
             print(f"{run.name} on {ranks}", flush=True)
-            run_in(code, training_arguments(run, folder, ranks), ranks)
+            run_module(code, training_arguments(run, folder, ranks), ranks)
 
 
-def facts_of(run: Path) -> Iterator[tuple[str, Any]]:
-    """Everything of a run folder that must not change, by name; floats as they are written."""
+def collect_facts(run: Path) -> Iterator[tuple[str, Any]]:
+    """Collect everything in a run folder that must not change, by name; floats as they are written."""
     for number, line in enumerate((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         for key, value in json.loads(line).items():
-            if key not in CLOCK:
+            if key not in CLOCK_KEYS:
                 yield f"metrics.jsonl:{number}:{key}", value
     for path in sorted([*run.glob("checkpoints/*/*.safetensors"), *run.glob("images/*.png")]):
         yield str(path.relative_to(run)), hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(run.glob("checkpoints/*/state.json")):
         for key, value in json.loads(path.read_text(encoding="utf-8")).items():
-            if key not in CLOCK | {"config"}:
+            if key not in CLOCK_KEYS | {"config"}:
                 yield f"{path.relative_to(run)}:{key}", value
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print every difference; how many there are."""
-    found = compared = 0
-    for run in sorted((before / "runs").iterdir()):
-        mine, theirs = dict(facts_of(run)), dict(facts_of(after / "runs" / run.name))
-        for name in sorted(mine.keys() | theirs.keys()):
+def compare_runs(before: Path, after: Path) -> int:
+    """Print every difference between two folders of recorded runs; returns their number."""
+    compared = 0
+    differing = 0
+    runs = sorted((before / "runs").iterdir())
+    for run in runs:
+        facts_before = dict(collect_facts(run))
+        facts_after = dict(collect_facts(after / "runs" / run.name))
+        for name in sorted(facts_before.keys() | facts_after.keys()):
             compared += 1
-            if mine.get(name) != theirs.get(name):
-                found += 1
-                print(f"{run.name}: {name} was {mine.get(name)!r} and is {theirs.get(name)!r}")
-    print(f"{compared} facts of {len(list((before / 'runs').iterdir()))} runs compared, {found} differ.")
-    return found
+            if facts_before.get(name) != facts_after.get(name):
+                differing += 1
+                print(f"{run.name}: {name} was {facts_before.get(name)!r} and is {facts_after.get(name)!r}")
+    print(f"{compared} facts of {len(runs)} runs compared, {differing} differ.")
+    return differing
 
 
-def resume(folder: Path) -> None:
-    """Go on with each recorded run for two more updates, and use it."""
-    for run in RUNS:
+def resume_runs(folder: Path) -> None:
+    """Continue each recorded run for two more updates, and use it.
+
+    Raises:
+        SystemExit: A run was not continued from its checkpoint, or a command failed.
+    """
+    for run in FIXED_RUNS:
         arguments = training_arguments(run, folder, 1)
-        images = int((COMMON | run.settings)["run.images"]) + 48
-        run_in(ROOT, [*arguments, f"--run.images={images}"])
-        place = str(folder / "runs" / f"{run.name}-1")
-        summary = json.loads(Path(place, "summary.json").read_text(encoding="utf-8"))
+        images = int((COMMON_SETTINGS | run.settings)["run.images"]) + 48
+        run_module(ROOT, [*arguments, f"--run.images={images}"])
+        run_folder = str(folder / "runs" / f"{run.name}-1")
+        summary = json.loads(Path(run_folder, "summary.json").read_text(encoding="utf-8"))
         if summary["images"] != images or summary["restarts"] != 1:
-            raise SystemExit(f"{place} did not go on from its checkpoint: {summary}")
-        run_in(ROOT, ["ali_dist.generate", place, "--what", "samples", "--count", "4", "--out", f"{folder}/pictures"])
-        run_in(ROOT, ["ali_dist.encode", place, "--out", f"{folder}/features-{run.name}.npz"])
-        print(f"{run.name}: went on, drew samples, encoded", flush=True)
+            raise SystemExit(f"{run_folder} was not continued from its checkpoint: {summary}")
+        drawing = ["--what", "samples", "--count", "4", "--out", f"{folder}/pictures"]
+        run_module(ROOT, ["ali_dist.generate", run_folder, *drawing])
+        run_module(ROOT, ["ali_dist.encode", run_folder, "--out", f"{folder}/features-{run.name}.npz"])
+        print(f"{run.name}: continued, drew samples, encoded", flush=True)
 
 
 def main() -> int:
-    """The command; exit code 1 if anything differs."""
+    """Run the command; returns exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.identical",
         description=__doc__,
@@ -150,11 +165,11 @@ def main() -> int:
     options = parser.parse_args()
     folders = [folder.absolute() for folder in options.folders]
     if options.what == "compare":
-        return int(compare(*folders) > 0)
+        return int(compare_runs(*folders) > 0)
     if options.what == "record":
-        record(folders[0], options.code.absolute())
+        record_runs(folders[0], options.code.absolute())
     else:
-        resume(folders[0])
+        resume_runs(folders[0])
     return 0
 
 

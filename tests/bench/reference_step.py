@@ -1,9 +1,9 @@
 """The update as most public ALI and BiGAN code in PyTorch writes it: first D, then E and G, each with its own pass.
 
-The yardstick of the step bench. It has the same networks, losses and terms as `ali_dist.training.step` and no
-needless slowness: the D step runs E and G without gradient, gradients are set to None, nothing is logged. D is called
-once for each kind of pair and each player has its Adam with PyTorch's defaults, as that code does: on CUDA these are
-the foreach kernels, on a CPU one tensor at a time.
+The step bench measures against it. It has the same networks, losses and terms as `ali_dist.training.step`, and it is
+not slower than it has to be: the step of D runs E and G without gradient, gradients are set to None, and nothing is
+logged. As in that code, D is called once for each kind of pair, and D and the generators each have an Adam with
+PyTorch's defaults, which on CUDA are the foreach kernels, and on a CPU one tensor at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ali_dist.training.step import LossWeights, TrainBatch
 
 
 class StockMaxout(nn.Module):
-    """Maxout of adjacent channels as torch's own operators do it fastest."""
+    """Maxout of adjacent channels, with the fastest of torch's own operators."""
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
@@ -34,28 +34,27 @@ class StockMaxout(nn.Module):
         return x.unflatten(1, (-1, self.pieces)).amax(2)
 
 
-def with_stock_layers(module: nn.Module) -> nn.Module:
-    """`module` itself, its maxout and dropout layers replaced by what public code takes from torch."""
+def use_stock_layers(module: nn.Module) -> None:
+    """Replace the maxout and dropout layers in `module` by those that public code takes from torch."""
     for name, child in module.named_children():
         if isinstance(child, Maxout):
             setattr(module, name, StockMaxout(child.pieces))
         elif isinstance(child, Dropout):
             setattr(module, name, nn.Dropout(child.p))
         else:
-            with_stock_layers(child)
-    return module
+            use_stock_layers(child)
 
 
 class UsualStep:
-    """One alternating update; the yardstick of every ratio.
+    """One alternating update, against which all others are measured.
 
     Args:
-        ali: The networks; only its three parts are used.
+        ali: The networks; only the encoder, the decoder and the discriminator are used.
         loss: Name of the objective.
         optim: Learning rates and Adam's settings.
         precision: What is cast and scaled.
         compiled: Whether the networks are compiled.
-        penalised: Whether a gradient penalty is on; torch.compile cannot differentiate it, so D then stays eager.
+        has_penalty: Whether there is a gradient penalty; torch.compile cannot differentiate it, so D then stays eager.
         fused: Whether Adam is the fused one, as in our own step.
     """
 
@@ -67,44 +66,51 @@ class UsualStep:
         precision: Precision,
         *,
         compiled: bool = False,
-        penalised: bool = False,
+        has_penalty: bool = False,
         fused: bool = False,
     ) -> None:
-        self.game, self.precision, self.native = OBJECTIVES[loss], precision, ali.native
+        self.objective = OBJECTIVES[loss]
+        self.precision = precision
+        self.native = ali.native
         self.encoder = torch.compile(ali.encoder) if compiled else ali.encoder
         self.decoder = torch.compile(ali.decoder) if compiled else ali.decoder
-        self.discriminator = torch.compile(ali.discriminator) if compiled and not penalised else ali.discriminator
+        self.discriminator = torch.compile(ali.discriminator) if compiled and not has_penalty else ali.discriminator
         # None is PyTorch's own choice of implementation; False would switch foreach off, too.
-        rest: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": fused or None}
-        self.opt_d = torch.optim.Adam(ali.discriminator_parameters(), lr=optim.lr_d, **rest)
-        self.opt_g = torch.optim.Adam(ali.generator_parameters(), lr=optim.lr_g, **rest)
+        options: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": fused or None}
+        self.opt_d = torch.optim.Adam(ali.discriminator_parameters(), lr=optim.lr_d, **options)
+        self.opt_g = torch.optim.Adam(ali.generator_parameters(), lr=optim.lr_g, **options)
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> tuple[Tensor, Tensor]:
-        """One update; both players' mean losses."""
+        """Do one update; returns the mean losses of D, and of E and G."""
         x, z, epsilon = batch[:3]
-        d_loss = self._d_step(x, z, epsilon, weights)
-        return d_loss, self._g_step(x, z, epsilon, weights)
+        d_loss = self._update_discriminator(x, z, epsilon, weights)
+        return d_loss, self._update_generators(x, z, epsilon, weights)
 
-    def _d_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
-        penalised = weights.r1 > 0 or weights.r2 > 0
+    def _update_discriminator(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
         with self.precision.autocast():
             with torch.no_grad():
-                z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
-            on_q, on_p = _leaves(x, z_hat, penalised), _leaves(x_tilde, z, penalised)
-            d_q, d_p = self._judge(*on_q), self._judge(*on_p)
-        d_loss = self.game.d_loss(d_q, d_p).mean()
-        if penalised:
-            d_loss = d_loss + weights.r1 * _half_squared(d_q, on_q) + weights.r2 * _half_squared(d_p, on_p)
+                z_hat = self.encoder(x, epsilon)[0]
+                x_tilde = self.decoder(z)
+            encoder_pair = _make_leaves(x, z_hat, weights.has_penalty)
+            decoder_pair = _make_leaves(x_tilde, z, weights.has_penalty)
+            d_q = self._discriminate(*encoder_pair)
+            d_p = self._discriminate(*decoder_pair)
+        d_loss = self.objective.d_loss(d_q, d_p).mean()
+        if weights.has_penalty:
+            d_loss = d_loss + weights.r1 * _half_squared_slope(d_q, encoder_pair)
+            d_loss = d_loss + weights.r2 * _half_squared_slope(d_p, decoder_pair)
         self.opt_d.zero_grad(set_to_none=True)
         self.precision.backward(d_loss)
         self.precision.step(self.opt_d)
         return d_loss.detach()
 
-    def _g_step(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
+    def _update_generators(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
         with self.precision.autocast():
-            z_hat, x_tilde = self.encoder(x, epsilon)[0], self.decoder(z)
-            d_q, d_p = self._judge(x, z_hat), self._judge(x_tilde, z)
-            g_loss = self.game.g_loss(d_q, d_p).mean()
+            z_hat = self.encoder(x, epsilon)[0]
+            x_tilde = self.decoder(z)
+            d_q = self._discriminate(x, z_hat)
+            d_p = self._discriminate(x_tilde, z)
+            g_loss = self.objective.g_loss(d_q, d_p).mean()
             if weights.cycle_x:
                 g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat) - x).square().mean()
             if weights.cycle_z:
@@ -114,20 +120,20 @@ class UsualStep:
                 x_rec = self.decoder(self.encoder(sample, epsilon)[0])
                 g_loss = g_loss + weights.cycle_samples * self.native(x_rec - sample).square().mean()
         self.opt_g.zero_grad(set_to_none=True)
-        self.precision.backward(g_loss)  # D gets gradients, too; they are thrown away at its next step
+        self.precision.backward(g_loss)  # D gets gradients, too, which are discarded in its next update
         self.precision.step(self.opt_g)
         return g_loss.detach()
 
-    def _judge(self, x: Tensor, z: Tensor) -> Tensor:
+    def _discriminate(self, x: Tensor, z: Tensor) -> Tensor:
         return self.discriminator((x,), z).d
 
 
-def _leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
-    """D's inputs as constants, or as leaves where a gradient with respect to them is wanted."""
+def _make_leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """Detach D's inputs, as leaves that get a gradient where they have to be `differentiable`."""
     return x.detach().requires_grad_(differentiable), z.detach().requires_grad_(differentiable)
 
 
-def _half_squared(logits: Tensor, inputs: tuple[Tensor, Tensor]) -> Tensor:
-    """Half the mean squared norm of each logit's gradient with respect to its inputs."""
-    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return 0.5 * torch.stack([g.square().flatten(1).sum(1) for g in gradients]).sum(0).mean()
+def _half_squared_slope(logits: Tensor, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """Compute half the mean squared norm of the gradient of each logit with respect to its inputs."""
+    slopes = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+    return 0.5 * torch.stack([slope.square().flatten(1).sum(1) for slope in slopes]).sum(0).mean()

@@ -1,8 +1,8 @@
 """How fast our update is beside the usual public one: `python -m tests.bench.step [--preset cifar10] [options]`.
 
-Every way of `ali_dist.training.step` that is exact for the preset, and `usual` (see `reference_step`), start from the
-same weights and see the same batch. They take turns; medians and ratios are over rounds. Only the update is measured:
-no data, no averaging of weights, no records.
+Every update rule that is exact for the preset, and `usual` (see `reference_step`), start from the same weights and see
+the same batch. They take turns; medians and ratios are over rounds. Only the update is measured, without data,
+averages of weights and records.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import platform
 import sys
@@ -26,7 +25,6 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset
-from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture
@@ -34,11 +32,13 @@ from ali_dist.model.data_space import DataSpace
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
-from tests.bench.contest import Contestant, summarise, take_turns
-from tests.bench.reference_step import UsualStep, with_stock_layers
+from tests.bench.contest import Contestant, summarize_turns, take_turns
+from tests.bench.reference_step import UsualStep, use_stock_layers
+from tests.helpers.runs import index_without_shards
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-SAMPLE_SHAPES = {  # as stored, by preset
+# The shape of a stored sample, by preset.
+SAMPLE_SHAPES = {
     "digits": (1, 8, 8),
     "cifar10": (3, 32, 32),
     "svhn": (3, 32, 32),
@@ -51,9 +51,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The command's options; None stands for a default that depends on others.
+    """The options of the command; None stands for a default that depends on other options.
 
-    `steps` names the steps to measure beside `usual`; None is every one.
+    `steps` names the steps to measure beside `usual`; None means all of them.
     """
 
     preset: str = "cifar10"
@@ -69,88 +69,84 @@ class Settings:
     steps: tuple[str, ...] | None = None
 
 
-def _config(settings: Settings, *layers: dict[str, Any]) -> Config:
-    """The preset as `settings` change it; `layers` come last."""
-    own: dict[str, Any] = {
+def config_for(settings: Settings, *layers: dict[str, Any]) -> Config:
+    """Load the preset and change it as `settings` and then `layers` say."""
+    changes: dict[str, Any] = {
         "scale.precision": settings.precision,
         "scale.compile": settings.compile,
-        "model.output_bias_from_data": False,  # there are no data, and it changes no step's speed
+        "model.output_bias_from_data": False,  # there are no data, and it does not change the speed
     }
     if settings.batch is not None:
-        own |= {"data.global_batch_size": settings.batch, "run.images": settings.batch}
-    return from_mapping(load_preset(settings.preset), own, *layers)
+        changes |= {"data.global_batch_size": settings.batch, "run.images": settings.batch}
+    return from_mapping(load_preset(settings.preset), changes, *layers)
 
 
-def _penalised(config: Config) -> bool:
+def _has_penalty(config: Config) -> bool:
     return config.objective.r1 > 0 or config.objective.r2 > 0
 
 
-def ways_for(config: Config) -> list[str]:
-    """The ways that are exact for these networks and terms, the fastest first; then the alternating one."""
-    if _penalised(config):
+def rules_for(config: Config) -> list[str]:
+    """List the update rules that are exact for these networks and terms, fastest first; then the alternating one."""
+    if _has_penalty(config):
         return ["penalised", "alternating"]
     if find_architecture(config.model.architecture).couples_samples:
         return ["coupled", "alternating"]
     return [*(["scaled"] if config.scale.precision != "fp16" else []), "coupled", "alternating"]
 
 
-def _stand_in_index(shape: tuple[int, ...]) -> Index:
-    """An index without shards: of their data, networks need the shape and mean only."""
-    mean, per_channel = (0.5,) * math.prod(shape), (0.5,) * shape[0]
-    return Index(
-        encoding="raw", dtype="uint8", shape=shape, shards=(), mean=per_channel, std=per_channel, pixel_mean=mean
-    )
-
-
-def _inputs(config: Config, space: DataSpace, device: torch.device) -> TrainBatch:
-    """x [B, ...] in the model's range, z and epsilon [B, n_z]; always the same."""
+def _make_inputs(config: Config, space: DataSpace, device: torch.device) -> TrainBatch:
+    """Draw x [B, ...] in the model's range, z and epsilon [B, n_z]: the same numbers at every call."""
     generator = torch.Generator().manual_seed(0)
-    size, latent = config.data.global_batch_size, config.model.latent_size
-    x = space.model_from_unit(torch.rand(size, *space.model_shape, generator=generator))
-    z, epsilon = torch.randn(2, size, latent, generator=generator)
+    batch_size = config.data.global_batch_size
+    x = space.model_from_unit(torch.rand(batch_size, *space.model_shape, generator=generator))
+    z, epsilon = torch.randn(2, batch_size, config.model.latent_size, generator=generator)
     return TrainBatch(x.to(device), z.to(device), epsilon.to(device))
 
 
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
-    """`usual` with torch's maxout and dropout, then with ours, then our ways.
+    """Build `usual` with torch's maxout and dropout, then with ours, and then our update rules.
 
-    `layer` holds settings of the config by dotted name.
+    Args:
+        settings: The options of the command.
+        device: Where the contestants compute.
+        layer: Settings of the config by dotted name.
     """
     precision = Precision(settings.precision, device)
     layer = {"scale.precision": precision.name, **layer}
-    config, index = _config(settings, layer), _stand_in_index(SAMPLE_SHAPES[settings.preset])
+    config = config_for(settings, layer)
+    index = index_without_shards(SAMPLE_SHAPES[settings.preset])
     weights = loss_weights_at(config.objective, 0, 1.0)
-    found = []
-    wanted = settings.steps or (USUAL_OUR_LAYERS, *ways_for(config))
-    for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in wanted)):
+    contestants = []
+    steps = settings.steps or (USUAL_OUR_LAYERS, *rules_for(config))
+    for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in steps)):
         ali, space = build_networks(config, index.spec, config.run.seed)
-        inputs = _inputs(config, space, device)
+        inputs = _make_inputs(config, space, device)
         if name == USUAL:
-            with_stock_layers(ali)
+            use_stock_layers(ali)
         usual = UsualStep(
             ali.to(device),
             config.objective.loss,
             config.optim,
             precision,
             compiled=settings.compile,
-            penalised=_penalised(config),
+            has_penalty=_has_penalty(config),
             fused=settings.fused_usual,
         )
-        found.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
-    for way in (way for way in ways_for(config) if way in wanted):
-        ours = build_train_state(_config(settings, layer, {"objective.update": way}), index, device, World())
-        assert ours.step.rule.name == way
-        found.append(Contestant(way, partial(ours.step, inputs, weights), ours.ali, (ours.optimizer,)))
-    return found
+        contestants.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
+    for rule in (rule for rule in rules_for(config) if rule in steps):
+        state = build_train_state(config_for(settings, layer, {"objective.update": rule}), index, device, World())
+        assert state.step.rule.name == rule
+        contestants.append(Contestant(rule, partial(state.step, inputs, weights), state.ali, (state.optimizer,)))
+    return contestants
 
 
-def run(settings: Settings, say: Say, **layer: Any) -> dict[str, Any]:
+def measure_steps(settings: Settings, say: Say, **layer: Any) -> dict[str, Any]:
     """Measure as `settings` say; the result is JSON-able.
 
     Args:
-        settings: The command's options.
+        settings: The options of the command.
         say: Takes a line about progress.
-        layer: Settings of the config by dotted name, for networks smaller than the preset's.
+        layer: Settings of the config by dotted name, for networks that are smaller than the preset's.
 
     Raises:
         InputError: Preset, device and precision do not go together.
@@ -160,55 +156,57 @@ def run(settings: Settings, say: Say, **layer: Any) -> dict[str, Any]:
         raise InputError("--clock cpu does not see what a GPU does: leave it out, or add --device cpu.")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    images = _config(settings, layer).data.global_batch_size
+    images = config_for(settings, layer).data.global_batch_size
     updates = settings.updates or (20 if device.type == "cuda" else 3)
     contestants = make_contestants(settings, device, **layer)
-    measured = take_turns(contestants, settings.rounds, updates, device, say, CLOCKS[settings.clock])
+    times = take_turns(contestants, settings.rounds, updates, device, say, CLOCKS[settings.clock])
     return {
         "settings": {**dataclasses.asdict(settings), "batch": images, "updates": updates},
-        "conditions": conditions(device, Precision(settings.precision, device).name),
-        "rows": summarise(measured, USUAL, images),
+        "conditions": describe_conditions(device, Precision(settings.precision, device).name),
+        "rows": summarize_turns(times, USUAL, images),
         "ratio_is": RATIO,
     }
 
 
-def conditions(device: torch.device, precision: str) -> dict[str, Any]:
-    """Hardware, versions and date that the figures belong to."""
-    found = {
+def describe_conditions(device: torch.device, precision: str) -> dict[str, Any]:
+    """Describe the hardware, the versions and the date that the figures belong to."""
+    description = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": device.type,
         "precision": precision,
-        "cpu": _cpu_name(),
+        "cpu": _read_cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
     if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        description |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
         # torch computes fp32 convolutions in TF32 where it may, which decides what fp32 figures mean.
-        found |= {"cudnn": torch.backends.cudnn.version(), "tf32_convolutions": torch.backends.cudnn.allow_tf32}
-    return found
+        description |= {"cudnn": torch.backends.cudnn.version(), "tf32_convolutions": torch.backends.cudnn.allow_tf32}
+    return description
 
 
-def _cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+def _read_cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as aligned plain text."""
-    settings, where = result["settings"], result["conditions"]
-    machine = f"{where['cpu']}, {where['threads']} threads on {where['cores']} cores"
-    if where["device"] == "cuda":
-        tf32 = "on" if where["tf32_convolutions"] else "off"
-        machine = f"{where['gpu']}, CUDA {where['cuda']}, cuDNN {where['cudnn']}, TF32 convolutions {tf32}; {machine}"
+def format_table(result: dict[str, Any]) -> str:
+    """Format the result as aligned plain text."""
+    settings = result["settings"]
+    conditions = result["conditions"]
+    machine = f"{conditions['cpu']}, {conditions['threads']} threads on {conditions['cores']} cores"
+    if conditions["device"] == "cuda":
+        tf32 = "on" if conditions["tf32_convolutions"] else "off"
+        versions = f"CUDA {conditions['cuda']}, cuDNN {conditions['cudnn']}, TF32 convolutions {tf32}"
+        machine = f"{conditions['gpu']}, {versions}; {machine}"
     lines = [
-        f"Preset {settings['preset']}, batch {settings['batch']}, {where['precision']}, "
-        f"{'compiled' if settings['compile'] else 'eager'}; {where['date']}",
-        f"{machine}; torch {where['torch']}, Python {where['python']}",
+        f"Preset {settings['preset']}, batch {settings['batch']}, {conditions['precision']}, "
+        f"{'compiled' if settings['compile'] else 'eager'}; {conditions['date']}",
+        f"{machine}; torch {conditions['torch']}, Python {conditions['python']}",
         f"{settings['rounds']} rounds, in each {settings['updates']} updates of every step in turn; "
         f"{'time on the clock' if settings['clock'] == 'wall' else 'CPU time of this process, all threads'}",
         "",
@@ -231,19 +229,19 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
-def _at_least_1(text: str) -> int:
+def _parse_positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.step", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--preset", choices=sorted(SAMPLE_SHAPES), default="cifar10")
-    parser.add_argument("--batch", type=_at_least_1, help="images of an update (as in the preset)")
-    parser.add_argument("--rounds", type=_at_least_1, default=5, help="turns of every step (5)")
-    parser.add_argument("--updates", type=_at_least_1, help="timed updates in a turn (3; on CUDA 20)")
-    parser.add_argument("--threads", type=_at_least_1, help="CPU threads (as torch chooses)")
+    parser.add_argument("--batch", type=_parse_positive, help="images of an update (as in the preset)")
+    parser.add_argument("--rounds", type=_parse_positive, default=5, help="turns of every step (5)")
+    parser.add_argument("--updates", type=_parse_positive, help="timed updates in a turn (3; on CUDA 20)")
+    parser.add_argument("--threads", type=_parse_positive, help="CPU threads (as torch chooses)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks of every step")
@@ -259,15 +257,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; exit code 0, or 2 for wrong input."""
-    options = vars(_parser().parse_args(arguments))
+    """Run the command; returns exit code 0, or 2 for wrong input."""
+    options = vars(_make_parser().parse_args(arguments))
     file: Path | None = options.pop("json")
     try:
-        result = run(Settings(**options), lambda line: print(line, file=sys.stderr, flush=True))
+        result = measure_steps(Settings(**options), lambda line: print(line, file=sys.stderr, flush=True))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(table(result))
+    print(format_table(result))
     if file is not None:
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,4 +1,7 @@
-"""World size is not a hyper-parameter: 2 and 3 ranks, with even and uneven lanes, equal 1 rank."""
+"""World size is not a hyper-parameter: 2 and 3 ranks, with even and uneven lanes, equal 1 rank.
+
+Run: `make test ARGS=tests/distributed/test_ranks.py`
+"""
 
 import dataclasses
 import json
@@ -16,7 +19,7 @@ from ali_dist.errors import InputError, Stopped
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.training import loop, train_batches
 from tests.helpers.distributed import DistributedError, run_distributed
-from tests.helpers.runs import StoppingContext, assert_same, relative_difference, tiny, weights
+from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, relative_difference, tiny_config
 
 pytestmark = pytest.mark.distributed
 
@@ -28,37 +31,41 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
-def without_norm() -> None:
-    """Networks whose samples do not meet in a batch norm, which sees other batches at other world sizes."""
+def remove_batch_norm() -> None:
+    """Take batch norm out of the networks for digits, in this process: it depends on how a batch is divided."""
     tables = ARCHITECTURES["digits"]
 
-    def plain(table):
+    def without_norm(table):
         return tuple(dataclasses.replace(row, norm=False, bias="channel") for row in table)
 
-    ARCHITECTURES["digits"] = dataclasses.replace(tables, encoder=plain(tables.encoder), decoder=plain(tables.decoder))
+    ARCHITECTURES["digits"] = dataclasses.replace(
+        tables, encoder=without_norm(tables.encoder), decoder=without_norm(tables.decoder)
+    )
 
 
-def train(rank: int, size: int, mapping: dict, stop_before: int | None = None, norm: bool = False) -> list[list[int]]:
-    """One rank's run; returns the sample ids of its batches."""
-    if not norm:
-        without_norm()
-    ledger = Ledger()
+def train_rank(
+    rank: int, size: int, mapping: dict, stop_before: int | None = None, keeps_norm: bool = False
+) -> list[list[int]]:
+    """Train one rank of a run; returns the sample ids of its batches."""
+    if not keeps_norm:
+        remove_batch_norm()
+    recorder = BatchRecorder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_batches, "open_batches", ledger.open)
+        patch.setattr(train_batches, "open_batches", recorder.open_batches)
         try:
             loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, size), stop_before))
         except Stopped:
             assert stop_before is not None
-    return ledger.ids
+    return recorder.ids
 
 
-class Ledger:
-    """Opens batches and writes down which samples each of them has."""
+class BatchRecorder:
+    """A source of batches that records which samples each of them has."""
 
     def __init__(self) -> None:
         self.ids: list[list[int]] = []
 
-    def open(self, *args, **kwargs):
+    def open_batches(self, *args, **kwargs):
         self._source = open_batches(*args, **kwargs)
         return self
 
@@ -78,12 +85,13 @@ class Ledger:
         return batch
 
 
-def records(config) -> list[dict]:
+def read_records(config) -> list[dict]:
     lines = (Path(config.run.dir) / config.run.name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
-WAYS = {
+# The settings that lead to each update rule, or to a variant of it.
+RULES = {
     "scaled": {"objective__r1": 0, "objective__r2": 0, "objective__loss": "nonsaturating"},
     "penalised": {},
     "lazy-penalty": {"objective__penalty_every": 3},
@@ -101,58 +109,69 @@ WAYS = {
 
 
 def train_all(rank: int, size: int, mappings: dict[str, dict]) -> dict[str, list[list[int]]]:
-    return {way: train(rank, size, mapping) for way, mapping in mappings.items()}
+    """Train one rank of each of several runs; returns the sample ids of its batches, by run."""
+    return {name: train_rank(rank, size, mapping) for name, mapping in mappings.items()}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits):
-    """Every way at every world size: configs and each rank's ledger. 3 ranks own 2, 1 and 1 of the 4 lanes."""
+    """Every update rule at every world size: the configs, and the sample ids of each rank's batches.
+
+    3 ranks own 2, 1 and 1 of the 4 lanes.
+    """
     folder = tmp_path_factory.mktemp("ranks")
     # Adam divides by the gradient's size: without a larger epsilon, rounding of a vanishing gradient becomes a step,
     # and a gradient of a wrong size goes unnoticed.
     common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-2}
     configs = {
-        n: {way: tiny(folder, run__name=f"{way}-{n}", **common, **changes) for way, changes in WAYS.items()}
-        for n in (1, 2, 3)
+        size: {
+            name: tiny_config(folder, run__name=f"{name}-{size}", **common, **changes)
+            for name, changes in RULES.items()
+        }
+        for size in (1, 2, 3)
     }
-    mappings = {n: {way: config.to_mapping() for way, config in part.items()} for n, part in configs.items()}
-    return configs, {n: run_distributed(train_all, n, n, mappings[n], timeout=240) for n in (1, 2, 3)}
+    ids = {}
+    for size, by_name in configs.items():
+        mappings = {name: config.to_mapping() for name, config in by_name.items()}
+        ids[size] = run_distributed(train_all, size, size, mappings, timeout=240)
+    return configs, ids
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("way", WAYS)
-def test_several_ranks_equal_one(trained, way, world_size):
-    configs, ledgers = trained
-    parts = [ledgers[world_size][rank][way] for rank in range(world_size)]
-    whole = [[i for part in parts for i in part[step]] for step in range(8)]
-    assert whole == ledgers[1][0][way], "other global batches"
-    one, several = configs[1][way], configs[world_size][way]
-    assert relative_difference(weights(one), weights(several)) < 1e-4
-    for mine, theirs in zip(records(one), records(several), strict=True):
+@pytest.mark.parametrize("rule", RULES)
+def test_several_ranks_equal_one(trained, rule, world_size):
+    configs, ids = trained
+    by_rank = [ids[world_size][rank][rule] for rank in range(world_size)]
+    global_batches = [[i for batches in by_rank for i in batches[step]] for step in range(8)]
+    assert global_batches == ids[1][0][rule], "the global batches differ"
+    one = configs[1][rule]
+    several = configs[world_size][rule]
+    assert relative_difference(load_weights(one), load_weights(several)) < 1e-4
+    for of_one, of_several in zip(read_records(one), read_records(several), strict=True):
         for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle"):
-            assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-5), key
+            assert of_several[key] == pytest.approx(of_one[key], rel=1e-4, abs=1e-5), key
 
 
-UNPENALISED: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}
-WITHOUT_PAIRS: dict[str, object] = {"objective__cycle_x": 0, "objective__cycle_samples": 0}
+NO_PENALTY: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}
+NO_CYCLES: dict[str, object] = {"objective__cycle_x": 0, "objective__cycle_samples": 0}
 VARIANTS: dict[str, dict[str, object]] = {
     # One wrapper around all networks, and one around each, the embedding among them.
     "conditional-penalised": {"model__condition": "classes"},
-    "conditional-coupled": {"model__condition": "classes", **UNPENALISED, "objective__update": "coupled"},
+    "conditional-coupled": {"model__condition": "classes", **NO_PENALTY, "objective__update": "coupled"},
     "semi-supervised": {
         "objective__supervised": 2.0,
         "objective__entropy": 0.5,
         "objective__balance": 3.0,
         "data__labelled": 50,
     },
-    "semi-supervised-coupled": {"objective__supervised": 2.0, **UNPENALISED, "objective__update": "coupled"},
+    "semi-supervised-coupled": {"objective__supervised": 2.0, **NO_PENALTY, "objective__update": "coupled"},
     "packing": {"objective__packing": 2},
-    "packing-scaled": {"objective__packing": 3, **UNPENALISED},
-    "unary": {"objective__unary": True, **UNPENALISED},
-    "gan": {"objective__game": "gan", **WITHOUT_PAIRS},
-    # Take the decoder of the run before.
-    "post-hoc": WITHOUT_PAIRS,
-    "inverse": {"objective__game": "inverse", **WITHOUT_PAIRS, **UNPENALISED},
+    "packing-scaled": {"objective__packing": 3, **NO_PENALTY},
+    "unary": {"objective__unary": True, **NO_PENALTY},
+    "gan": {"objective__game": "gan", **NO_CYCLES},
+    # These two take the decoder of the run before them.
+    "post-hoc": NO_CYCLES,
+    "inverse": {"objective__game": "inverse", **NO_CYCLES, **NO_PENALTY},
 }
 
 
@@ -162,56 +181,64 @@ def trained_variants(tmp_path_factory, digits):
     folder = tmp_path_factory.mktemp("variants")
     common = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-2, "run__images": 96}
 
-    def config(name: str, size: int):
+    def make_config(name: str, size: int):
         decoder = {"model__decoder_from": str(folder / "runs" / "gan-1")} if name in ("post-hoc", "inverse") else {}
-        return tiny(folder, run__name=f"{name}-{size}", **{**common, **decoder, **VARIANTS[name]})
+        return tiny_config(folder, run__name=f"{name}-{size}", **{**common, **decoder, **VARIANTS[name]})
 
-    configs = {n: {name: config(name, n) for name in VARIANTS} for n in (1, 2)}
-    for n, part in configs.items():
-        run_distributed(train_all, n, n, {name: c.to_mapping() for name, c in part.items()}, timeout=240)
+    configs = {size: {name: make_config(name, size) for name in VARIANTS} for size in (1, 2)}
+    for size, by_name in configs.items():
+        mappings = {name: config.to_mapping() for name, config in by_name.items()}
+        run_distributed(train_all, size, size, mappings, timeout=240)
     return configs
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_equal_one_in_every_game(trained_variants, variant):
-    one, two = (trained_variants[n][variant] for n in (1, 2))
-    mine, theirs = weights(one), weights(two)
-    assert relative_difference(mine, theirs) < 1e-4
-    for network in sorted({name.partition(".")[0] for name in mine}):
-        parts = [{n: t for n, t in part.items() if n.startswith(network)} for part in (mine, theirs)]
-        assert relative_difference(*parts) < 1e-4, network
-    for record, other in zip(records(one), records(two), strict=True):
+    one = trained_variants[1][variant]
+    two = trained_variants[2][variant]
+    weights = [load_weights(one), load_weights(two)]
+    assert relative_difference(*weights) < 1e-4
+    for network in sorted({name.partition(".")[0] for name in weights[0]}):
+        of_network = [{n: t for n, t in tensors.items() if n.startswith(network)} for tensors in weights]
+        assert relative_difference(*of_network) < 1e-4, network
+    for of_one, of_two in zip(read_records(one), read_records(two), strict=True):
         for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "supervised"):
-            assert other[key] == pytest.approx(record[key], rel=1e-4, abs=1e-5), key
+            assert of_two[key] == pytest.approx(of_one[key], rel=1e-4, abs=1e-5), key
 
 
-def test_a_broken_run_goes_on_at_another_world_size_with_the_same_batches(tmp_path, digits):
+def test_a_broken_run_continues_at_another_world_size_with_the_same_batches(tmp_path, digits):
     changes = {"data__url": str(digits), "data__lanes": 4, "optim__eps": 1e-4}
-    unbroken, moved = (tiny(tmp_path, run__name=name, **changes) for name in ("unbroken", "moved"))
-    (one,) = run_distributed(train, 1, 1, unbroken.to_mapping())
-    first = run_distributed(train, 3, 3, moved.to_mapping(), 1)  # votes on stopping fall on update 0, then 10
-    (second,) = run_distributed(train, 1, 1, moved.to_mapping())
-    seen = [sum((first[rank][step] for rank in range(3)), []) for step in range(len(first[0]))]
-    assert seen + second == one
-    assert relative_difference(weights(unbroken), weights(moved)) < 1e-4
+    unbroken, moved = (tiny_config(tmp_path, run__name=name, **changes) for name in ("unbroken", "moved"))
+    (unbroken_batches,) = run_distributed(train_rank, 1, 1, unbroken.to_mapping())
+    # Ranks agree on stopping at update 0, and then at update 10.
+    by_rank = run_distributed(train_rank, 3, 3, moved.to_mapping(), 1)
+    (batches_after,) = run_distributed(train_rank, 1, 1, moved.to_mapping())
+    batches_before = [sum((by_rank[rank][step] for rank in range(3)), []) for step in range(len(by_rank[0]))]
+    assert batches_before + batches_after == unbroken_batches
+    assert relative_difference(load_weights(unbroken), load_weights(moved)) < 1e-4
 
 
-def test_a_broken_run_of_two_ranks_goes_on_bit_for_bit(tmp_path, digits):
+def test_a_broken_run_of_two_ranks_continues_bit_for_bit(tmp_path, digits):
     changes = {"data__url": str(digits), "run__images": 480, "model__discriminator_dropout": 0.2}
-    unbroken, broken = (tiny(tmp_path, run__name=name, **changes) for name in ("unbroken", "broken"))
-    run_distributed(train, 2, 2, unbroken.to_mapping(), None, True)
-    run_distributed(train, 2, 2, broken.to_mapping(), 1, True)
-    run_distributed(train, 2, 2, broken.to_mapping(), None, True)
+    unbroken, broken = (tiny_config(tmp_path, run__name=name, **changes) for name in ("unbroken", "broken"))
+    run_distributed(train_rank, 2, 2, unbroken.to_mapping(), None, True)
+    run_distributed(train_rank, 2, 2, broken.to_mapping(), 1, True)
+    run_distributed(train_rank, 2, 2, broken.to_mapping(), None, True)
     parameters = [
-        {name: t for name, t in weights(config).items() if "running" not in name} for config in (unbroken, broken)
+        {name: t for name, t in load_weights(config).items() if "running" not in name} for config in (unbroken, broken)
     ]
-    assert_same(*parameters)
+    assert_bitwise_equal(*parameters)
     # Averaging batch-norm statistics at a checkpoint commutes with later updates only up to rounding.
-    assert relative_difference(weights(unbroken), weights(broken)) < 1e-7
+    assert relative_difference(load_weights(unbroken), load_weights(broken)) < 1e-7
 
 
-def gradients_by_hand(rank: int) -> float:
-    """What a step would learn from autograd.grad instead of backward: the guard's counterexample."""
+def compare_gradients(rank: int) -> float:
+    """Differentiate D's loss with autograd.grad, and by backward.
+
+    Returns:
+        On rank 0, the largest difference between the two; on other ranks, the largest difference between the gradient
+        by backward here and on rank 0.
+    """
     from ali_dist.model.build import build_ali
     from ali_dist.model.gradient_gates import PassThrough
     from ali_dist.model.losses import OBJECTIVES
@@ -220,28 +247,27 @@ def gradients_by_hand(rank: int) -> float:
     from ali_dist.training.update_rules import UPDATE_RULES
 
     ali = build_ali(ARCHITECTURES["mixture"], (2,), NetworkSizes(latent=2, width=0.1))
-    players = wrap_for_ddp(ali, UPDATE_RULES["coupled"], torch.device("cpu"), World(rank, rank, 2))
+    networks = wrap_for_ddp(ali, UPDATE_RULES["coupled"], torch.device("cpu"), World(rank, rank, 2))
     g = torch.Generator().manual_seed(rank)
-    pairs = players(*(torch.randn(4, 2, generator=g) for _ in range(3)), PassThrough())
-    loss = OBJECTIVES["nonsaturating"].d_loss(pairs.d_q, pairs.d_p).mean()
+    output = networks(*(torch.randn(4, 2, generator=g) for _ in range(3)), PassThrough())
+    loss = OBJECTIVES["nonsaturating"].d_loss(output.d_q, output.d_p).mean()
     (by_grad,) = torch.autograd.grad(loss, ali.discriminator_parameters()[:1], retain_graph=True)
     loss.backward(inputs=ali.discriminator_parameters())
-    reduced = ali.discriminator_parameters()[0].grad
-    assert reduced is not None
-    both = torch.stack([by_grad, reduced])
-    other = both.clone()
-    dist.broadcast(other, src=0)
-    return float((other[1] - both[1]).abs().max()) if rank else float((by_grad - reduced).abs().max())
+    by_backward = ali.discriminator_parameters()[0].grad
+    assert by_backward is not None
+    of_rank_0 = by_backward.clone()
+    dist.broadcast(of_rank_0, src=0)
+    return float(((of_rank_0 if rank else by_grad) - by_backward).abs().max())
 
 
 def test_only_backward_reduces_gradients_over_ranks():
-    """autograd.grad on parameters is silently not reduced; `.backward(inputs=...)` is. The step relies on it."""
-    local_differs, reduced_differs = run_distributed(gradients_by_hand, 2)
-    assert local_differs > 1e-4
-    assert reduced_differs == 0.0
+    """autograd.grad of parameters is silently not reduced; `.backward(inputs=...)` is, and update rules rely on it."""
+    grad_from_backward, backward_between_ranks = run_distributed(compare_gradients, 2)
+    assert grad_from_backward > 1e-4
+    assert backward_between_ranks == 0.0
 
 
-def diverge(rank: int) -> None:
+def check_unequal_replicas(rank: int) -> None:
     module = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(module.weight, 1.0 + 1e-7 * rank)
     check_replicas(module, World(rank, rank, 2))
@@ -249,10 +275,10 @@ def diverge(rank: int) -> None:
 
 def test_replicas_that_differ_in_the_last_bit_are_noticed():
     with pytest.raises(DistributedError, match="weights differ"):
-        run_distributed(diverge, 2)
+        run_distributed(check_unequal_replicas, 2)
 
 
-def averaged_mean(rank: int) -> float:
+def average_statistics(rank: int) -> float:
     norm = torch.nn.BatchNorm1d(1)
     assert norm.running_mean is not None
     norm.running_mean.fill_(float(rank))
@@ -260,11 +286,12 @@ def averaged_mean(rank: int) -> float:
     return norm.running_mean.item()
 
 
-def test_statistics_are_averaged_by_share_of_the_batch():
-    assert run_distributed(averaged_mean, 2) == [0.25, 0.25]
+def test_statistics_are_averaged_by_each_ranks_share_of_the_batch():
+    assert run_distributed(average_statistics, 2) == [0.25, 0.25]
 
 
-def train_apart(rank: int, mapping: dict, folders: list[str]) -> str:
+def train_in_own_folder(rank: int, mapping: dict, folders: list[str]) -> str:
+    """Train one rank of two in a run folder of its own; returns how that was refused."""
     config = from_mapping(mapping, {"run": {"dir": folders[rank]}})
     try:
         loop.fit(config, StoppingContext(World(rank, rank, 2)))
@@ -273,9 +300,9 @@ def train_apart(rank: int, mapping: dict, folders: list[str]) -> str:
     return "trained"
 
 
-def test_ranks_that_see_other_checkpoints_refuse_to_start(tmp_path, digits):
-    config = tiny(tmp_path, data__url=str(digits), run__images=96)
-    run_distributed(train, 1, 1, config.to_mapping(), None, True)
-    longer = tiny(tmp_path, data__url=str(digits)).to_mapping()
-    said = run_distributed(train_apart, 2, longer, [config.run.dir, str(tmp_path / "empty")])
-    assert all("not shared" in sentence for sentence in said)
+def test_ranks_that_see_different_checkpoints_refuse_to_start(tmp_path, digits):
+    config = tiny_config(tmp_path, data__url=str(digits), run__images=96)
+    run_distributed(train_rank, 1, 1, config.to_mapping(), None, True)
+    longer = tiny_config(tmp_path, data__url=str(digits)).to_mapping()
+    refusals = run_distributed(train_in_own_folder, 2, longer, [config.run.dir, str(tmp_path / "empty")])
+    assert all("not shared" in refusal for refusal in refusals)

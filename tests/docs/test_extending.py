@@ -36,16 +36,16 @@ from ali_dist.training.step import LossWeights, Step, TrainBatch
 from ali_dist.training.update_rules import UPDATE_RULES, Situation, choose_update_rule
 from tests.docs.pages import EXTENDING, check_command_lines
 from tests.helpers.networks import (
-    BATCH,
+    BATCH_SIZE,
     CPU,
-    inputs,
-    networks,
+    copy_state,
+    gradients_of_step,
+    gradients_of_two_backward_passes,
+    make_inputs,
+    make_networks,
     relative_error,
-    state_of,
-    step_gradients,
-    two_backward_passes,
 )
-from tests.helpers.runs import newest_checkpoint, tiny
+from tests.helpers.runs import find_newest_checkpoint, tiny_config
 from tests.helpers.store_contract import StoreContract
 from tests.helpers.trained import labelled_images, run_folder, trained
 
@@ -123,11 +123,11 @@ def test_a_new_loss_has_the_gradients_of_two_backward_passes(monkeypatch: pytest
     """In two updates, under both rules that are exact for it; `scaled`, which is not, is refused."""
     run_example("A loss", monkeypatch)
     for rule in ("coupled", "penalised"):
-        ali = networks()
+        ali = make_networks()
         for seed in (1, 2):
             weights = LossWeights(cycle_x=1.0, r1=0.5 if rule == "penalised" else 0.0)
-            theirs = two_backward_passes(ali, "least_squares", weights, seed, inputs())
-            mine, _ = step_gradients(ali, rule, "least_squares", weights, seed, inputs())
+            theirs = gradients_of_two_backward_passes(ali, "least_squares", weights, seed, make_inputs())
+            mine, _ = gradients_of_step(ali, rule, "least_squares", weights, seed, make_inputs())
             assert relative_error(mine, theirs) < 1e-5
             with torch.no_grad():
                 for parameter, gradient in zip(
@@ -145,18 +145,23 @@ def test_a_new_update_rule_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two updates move all weights, by the gradients of two backward passes; its refusal is a sentence."""
     run_example("An update rule", monkeypatch)
     weights = LossWeights(cycle_x=1.0)
-    mine, _ = step_gradients(networks(), "separate", "nonsaturating", weights, 1, inputs())
-    assert relative_error(mine, two_backward_passes(networks(), "nonsaturating", weights, 1, inputs())) < 1e-5
-    ali = networks()
+    mine, _ = gradients_of_step(make_networks(), "separate", "nonsaturating", weights, 1, make_inputs())
+    assert (
+        relative_error(
+            mine, gradients_of_two_backward_passes(make_networks(), "nonsaturating", weights, 1, make_inputs())
+        )
+        < 1e-5
+    )
+    ali = make_networks()
     optimizer = torch.optim.Adam([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1e-3)
     rule = UPDATE_RULES["separate"]
-    step = Step(rule, "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH)
-    before = state_of(ali)
+    step = Step(rule, "nonsaturating", ali, ali, optimizer, Precision("fp32", CPU), global_batch_size=BATCH_SIZE)
+    before = copy_state(ali)
     for _ in range(2):
-        result = step(TrainBatch(*inputs()), weights)
+        result = step(TrainBatch(*make_inputs()), weights)
         assert all(torch.isfinite(value) for value in result)
     names = [name for name, _ in ali.named_parameters()]
-    assert not any(torch.equal(before[name], state_of(ali)[name]) for name in names)
+    assert not any(torch.equal(before[name], copy_state(ali)[name]) for name in names)
     penalized = Situation(objective=ObjectiveConfig(r1=1.0), couples_samples=False, precision="fp32")
     with pytest.raises(InputError, match="objective.update is 'separate', but objective.r1 is 1"):
         choose_update_rule("separate", penalized)
@@ -164,9 +169,9 @@ def test_a_new_update_rule_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_new_architecture_builds_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_example("An architecture", monkeypatch)
-    config = tiny(tmp_path, model__architecture="small", data__image_size=None, run__images=48)
+    config = tiny_config(tmp_path, model__architecture="small", data__image_size=None, run__images=48)
     run_local(config)
-    assert newest_checkpoint(config).name == "step-000000002"
+    assert find_newest_checkpoint(config).name == "step-000000002"
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
@@ -261,11 +266,11 @@ def test_a_new_launcher_trains_stops_in_time_and_goes_on(tmp_path: Path, monkeyp
     branch: dict[str, Any] = {}
     body = textwrap.indent(textwrap.dedent(blocks_of("A launcher")[1]), "    ")
     exec(f"import os\ndef choose():\n{body}", branch)
-    config = tiny(tmp_path)
+    config = tiny_config(tmp_path)
     monkeypatch.setenv("SLURM_JOB_END_TIME", "0")
     with pytest.raises(Stopped):
         branch["choose"]()(config)
-    assert newest_checkpoint(config).name == "step-000000000"
+    assert find_newest_checkpoint(config).name == "step-000000000"
     monkeypatch.setenv("SLURM_JOB_END_TIME", "4102444800")
     summary = branch["choose"]()(config)
     assert summary["status"] == "finished"
@@ -274,7 +279,7 @@ def test_a_new_launcher_trains_stops_in_time_and_goes_on(tmp_path: Path, monkeyp
 
 def test_a_new_tracker_receives_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_example("A tracker", monkeypatch)
-    config = tiny(tmp_path)
+    config = tiny_config(tmp_path)
     run_local(config)
     with (run_folder(config) / "losses.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

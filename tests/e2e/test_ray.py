@@ -13,10 +13,10 @@ from ali_dist.data.sources.digits import digits_splits
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
-from tests.distributed.test_ranks import train
+from tests.distributed.test_ranks import train_rank
 from tests.helpers.distributed import run_distributed
 from tests.helpers.processes import checkpoint_names, train_command
-from tests.helpers.runs import StoppingContext, assert_same, tiny, weights
+from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -46,7 +46,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         "optim__eps": 1e-3,
     }
     alone, killed, unbroken = (
-        tiny(tmp_path, "mixture-ring", run__name=name, scale__workers=workers, **budget)
+        tiny_config(tmp_path, "mixture-ring", run__name=name, scale__workers=workers, **budget)
         for name, workers in (("alone", "0"), ("killed", "2"), ("unbroken", "2"))
     )
     with train_command(killed, tmp_path / "killed.log", ENV) as running:
@@ -58,9 +58,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         assert "Continuing from the checkpoint" in running.read_output()
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
-    run_distributed(train, 2, 2, unbroken.to_mapping(), None, True)
+    run_distributed(train_rank, 2, 2, unbroken.to_mapping(), None, True)
     for file in ("model", "ema", "optimizer"):
-        assert_same(weights(unbroken, file), weights(killed, file))
+        assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
     fit(alone, StoppingContext())
     records = [read_losses((Path(c.run.dir) / c.run.name / "metrics.jsonl").read_text()) for c in (alone, killed)]
     assert [images for images, _ in records[0]] == [images for images, _ in records[1]]
@@ -76,7 +76,7 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
     bucket = swift_env.make_bucket()
     places = {"data__url": f"s3://{bucket}/digits", "run__dir": f"s3://{bucket}/runs"}
     write_splits(open_store(f"s3://{bucket}/digits"), digits_splits(), WriteOptions(shard_mb=0.5))
-    config = tiny(
+    config = tiny_config(
         tmp_path,
         data__residency="stream",
         scale__workers="2",
@@ -95,7 +95,7 @@ def test_two_workers_stream_from_s3_checkpoint_to_it_and_stop_on_request(tmp_pat
     summary = json.loads(run.get("summary.json"))
     assert (summary["status"], summary["residency"]) == ("stopped", "stream")
     assert summary["step"] == newest.metadata.step
-    shorter = tiny(tmp_path, run__images=24 * (newest.metadata.step + 6), run__name="tiny", **places)
+    shorter = tiny_config(tmp_path, run__images=24 * (newest.metadata.step + 6), run__name="tiny", **places)
     again = fit(shorter, StoppingContext())  # one process goes on where two workers stopped
     assert again is not None
     assert (again["restarts"], again["images"]) == (1, 24 * (newest.metadata.step + 6))

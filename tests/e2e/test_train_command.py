@@ -15,7 +15,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.errors import InputError
 from ali_dist.train import choose_launcher, main
 from tests.helpers.processes import ROOT, checkpoint_names, train_command
-from tests.helpers.runs import arguments, assert_same, tiny, weights
+from tests.helpers.runs import assert_bitwise_equal, command_line_for, load_weights, tiny_config
 
 LONG = {"run__images": 24 * 2000, "report__checkpoint_every": 24 * 20, "report__log_every": 24 * 1000}
 
@@ -35,7 +35,7 @@ def run_to_end(config, log: Path) -> str:
 
 def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run(tmp_path, digits):
     budget = {"data__url": str(digits), "run__images": 24 * 150, "report__checkpoint_every": 24 * 20}
-    unbroken, killed = (tiny(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
+    unbroken, killed = (tiny_config(tmp_path, run__name=name, **budget) for name in ("unbroken", "killed"))
     run_to_end(unbroken, tmp_path / "unbroken.log")
     with train_command(killed, tmp_path / "killed.log") as running:
         running.wait_for(lambda: len(checkpoint_names(killed)) > 0)
@@ -43,13 +43,13 @@ def test_a_killed_process_continues_and_ends_with_the_weights_of_an_unbroken_run
         assert running.wait() == -signal.SIGKILL
     assert "Continuing from the checkpoint" in run_to_end(killed, tmp_path / "again.log")
     for file in ("model", "ema", "optimizer"):
-        assert_same(weights(unbroken, file), weights(killed, file))
+        assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
 
 
 @pytest.mark.distributed
 def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits):
     """A rank that leaves the group while rank 0 is at work may abort, and torchrun then ends rank 0, too."""
-    config = tiny(tmp_path, data__url=str(digits), report__evaluation="auto")
+    config = tiny_config(tmp_path, data__url=str(digits), report__evaluation="auto")
     done = subprocess.run(
         [
             sys.executable,
@@ -59,7 +59,7 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
             "--nproc-per-node=2",
             "-m",
             "ali_dist.train",
-            *arguments(config),
+            *command_line_for(config),
         ],
         capture_output=True,
         text=True,
@@ -76,7 +76,7 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
-    config = tiny(tmp_path, data__url=str(digits), **LONG)
+    config = tiny_config(tmp_path, data__url=str(digits), **LONG)
     with train_command(config, tmp_path / "log") as running:
         running.wait_for(lambda: len(checkpoint_names(config)) > 0)
         running.send_signal(number)
@@ -173,19 +173,19 @@ def test_an_index_that_does_not_match_its_shards_is_refused(tmp_path, digits, ca
     shutil.copytree(digits, tmp_path / "data")
     shard = tmp_path / "data" / "train" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    sentence = refusal_of(capsys, *arguments(tiny(tmp_path)))
+    sentence = refusal_of(capsys, *command_line_for(tiny_config(tmp_path)))
     assert "00000.tar" in sentence
 
 
 def test_more_workers_than_lanes_are_refused_before_ray_starts(tmp_path, digits, capsys):
-    config = tiny(tmp_path, data__url=str(digits), scale__workers="7")
-    sentence = refusal_of(capsys, *arguments(config))
+    config = tiny_config(tmp_path, data__url=str(digits), scale__workers="7")
+    sentence = refusal_of(capsys, *command_line_for(config))
     assert "6 lanes" in sentence
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_sentence(tmp_path, digits, capsys):
     (tmp_path / "runs").write_text("a file where the folder should be")
-    code = main(arguments(tiny(tmp_path, data__url=str(digits))))
+    code = main(command_line_for(tiny_config(tmp_path, data__url=str(digits))))
     message = capsys.readouterr().err
     assert code in (1, 2)
     assert "Traceback" not in message

@@ -18,7 +18,7 @@ from ali_dist.storage import open_store
 from ali_dist.train import main as train
 from tests.helpers.arrays import write_arrays
 from tests.helpers.processes import ROOT
-from tests.helpers.runs import arguments, tiny
+from tests.helpers.runs import command_line_for, tiny_config
 from tests.helpers.trained import run_folder, trained
 
 
@@ -91,8 +91,8 @@ def test_using_a_local_run_needs_neither_ray_nor_s3_nor_webdataset(run, tmp_path
 def test_run_data_and_features_may_all_be_in_s3(tmp_path, swift_env, monkeypatch, capsys):
     bucket = f"s3://{swift_env.make_bucket()}"
     assert prepare(["digits", f"{bucket}/digits"]) == 0
-    config = tiny(tmp_path, data__url=f"{bucket}/digits", run__dir=f"{bucket}/runs")
-    assert train(arguments(config)) == 0
+    config = tiny_config(tmp_path, data__url=f"{bucket}/digits", run__dir=f"{bucket}/runs")
+    assert train(command_line_for(config)) == 0
     monkeypatch.chdir(tmp_path)
     run = f"{bucket}/runs/tiny"
     for out in (f"{bucket}/features", f"{bucket}/features.npz", f"{tmp_path}/local.npz"):

@@ -1,4 +1,4 @@
-"""Whole runs on a GPU: every precision, going on from a checkpoint, data that live on the device, compiled networks.
+"""Whole runs on a GPU: in every precision, continued from a checkpoint, on data on the device, and compiled.
 
 Run: `make test ARGS=tests/gpu`; needs a CUDA device.
 """
@@ -25,9 +25,14 @@ from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
 from tests.helpers.arrays import write_arrays
 from tests.helpers.batches import B, X, Y, assert_same_batches, open_batch_source, take_batches
-from tests.helpers.networks import state_of, total_error
-from tests.helpers.runs import StoppingContext, newest_checkpoint, tiny, weights
-from tests.helpers.runs import assert_same as assert_same_weights
+from tests.helpers.networks import copy_state, total_error
+from tests.helpers.runs import (
+    StoppingContext,
+    assert_bitwise_equal,
+    find_newest_checkpoint,
+    load_weights,
+    tiny_config,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,11 +40,11 @@ pytestmark = [
 ]
 CUDA = torch.device("cuda", 0)
 PRECISIONS = ["fp32", "bf16", "fp16"]
-Make = Callable[..., Config]
+MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture(autouse=True)
-def _same_kernels() -> Iterator[None]:
+def _deterministic_fp32() -> Iterator[None]:
     """Kernels that compute fp32 in fp32 (no TF32) and the same way each time."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
@@ -53,43 +58,48 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, digits: Path) -> Make:
+def make_config(tmp_path: Path, digits: Path) -> MakeConfig:
+    """Make the config of a small run on the GPU; names in `changes` have `__` where settings have a dot."""
+
     def make(**changes: Any) -> Config:
-        return tiny(tmp_path, **{"data__url": str(digits), "scale__device": "cuda", **changes})
+        return tiny_config(tmp_path, **{"data__url": str(digits), "scale__device": "cuda", **changes})
 
     return make
 
 
-def finish(config: Config, stop_before: int | None = None) -> Record | None:
+def train_on_gpu(config: Config, stop_before: int | None = None) -> Record | None:
     context = StoppingContext(stop_before=stop_before)
     context.device = CUDA
     return fit(config, context)
 
 
-def records(config: Config) -> list[dict[str, Any]]:
+def read_train_records(config: Config) -> list[dict[str, Any]]:
+    """Read what the run has recorded of its updates."""
     lines = (Path(config.run.dir) / config.run.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [record for record in map(json.loads, lines) if record["event"] == "train"]
 
 
-def skip_unless_computed(precision: str) -> None:
+def skip_unless_supported(precision: str) -> None:
+    """Skip the test where this GPU only emulates the precision."""
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this GPU does not compute in bf16")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_run_in_each_precision_plays_the_game_of_fp32(run: Make, precision: str) -> None:
-    """It ends, moves every network, keeps its data on the GPU, and its losses are those of fp32 but for rounding."""
-    skip_unless_computed(precision)
-    full, half = run(run__name="full", scale__precision="fp32"), run(run__name="half", scale__precision=precision)
-    finish(full)
-    summary = finish(half)
+def test_a_run_in_each_precision_has_the_losses_of_fp32(make_config: MakeConfig, precision: str) -> None:
+    """But for rounding; and it ends, moves every network, and keeps its data on the GPU."""
+    skip_unless_supported(precision)
+    full = make_config(run__name="full", scale__precision="fp32")
+    half = make_config(run__name="half", scale__precision=precision)
+    train_on_gpu(full)
+    summary = train_on_gpu(half)
     assert summary is not None
     assert (summary["status"], summary["images"], summary["residency"]) == ("finished", 192, "device")
-    for mine, theirs in zip(records(half), records(full), strict=True):
+    for of_half, of_full in zip(read_train_records(half), read_train_records(full), strict=True):
         for name in ("d_loss", "g_loss", "cycle"):
-            assert mine[name] == pytest.approx(theirs[name], rel=0.05), name
-    fresh = build_train_state(half, open_run_data(half).train.index, CUDA, World()).ali.state_dict()
-    unmoved = {name for name, now in weights(half).items() if torch.equal(now, fresh[name].cpu())}
+            assert of_half[name] == pytest.approx(of_full[name], rel=0.05), name
+    start = build_train_state(half, open_run_data(half).train.index, CUDA, World()).ali.state_dict()
+    unmoved = {name for name, weight in load_weights(half).items() if torch.equal(weight, start[name].cpu())}
     assert unmoved <= {"discriminator.d_xz.layers.2.0.bias"}  # differences of logits do not depend on it
 
 
@@ -99,45 +109,49 @@ def test_a_run_in_each_precision_plays_the_game_of_fp32(run: Make, precision: st
     [{}, {"objective__r1": 0, "objective__r2": 0, "model__discriminator_dropout": 0.3}],
     ids=["penalised", "dropout"],
 )
-def test_a_stopped_run_that_goes_on_equals_an_unbroken_one(run: Make, precision: str, changes: dict[str, Any]) -> None:
-    """Bit for bit: weights, averages, Adam's state; the loss scale of fp16 comes along."""
-    skip_unless_computed(precision)
-    unbroken, broken = (run(run__name=name, scale__precision=precision, **changes) for name in ("unbroken", "broken"))
-    finish(unbroken)
+def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(
+    make_config: MakeConfig, precision: str, changes: dict[str, Any]
+) -> None:
+    """Weights, averages and Adam's state agree bit for bit, and the loss scale of fp16 is kept."""
+    skip_unless_supported(precision)
+    unbroken, broken = (
+        make_config(run__name=name, scale__precision=precision, **changes) for name in ("unbroken", "broken")
+    )
+    train_on_gpu(unbroken)
     with pytest.raises(Stopped):
-        finish(broken, stop_before=3)
-    assert newest_checkpoint(broken).name == "step-000000003"
-    finish(broken)
+        train_on_gpu(broken, stop_before=3)
+    assert find_newest_checkpoint(broken).name == "step-000000003"
+    train_on_gpu(broken)
     for file in ("model", "optimizer", "ema"):
-        assert_same_weights(weights(unbroken, file), weights(broken, file))
-    states = [json.loads((newest_checkpoint(c) / "state.json").read_text()) for c in (unbroken, broken)]
+        assert_bitwise_equal(load_weights(unbroken, file), load_weights(broken, file))
+    states = [json.loads((find_newest_checkpoint(c) / "state.json").read_text()) for c in (unbroken, broken)]
     assert states[0]["precision"] == states[1]["precision"]
     assert bool(states[0]["precision"]) == (precision == "fp16")
 
 
-def test_a_run_of_the_gpu_goes_on_on_the_cpu(run: Make) -> None:
-    """A checkpoint does not say where it was computed."""
+def test_a_run_of_the_gpu_can_be_continued_on_the_cpu(make_config: MakeConfig) -> None:
+    """A checkpoint does not depend on where it was computed."""
     with pytest.raises(Stopped):
-        finish(run(), stop_before=4)
-    summary = fit(run(scale__device="cpu"), StoppingContext())
+        train_on_gpu(make_config(), stop_before=4)
+    summary = fit(make_config(scale__device="cpu"), StoppingContext())
     assert summary is not None
     assert (summary["status"], summary["images"], summary["restarts"]) == ("finished", 192, 1)
 
 
 @pytest.mark.parametrize("residency", ["device", "ram", "stream"])
 def test_batches_on_the_gpu_are_those_on_the_cpu(tmp_path: Path, residency: str) -> None:
-    """Wherever samples live meanwhile; over a change of epoch, and taken faster than the GPU copies them."""
+    """Wherever the samples are kept: over a change of epoch, and taken faster than the GPU copies them."""
     store, index = write_arrays(tmp_path, X, Y)
     count = len(X) // B + 4
     with open_batch_source(store, index, residency=residency, device=CUDA) as source:
         assert source.residency == residency
         batches = [next(source) for _ in range(count)]
     assert all(batch.x.device == CUDA and batch.y is not None and batch.y.device == CUDA for batch in batches)
-    found = [(b.ids.tolist(), np.asarray(b.x.cpu()), b.y.tolist()) for b in batches if b.y is not None]
-    assert_same_batches(found, take_batches(open_batch_source(store, index), count))
+    on_gpu = [(b.ids.tolist(), np.asarray(b.x.cpu()), b.y.tolist()) for b in batches if b.y is not None]
+    assert_same_batches(on_gpu, take_batches(open_batch_source(store, index), count))
 
 
-def test_auto_residency_takes_the_gpu_while_the_data_fit(tmp_path: Path) -> None:
+def test_auto_residency_keeps_the_data_on_the_gpu_if_they_fit(tmp_path: Path) -> None:
     store, index = write_arrays(tmp_path, X, Y)
     with open_batch_source(store, index, residency="auto", device=CUDA) as source:
         assert source.residency == "device"
@@ -148,33 +162,32 @@ def test_auto_residency_takes_the_gpu_while_the_data_fit(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("update", ["scaled", "penalised", "coupled"])
-def test_compiled_networks_take_the_same_step(run: Make, update: str) -> None:
-    """Equal losses and, in fp32, equal weights but for rounding, after one update of plain gradient descent."""
+def test_compiled_networks_take_the_same_step(make_config: MakeConfig, update: str) -> None:
+    """One update of plain gradient descent in fp32 gives equal losses, and equal weights but for rounding."""
 
-    def one_update(compiled: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
+    def update_once(compiled: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
         penalty = 0.5 if update == "penalised" else 0
-        config = run(
+        config = make_config(
             scale__compile=compiled,
             scale__precision="fp32",
             objective__r1=penalty,
             objective__r2=penalty,
             objective__update=update,
         )
-        players = build_train_state(config, open_run_data(config).train.index, CUDA, World())
+        state = build_train_state(config, open_run_data(config).train.index, CUDA, World())
         # Adam's first update is a sign, in which rounding of a gradient near 0 shows in full.
-        players.step.optimizer = torch.optim.SGD(players.ali.parameters(), lr=0.1)
-        before = state_of(players.ali)
+        state.step.optimizer = torch.optim.SGD(state.ali.parameters(), lr=0.1)
+        before = copy_state(state.ali)
         g = torch.Generator().manual_seed(0)
-        x = torch.rand(24, *players.space.model_shape, generator=g).to(CUDA)
+        x = torch.rand(24, *state.space.model_shape, generator=g).to(CUDA)
         z, epsilon = torch.randn(2, 24, config.model.latent_size, generator=g).to(CUDA)
-        losses = [
-            float(loss) for loss in players.step(TrainBatch(x, z, epsilon), loss_weights_at(config.objective, 0, 1.0))
-        ]
-        after = state_of(players.ali)
-        return losses, {name: (after[name] - before[name]).float() for name in after}
+        losses = state.step(TrainBatch(x, z, epsilon), loss_weights_at(config.objective, 0, 1.0))
+        after = copy_state(state.ali)
+        return [float(loss) for loss in losses], {name: (after[name] - before[name]).float() for name in after}
 
-    (losses, moved), (compiled_losses, compiled_moved) = one_update(False), one_update(True)
-    assert compiled_losses == pytest.approx(losses, rel=1e-4)
-    names = sorted(moved)
-    assert total_error([compiled_moved[n] for n in names], [moved[n] for n in names]) < 1e-3
-    assert sum(float(moved[n].norm()) for n in names) > 0
+    eager_losses, eager_changes = update_once(compiled=False)
+    compiled_losses, compiled_changes = update_once(compiled=True)
+    assert compiled_losses == pytest.approx(eager_losses, rel=1e-4)
+    names = sorted(eager_changes)
+    assert total_error([compiled_changes[n] for n in names], [eager_changes[n] for n in names]) < 1e-3
+    assert sum(float(eager_changes[n].norm()) for n in names) > 0

@@ -1,11 +1,11 @@
-"""Run a function in several processes that form one gloo group, and get what each of them returned.
+"""Run a function in several processes that form one gloo group, and collect what each of them returns.
 
-    def total(rank: int, start: int) -> float:
-        t = torch.tensor(float(start + rank))
-        dist.all_reduce(t)
-        return t.item()
+    def add_up(rank: int, start: int) -> float:
+        total = torch.tensor(float(start + rank))
+        dist.all_reduce(total)
+        return total.item()
 
-    assert run_distributed(total, 3, 10) == [33.0, 33.0, 33.0]
+    assert run_distributed(add_up, 3, 10) == [33.0, 33.0, 33.0]
 
 The function must lie at the top level of a module, because each rank is a fresh interpreter that imports it.
 """
@@ -25,32 +25,32 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-# Once one rank has failed, its peers get this long (in seconds) to say how they fared: often "connection reset".
+# Once one rank has failed, the others have this many seconds to report how they ended: often "connection reset".
 GRACE_SECONDS = 3.0
 
 
 class DistributedError(AssertionError):
-    """A rank raised, died or never came back; the message holds what is known of every rank."""
+    """A rank raised, died or hung; the message says what is known of every rank."""
 
 
 def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
-    """`[fn(rank, *args) for rank in range(world_size)]`, each in a process of its own, in one gloo group.
+    """Call `fn(rank, *args)` for every rank, each in a process of its own, in one gloo group.
 
-    The group meets over the loopback interface by way of a file, so no port can be taken. Each rank computes with one
-    thread. When this returns or raises, no process is left.
+    The ranks meet over the loopback interface by way of a file, so that no port can be taken. Each of them computes
+    with one thread. When this function returns or raises, no process is left.
 
     Args:
-        fn: top-level function, called as `fn(rank, *args)`; what it returns is pickled by value, tensors too.
-        world_size: number of ranks.
-        args: the same for every rank; must be picklable.
-        timeout: seconds for everything, start of the interpreters included.
+        fn: A top-level function; what it returns is pickled by value, tensors included.
+        world_size: The number of ranks.
+        args: The same for every rank; they must be picklable.
+        timeout: Seconds for everything, including the start of the interpreters.
 
     Returns:
-        What each rank returned, in rank order.
+        What each rank returned, in the order of ranks.
 
     Raises:
-        DistributedError: a rank raised, died or hung; the message has each rank's traceback or state, first failure
-            first.
+        DistributedError: A rank raised, died or hung; the message has each rank's traceback or state, with the first
+            failure first.
     """
     context = get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="ali-group-") as folder:
@@ -64,46 +64,53 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
                     target=_rank_main, args=(sender, fn, rank, world_size, store, timeout, args), daemon=True
                 )
                 process.start()
-                sender.close()  # the rank's copy is the only one left, so its death ends the pipe
+                sender.close()  # the rank then has the only copy, so that its death ends the pipe
                 processes.append(process)
                 pipes.append(receiver)
             return _collect(processes, pipes, timeout)
         finally:
             for process in processes:
-                process.kill()  # by pid; a no-op for those that have ended
+                process.kill()  # does nothing to those that have ended
                 process.join()
             for pipe in pipes:
                 pipe.close()
 
 
 def _collect(processes: Sequence[SpawnProcess], pipes: Sequence[Connection], timeout: float) -> list[Any]:
-    """Every rank's result, or DistributedError as soon as the outcome cannot be right any more."""
+    """Wait for the result of every rank.
+
+    Raises:
+        DistributedError: A rank failed, or the time is over; not every other rank is waited for.
+    """
     results: dict[int, Any] = {}
     failures: dict[int, tuple[float, str]] = {}  # when (on the clock that all processes share) and how
-    silent = set(range(len(pipes)))
+    pending = set(range(len(pipes)))
     deadline = time.monotonic() + timeout
-    while silent:
-        ready = wait([pipes[rank] for rank in silent], timeout=max(0.0, deadline - time.monotonic()))
+    while pending:
+        ready = wait([pipes[rank] for rank in pending], timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             break
-        for rank in [rank for rank in silent if pipes[rank] in ready]:
-            silent.remove(rank)
+        for rank in [rank for rank in pending if pipes[rank] in ready]:
+            pending.remove(rank)
             try:
-                when, ok, value = pickle.loads(pipes[rank].recv_bytes())
+                ended_at, succeeded, value = pickle.loads(pipes[rank].recv_bytes())
             except EOFError:
                 processes[rank].join(GRACE_SECONDS)
-                when, ok, value = time.monotonic(), False, f"died, exit code {processes[rank].exitcode}"
-            if ok:
+                ended_at = time.monotonic()
+                succeeded = False
+                value = f"died, exit code {processes[rank].exitcode}"
+            if succeeded:
                 results[rank] = value
             else:
-                failures[rank] = when, value
+                failures[rank] = ended_at, value
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
     if len(results) == len(pipes):
         return [results[rank] for rank in range(len(pipes))]
-    told = [f"rank {rank} {text}" for rank, (_, text) in sorted(failures.items(), key=lambda failure: failure[1])]
-    told += [f"rank {rank} returned" for rank in sorted(results)]
-    told += [f"rank {rank} was still running and was killed" for rank in sorted(silent)]
-    raise DistributedError("\n".join(told if failures else [f"after {timeout:g} s:", *told]))
+    lines = [] if failures else [f"after {timeout:g} s:"]
+    lines += [f"rank {rank} {text}" for rank, (_, text) in sorted(failures.items(), key=lambda failure: failure[1])]
+    lines += [f"rank {rank} returned" for rank in sorted(results)]
+    lines += [f"rank {rank} was still running and was killed" for rank in sorted(pending)]
+    raise DistributedError("\n".join(lines))
 
 
 def _rank_main(
@@ -115,7 +122,7 @@ def _rank_main(
     timeout: float,
     args: tuple[Any, ...],
 ) -> None:
-    """One rank, from joining the group to sending its result or its traceback."""
+    """Be one rank: join the group, call the function, and send its result or its traceback."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
     import torch.distributed as dist

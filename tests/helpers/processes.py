@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.config import Config
-from tests.helpers.runs import arguments
+from tests.helpers.runs import command_line_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ class TrainCommand:
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ali_dist.train", *arguments(config)],
+                [sys.executable, "-m", "ali_dist.train", *command_line_for(config)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -1,7 +1,8 @@
-"""Small real runs for tests: a config on disk, its ledger of sample ids, and its final weights."""
+"""Small real runs for tests: their configs, their contexts, and the weights that they leave."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ali_dist.config import Config
-from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.config.loading import flatten_mapping, from_mapping, load_preset, setting_infos
+from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.launchers.local import LocalContext
 
-TINY = {
+TINY_SETTINGS = {
     "run.images": 192,
     "data.global_batch_size": 24,
     "data.lanes": 6,
@@ -29,57 +31,80 @@ TINY = {
 }
 
 
-def tiny(folder: Path, preset: str = "digits", **changes: Any) -> Config:
-    """A run of 8 updates on small networks; names in `changes` use `__` for the dot."""
+def tiny_config(folder: Path, preset: str = "digits", **changes: Any) -> Config:
+    """Configure a run of 8 updates on small networks; names in `changes` have `__` where settings have a dot."""
     places = {"run.name": "tiny", "run.dir": str(folder / "runs"), "data.url": str(folder / "data")}
-    named = {key.replace("__", "."): value for key, value in changes.items()}
-    return from_mapping(load_preset(preset), TINY, places, named)
+    settings = {key.replace("__", "."): value for key, value in changes.items()}
+    return from_mapping(load_preset(preset), TINY_SETTINGS, places, settings)
 
 
-def arguments(config: Config) -> list[str]:
-    """The command line that gives `config`."""
-    from ali_dist.config.loading import flatten_mapping, setting_infos
+def index_without_shards(
+    shape: tuple[int, ...], *, classes: tuple[str, ...] = (), attributes: tuple[str, ...] = ()
+) -> Index:
+    """Make an index of no samples: networks need only the shape, the names of the labels, and a mean.
 
+    Args:
+        shape: Shape of a stored sample.
+        classes: Names of the classes, where the samples have some.
+        attributes: Names of the attributes, where the samples have some.
+    """
+    per_channel = (0.5,) * shape[0]
+    return Index(
+        encoding="raw",
+        dtype="uint8",
+        shape=shape,
+        shards=(),
+        mean=per_channel,
+        std=per_channel,
+        pixel_mean=(0.5,) * math.prod(shape),
+        classes=classes,
+        attributes=attributes,
+    )
+
+
+def command_line_for(config: Config) -> list[str]:
+    """List the options that make up `config`."""
     values = dict(flatten_mapping(config.to_mapping()))
     return [f"--{key}={'none' if values[key] is None else values[key]}" for key in setting_infos()]
 
 
 class StoppingContext(LocalContext):
-    """Asks for a stop before a given update; a rank of any world."""
+    """A rank of any world that is asked to stop before a given update."""
 
     def __init__(self, world: World | None = None, stop_before: int | None = None) -> None:
         super().__init__(world or World(), torch.device("cpu"))
-        self._left = stop_before
+        self._updates_left = stop_before
 
     def stop_requested(self) -> bool:
-        if self._left is None:
+        if self._updates_left is None:
             return False
-        self._left -= 1
-        return self._left < 0
+        self._updates_left -= 1
+        return self._updates_left < 0
 
 
-def newest_checkpoint(config: Config) -> Path:
-    """Folder of the newest checkpoint of a local run."""
+def find_newest_checkpoint(config: Config) -> Path:
+    """Find the folder of the newest checkpoint of a local run."""
     return max((Path(config.run.dir) / config.run.name / "checkpoints").iterdir())
 
 
-def weights(config: Config, file: str = "model") -> dict[str, Tensor]:
-    """Tensors of the newest checkpoint."""
-    return load_file(newest_checkpoint(config) / f"{file}.safetensors")
+def load_weights(config: Config, file: str = "model") -> dict[str, Tensor]:
+    """Load the tensors of a file of the newest checkpoint."""
+    return load_file(find_newest_checkpoint(config) / f"{file}.safetensors")
 
 
-def assert_same(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Bit for bit."""
-    assert mine.keys() == theirs.keys()
-    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
-    assert not different, f"{len(different)} of {len(mine)} tensors differ, first {different[0]}"
+def assert_bitwise_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Assert that two sets of tensors agree to the last bit."""
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different, f"{len(different)} of {len(first)} tensors differ, first {different[0]}"
 
 
-def relative_difference(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
-    """Norm of the difference over the norm, of all tensors as one vector.
+def relative_difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """The norm of the difference over the norm, of all tensors as one vector.
 
-    Not the largest entry: where rounding turns one activation's sign, a rectifier gives some weights another step.
+    The largest entry would not do: where rounding turns the sign of one activation, a rectifier gives some weights
+    another step.
     """
-    assert mine.keys() == theirs.keys()
-    a, b = (torch.cat([part[name].double().flatten() for name in mine]) for part in (mine, theirs))
+    assert first.keys() == second.keys()
+    a, b = (torch.cat([tensors[name].double().flatten() for name in first]) for tensors in (first, second))
     return float((a - b).norm() / a.norm())

@@ -10,7 +10,7 @@ import numpy as np
 from ali_dist.config import Config
 from ali_dist.training.loop import fit
 from tests.helpers.arrays import write_arrays
-from tests.helpers.runs import StoppingContext, tiny
+from tests.helpers.runs import StoppingContext, tiny_config
 
 CLASSES = ("zero", "one", "two", "three")
 ATTRIBUTES = ("Smiling", "Male", "Hat")
@@ -36,7 +36,7 @@ def labelled_images(folder: Path, labels: str) -> Path:
 def trained(folder: Path, data: Path, name: str = "tiny", **changes: Any) -> Config:
     """Train a run of 8 updates on `data`; gives its config."""
     places = {"run__name": name, "data__url": str(data), "data__source": "none"}
-    config = tiny(folder, **{**places, **changes})
+    config = tiny_config(folder, **{**places, **changes})
     fit(config, StoppingContext())
     return config
 

@@ -7,7 +7,7 @@ import pytest
 from ali_dist.prepare import main as prepare
 from ali_dist.storage import open_store
 from ali_dist.train import main as train
-from tests.helpers.runs import arguments, tiny
+from tests.helpers.runs import command_line_for, tiny_config
 
 pytestmark = pytest.mark.s3
 
@@ -30,8 +30,8 @@ def refused_sentence(capsys, words: list[str]) -> str:
 def test_a_run_lives_in_s3_from_data_to_report(tmp_path, bucket):
     assert prepare(["digits", f"{bucket}/digits"]) == 0
     locations = {"data__url": f"{bucket}/digits", "run__dir": f"{bucket}/runs"}
-    assert train(arguments(tiny(tmp_path, **locations))) == 0
-    assert train(arguments(tiny(tmp_path, run__images=240, **locations))) == 0  # resumes
+    assert train(command_line_for(tiny_config(tmp_path, **locations))) == 0
+    assert train(command_line_for(tiny_config(tmp_path, run__images=240, **locations))) == 0  # resumes
     run = open_store(f"{bucket}/runs/tiny")
     summary = json.loads(run.get("summary.json"))
     assert (summary["images"], summary["restarts"]) == (240, 1)
@@ -44,14 +44,16 @@ def test_a_run_lives_in_s3_from_data_to_report(tmp_path, bucket):
 
 def test_a_missing_bucket_is_named(tmp_path, bucket, capsys):
     sentence = refused_sentence(
-        capsys, arguments(tiny(tmp_path, data__url="s3://no-such-bucket/digits", data__source=None))
+        capsys, command_line_for(tiny_config(tmp_path, data__url="s3://no-such-bucket/digits", data__source=None))
     )
     assert "no-such-bucket" in sentence
 
 
 def test_wrong_credentials_are_said_without_showing_them(tmp_path, bucket, capsys, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    sentence = refused_sentence(capsys, arguments(tiny(tmp_path, data__url=f"{bucket}/digits", data__source=None)))
+    sentence = refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits", data__source=None))
+    )
     assert "AWS_SECRET_ACCESS_KEY" in sentence
     assert "not-the-secret" not in sentence
 
@@ -59,8 +61,12 @@ def test_wrong_credentials_are_said_without_showing_them(tmp_path, bucket, capsy
 def test_missing_shards_are_named(tmp_path, bucket, capsys):
     assert prepare(["digits", f"{bucket}/digits"]) == 0
     open_store(f"{bucket}/digits/train").delete(["00000.tar"])
-    assert "00000.tar" in refused_sentence(capsys, arguments(tiny(tmp_path, data__url=f"{bucket}/digits")))
+    assert "00000.tar" in refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/digits"))
+    )
 
 
 def test_an_empty_place_names_the_command_that_fills_it(tmp_path, bucket, capsys):
-    assert "ali_dist.prepare" in refused_sentence(capsys, arguments(tiny(tmp_path, data__url=f"{bucket}/nothing")))
+    assert "ali_dist.prepare" in refused_sentence(
+        capsys, command_line_for(tiny_config(tmp_path, data__url=f"{bucket}/nothing"))
+    )

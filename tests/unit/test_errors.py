@@ -1,4 +1,4 @@
-"""Every way a command ends is one sentence and an exit code; our own mistakes stay visible.
+"""However a command ends, the user gets one sentence and an exit code, while our own mistakes stay visible.
 
 Run: `make test ARGS=tests/unit/test_errors.py`
 """
@@ -13,7 +13,9 @@ import pytest
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 
 
-def raising(error: BaseException):
+def make_action(error: BaseException):
+    """Make a function that raises `error`."""
+
     def action() -> None:
         raise error
 
@@ -21,7 +23,7 @@ def raising(error: BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "says"),
+    ("error", "code", "message"),
     [
         (InputError("run.seed is -1."), 2, "ali_dist.x: run.seed is -1.\n"),
         (Stopped("Saved at image 640."), 75, "ali_dist.x: Saved at image 640.\n"),
@@ -46,17 +48,17 @@ def raising(error: BaseException):
         ),
     ],
 )
-def test_a_reason_becomes_one_sentence_and_its_code(error, code, says, capsys):
-    assert exit_code("ali_dist.x", raising(error), "Go on later.") == code
-    assert capsys.readouterr().err == says
+def test_an_error_becomes_one_sentence_and_its_exit_code(error, code, message, capsys):
+    assert exit_code("ali_dist.x", make_action(error), "Go on later.") == code
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EBADF, "bad descriptor"), KeyError("x"), AssertionError("ours")])
-def test_mistakes_of_ours_keep_their_traceback(error):
+def test_our_own_mistakes_keep_their_traceback(error):
     with pytest.raises(type(error)):
-        exit_code("ali_dist.x", raising(error))
+        exit_code("ali_dist.x", make_action(error))
 
 
-def test_an_action_may_choose_its_code_and_none_is_success():
+def test_an_action_may_choose_its_exit_code_and_none_means_success():
     assert exit_code("ali_dist.x", lambda: 2) == 2
     assert exit_code("ali_dist.x", lambda: None) == 0

@@ -1,4 +1,4 @@
-"""What the check consists of, and how its seconds are divided. Pure: no clock and no device."""
+"""The parts of the check, and how its seconds are divided among them. Pure: it uses no clock and no device."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ class Part:
     """One part of the check, which runs in a process of its own.
 
     Attributes:
-        name: The module in `tests.gpu.check.parts` that measures it.
-        about: What it measures.
-        weight: Its share of the time that is left after every part has got its `least`.
-        least: Seconds that earlier parts leave it whatever happens: start-up, and a first figure.
+        name: Name of the module in `tests.gpu.check.parts` that measures it.
+        description: What it measures.
+        weight: Its share of the time that is left after every part has its `reserved_seconds`.
+        reserved_seconds: What earlier parts leave it in any case: enough to start, and for a first figure.
     """
 
     name: str
-    about: str
+    description: str
     weight: float
-    least: float
+    reserved_seconds: float
 
 
-# In order of worth: if time runs out, it is the last ones that are missed.
+# The most valuable part comes first: if time runs out, the last ones are left out.
 PARTS = (
-    Part("tests", "the GPU tests", weight=4, least=15),
-    Part("step", "the update, beside the usual style", weight=5, least=15),
-    Part("loop", "whole runs: images per second, and waiting for data", weight=2, least=10),
-    Part("quality", "short runs on colour pictures", weight=2, least=15),
-    Part("profile", "where the time of one update goes", weight=1, least=10),
-    Part("roof", "what this device can do at most", weight=0.5, least=10),
+    Part("tests", "the GPU tests", weight=4, reserved_seconds=15),
+    Part("step", "the update, beside the usual style", weight=5, reserved_seconds=15),
+    Part("loop", "whole runs: images per second, and waiting for data", weight=2, reserved_seconds=10),
+    Part("quality", "short runs on color pictures", weight=2, reserved_seconds=15),
+    Part("profile", "where the time of one update goes", weight=1, reserved_seconds=10),
+    Part("roof", "what this device can do at most", weight=0.5, reserved_seconds=10),
 )
-TOO_LITTLE = 5.0  # seconds in which no part gets anywhere: PyTorch alone takes as long to start
+LEAST_USEFUL_SECONDS = 5.0  # PyTorch alone takes as long to start
 
 
-def limit(parts: Sequence[Part], left: float) -> float:
-    """Seconds that the first of `parts` may take when `left` seconds are left for all of them.
+def allot_seconds(parts: Sequence[Part], seconds_left: float) -> float:
+    """Divide the seconds that are left for all of `parts`; returns how many of them the first part may take.
 
-    What a part leaves over is in `left` when the next one asks, so unspent time passes on.
+    What a part does not use is still left when the next one gets its share.
     """
     first = parts[0]
-    least = sum(part.least for part in parts)
-    if left <= least:
-        return max(0.0, left) * first.least / least
-    return first.least + (left - least) * first.weight / sum(part.weight for part in parts)
+    reserved = sum(part.reserved_seconds for part in parts)
+    if seconds_left <= reserved:
+        return max(0.0, seconds_left) * first.reserved_seconds / reserved
+    return first.reserved_seconds + (seconds_left - reserved) * first.weight / sum(part.weight for part in parts)

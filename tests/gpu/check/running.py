@@ -1,4 +1,4 @@
-"""Parts as child processes: each with its limit, each figure kept as soon as it is there, nothing left behind."""
+"""Parts as child processes: each has a time limit, each figure is saved at once, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any
 
 Figure = dict[str, Any]
-_LOOK = 0.1  # seconds between two looks at a child
+_POLL_SECONDS = 0.1
 
-OK, FAILED, CUT, NOT_BEGUN = "ok", "failed", "cut off", "not begun"
+OK, FAILED, CUT_OFF, NOT_BEGUN = "ok", "failed", "cut off", "not begun"
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How a part went; JSON-able by `dataclasses.asdict`."""
+class PartOutcome:
+    """How a part ended; JSON-able by `dataclasses.asdict`.
+
+    Attributes:
+        status: `OK`, `FAILED`, `CUT_OFF` or `NOT_BEGUN`.
+        reason: Why it is not ok.
+        limit: Seconds that it had.
+        seconds: Seconds that it took.
+        figures: What it has measured.
+    """
 
     status: str
     reason: str = ""
@@ -30,84 +38,92 @@ class Outcome:
     figures: list[Figure] = field(default_factory=list)
 
 
-class _Lines:
-    """The complete lines that a growing file of JSON has got since the last look."""
+class _FigureReader:
+    """Reads the lines of JSON that a child appends to a file."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._at = file, 0
+        self._file = file
+        self._position = 0
 
-    def new(self) -> list[Figure]:
+    def read_new(self) -> list[Figure]:
+        """Read the complete lines that were written since the last call."""
         if not self._file.exists():
             return []
         with self._file.open("rb") as stream:
-            stream.seek(self._at)
+            stream.seek(self._position)
             text = stream.read()
-        whole = text[: text.rfind(b"\n") + 1]  # what follows is still being written
-        self._at += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        complete = text[: text.rfind(b"\n") + 1]  # what follows is still being written
+        self._position += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
 
 
 def run_child(
     command: Sequence[str],
-    lines: Path,
+    figure_file: Path,
     log: Path,
     limit: float,
     *,
     cwd: Path,
-    stopped: Callable[[], bool],
-    keep: Callable[[Outcome], None],
-) -> Outcome:
-    """Run one part to its end, its limit, or a stop; it and all that it started are gone when this returns.
+    stop_requested: Callable[[], bool],
+    on_new_figures: Callable[[PartOutcome], None],
+) -> PartOutcome:
+    """Run one part until it ends, its time is over, or the user stops the check.
+
+    When this function returns, the part and all processes that it started have ended.
 
     Args:
-        command: The child.
-        lines: The file that it writes its figures to.
+        command: The command line of the part.
+        figure_file: The file that it writes its figures to.
         log: Gets its output.
         limit: Seconds that it may take.
         cwd: Where it runs.
-        stopped: Whether the user has asked for an end; looked at ten times a second.
-        keep: Called with the outcome so far whenever there are new figures.
+        stop_requested: Whether the user has asked the check to stop; called ten times a second.
+        on_new_figures: Called with the outcome so far whenever there are new figures.
     """
-    outcome = Outcome(CUT, limit=round(limit, 1))
-    source, began = _Lines(lines), time.monotonic()
+    outcome = PartOutcome(CUT_OFF, limit=round(limit, 1))
+    reader = _FigureReader(figure_file)
+    began = time.monotonic()
     with log.open("ab") as output:
-        said_from = output.tell()
+        log_start = output.tell()
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True
         )
     try:
         while child.poll() is None:
-            if stopped():
+            if stop_requested():
                 outcome.reason = "stopped on request"
                 break
             if time.monotonic() - began >= limit:
                 outcome.reason = f"its {limit:.0f} s were over"
                 break
-            time.sleep(_LOOK)
-            _take(source, outcome, keep)
+            time.sleep(_POLL_SECONDS)
+            _add_new_figures(reader, outcome, on_new_figures)
     finally:
-        _end(child)
-    _take(source, outcome, keep)
+        _kill_group(child)
+    _add_new_figures(reader, outcome, on_new_figures)
     outcome.seconds = round(time.monotonic() - began, 1)
     if not outcome.reason:
-        _judge(outcome, child.returncode, _last_line(log, said_from))
+        _set_status(outcome, child.returncode, _last_line(log, log_start))
     return outcome
 
 
-def _take(source: _Lines, outcome: Outcome, keep: Callable[[Outcome], None]) -> None:
-    if new := source.new():
-        outcome.figures += new
-        keep(outcome)
+def _add_new_figures(
+    reader: _FigureReader, outcome: PartOutcome, on_new_figures: Callable[[PartOutcome], None]
+) -> None:
+    if figures := reader.read_new():
+        outcome.figures += figures
+        on_new_figures(outcome)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child's whole group at once: its figures are written, and there is nothing that it could still save."""
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child and its whole group: its figures are written, and it has nothing else to save."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _judge(outcome: Outcome, code: int, said: str) -> None:
+def _set_status(outcome: PartOutcome, code: int, last_line: str) -> None:
+    """Decide whether a part that has ended by itself succeeded, and why not."""
     failures = [figure for figure in outcome.figures if figure["kind"] == "failure"]
     outcome.status = OK if code == 0 and not failures else FAILED
     if failures:
@@ -115,7 +131,7 @@ def _judge(outcome: Outcome, code: int, said: str) -> None:
         outcome.reason = f"{failures[0]['what']}: {failures[0]['why']}{more}"
     elif code != 0:
         how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-        outcome.reason = f"ended with {how}: {said}"[:300]
+        outcome.reason = f"ended with {how}: {last_line}"[:300]
 
 
 def _last_line(log: Path, start: int) -> str:
@@ -126,7 +142,7 @@ def _last_line(log: Path, start: int) -> str:
 
 
 def write_results(file: Path, results: dict[str, Any]) -> None:
-    """Replace `file` as a whole: whoever reads it, or ends us meanwhile, finds the old results or the new ones."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, file)
+    """Replace `file` atomically: at any time it holds either the old results or the new ones, never a part of them."""
+    temporary = file.with_name(f"{file.name}.part")
+    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, file)

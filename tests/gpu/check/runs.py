@@ -1,4 +1,4 @@
-"""Drawn shapes, and real training runs on them, for the parts that measure whole runs."""
+"""Drawn shapes, and training runs on them, for the parts that measure whole runs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.launchers.local import run_local
 from ali_dist.runs.trackers import Record
-from tests.gpu.check.task import Task
+from tests.gpu.check.task import PartTask
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY: dict[str, Any] = {
+TINY_SETTINGS: dict[str, Any] = {
     "data.global_batch_size": 8,
     "model.width": 0.1,
     "model.latent_size": 4,
     "scale.threads": 1,
 }
-RECORDS = 8  # lines of metrics in a run whose speed is measured; the first is the warm-up
+RECORDS_PER_RUN = 8  # lines of metrics in a run whose speed is measured; the first is the warm-up
 
 
-def shapes(task: Task, size: int) -> Path:
-    """The folder of drawn shapes of `size` pixels a side, which the first part that asks for it draws.
+def prepare_shapes(task: PartTask, size: int) -> Path:
+    """Draw shapes of `size` pixels a side, unless another part has done so; returns their folder.
 
-    In a process of its own, because drawing forks, and a process that uses CUDA must not.
+    They are drawn in a process of its own, because drawing forks, which a process that uses CUDA must not do.
     """
     folder = task.work / f"shapes-{size}"
-    samples = 100 if task.tiny else {32: 20_000, 64: 10_000}[size]
+    samples = 100 if task.is_tiny else {32: 20_000, 64: 10_000}[size]
     words = ["shapes", str(folder), "--size", str(size), "--samples", str(samples)]
     subprocess.run(
-        [sys.executable, "-m", "ali_dist.prepare", *words], cwd=ROOT, check=True, timeout=max(1.0, task.figures.left())
+        [sys.executable, "-m", "ali_dist.prepare", *words],
+        cwd=ROOT,
+        check=True,
+        timeout=max(1.0, task.figures.seconds_left()),
     )
     return folder
 
 
-def configure(task: Task, preset: str, name: str, data: Path, **changes: Any) -> Config:
-    """The preset on these data, on the task's device, without a checkpoint before the end.
+def configure_run(task: PartTask, preset: str, name: str, data: Path, **changes: Any) -> Config:
+    """Configure a run of the preset on these data and the task's device, without a checkpoint before the end.
 
-    Names in `changes` use `__` for the dot.
+    Names in `changes` have `__` where settings have a dot.
     """
     places = {
         "run.name": name,
@@ -60,32 +63,40 @@ def configure(task: Task, preset: str, name: str, data: Path, **changes: Any) ->
         "report.checkpoint_every": 0,
     }
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    return from_mapping(load_preset(preset), places, TINY if task.tiny else {}, named)
+    return from_mapping(load_preset(preset), places, TINY_SETTINGS if task.is_tiny else {}, named)
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast a run was once it was warm: medians over its records."""
+class RunSpeed:
+    """How fast a run was after its start: medians over its records.
+
+    Attributes:
+        images_per_second: Of all updates, with everything around them.
+        data_wait: Share of the time that was spent waiting for data.
+    """
 
     images_per_second: float
     data_wait: float
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> Speed:
-        """The first record is left out: it has the start of the device's libraries in it."""
+    def from_records(cls, records: Sequence[Record]) -> RunSpeed:
+        """Leave the first record out, which includes the start of the device's libraries, and take the medians."""
         warm = records[1:] or records
-        return cls(*(statistics.median(float(r[key]) for r in warm) for key in ("images_per_second", "data_wait")))
+        return cls(
+            images_per_second=statistics.median(float(record["images_per_second"]) for record in warm),
+            data_wait=statistics.median(float(record["data_wait"]) for record in warm),
+        )
 
 
-def train(config: Config) -> tuple[Record, Speed]:
-    """Train as `python -m ali_dist.train` does; the summary, and the speed."""
+def train_run(config: Config) -> tuple[Record, RunSpeed]:
+    """Train as `python -m ali_dist.train` does; returns the summary and the speed."""
     summary = run_local(config)
     if summary is None:
         raise RuntimeError("the run has left no summary")
-    lines = (folder(config) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return summary, Speed.of([record for record in map(json.loads, lines) if record["event"] == "train"])
+    lines = (run_folder(config) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return summary, RunSpeed.from_records([record for record in map(json.loads, lines) if record["event"] == "train"])
 
 
-def folder(config: Config) -> Path:
-    """What the run has left."""
+def run_folder(config: Config) -> Path:
+    """The folder of the run's results."""
     return Path(config.run.dir) / config.run.name

@@ -10,73 +10,75 @@ Figure = dict[str, Any]
 Results = dict[str, Any]
 
 MOST_LINES = 100
-MOST_NAMES = 8  # of failed tests, skips, and things not begun
+MOST_NAMES = 8  # of failed tests, and of what was not begun
 MOST_KERNELS = 15
-_WIDTH = 118
+MOST_COLUMNS = 118
 
 
-def figures(results: Results, kind: str) -> list[Figure]:
-    """All figures of one kind, in the order in which they came."""
+def select_figures(results: Results, kind: str) -> list[Figure]:
+    """Select all figures of one kind, in the order in which they were measured."""
     return [f for part in results["parts"].values() for f in part["figures"] if f["kind"] == kind]
 
 
-def machine(results: Results) -> Figure:
-    """What the first part that got so far said of hardware and versions; empty where none did."""
-    return next(iter(figures(results, "machine")), {})
+def find_machine(results: Results) -> Figure:
+    """Find the figure that describes hardware and versions; empty where no part got so far."""
+    return next(iter(select_figures(results, "machine")), {})
 
 
-def hardware(results: Results) -> str:
-    """The device in words."""
-    found = machine(results)
-    if not found:
+def describe_hardware(results: Results) -> str:
+    """Describe the device in words."""
+    machine = find_machine(results)
+    if not machine:
         return f"device {results['device']}"
-    cpu = f"{found['cpu']}, {found['cores']} cores"
-    if "gpu" not in found:
+    cpu = f"{machine['cpu']}, {machine['cores']} cores"
+    if "gpu" not in machine:
         return cpu
-    return f"{found['gpu']}, {found['gpu_memory'] / 2**30:.0f} GiB; {cpu}"
+    return f"{machine['gpu']}, {machine['gpu_memory'] / 2**30:.0f} GiB; {cpu}"
 
 
-def versions(results: Results) -> str:
-    """The software in words."""
-    found = machine(results)
+def describe_versions(results: Results) -> str:
+    """Describe the software in words; what is not known is left out."""
+    machine = find_machine(results)
     names = ("torch", "CUDA", "cuDNN", "NCCL", "driver", "Python", "revision")
-    there = [f"{name} {found[name.lower()]}" for name in names if found.get(name.lower()) is not None]
-    return ", ".join(there)
+    return ", ".join(f"{name} {machine[name.lower()]}" for name in names if machine.get(name.lower()) is not None)
 
 
-def roofs(results: Results) -> dict[str, float]:
-    """Measured limits: `matmul` in operations a second; `copy`, `gather` and `from host` in bytes a second."""
-    found = {
-        f["kind"]: f["bytes_per_second"] for kind in ("copy", "gather", "from host") for f in figures(results, kind)
+def collect_roofs(results: Results) -> dict[str, float]:
+    """Collect the measured limits: `matmul` in operations a second; `copy`, `gather`, `from host` in bytes a second."""
+    roofs = {
+        f["kind"]: f["bytes_per_second"]
+        for kind in ("copy", "gather", "from host")
+        for f in select_figures(results, kind)
     }
-    for product in figures(results, "matmul"):
-        found["matmul"] = product["flops"]
-    return found
+    for product in select_figures(results, "matmul"):
+        roofs["matmul"] = product["flops"]
+    return roofs
 
 
-def share_of_roof(row: Figure, results: Results) -> str:
-    """The share of the matrix product's rate that a step reaches; a dash where one of the two is not known."""
-    roof, operations = roofs(results).get("matmul"), row.get("flops_per_image")
+def format_share_of_roof(row: Figure, results: Results) -> str:
+    """Format the share of the matrix product's rate that a step reaches; a dash where one of the two is unknown."""
+    roof = collect_roofs(results).get("matmul")
+    operations = row.get("flops_per_image")
     if not roof or not operations:
         return "-"
     return f"{operations * row['images_per_second'] / roof:.1%}"
 
 
-def ours(cell: Figure) -> Figure | None:
-    """The row of a cell's best exact way, which a run would take: the first after the usual ones."""
+def best_exact_row(cell: Figure) -> Figure | None:
+    """The row of the cheapest exact rule of a cell, which a run would take: the first after the usual steps."""
     rows = [row for row in cell["rows"] if not row["step"].startswith("usual")]
     return rows[0] if rows else None
 
 
-def mode(cell: Figure) -> str:
-    """eager or compiled."""
+def describe_mode(cell: Figure) -> str:
+    """Say whether the networks of the cell are eager or compiled."""
     return "compiled" if cell["settings"]["compile"] else "eager"
 
 
-def table(results: Results) -> str:
-    """Everything that a person wants to see first."""
-    lines = [*_head(results), *_parts(results)]
-    for section in (_tests, _roof, _cells, _loops, _quality, _profiles):
+def format_table(results: Results) -> str:
+    """Format what a reader wants to see first, in `MOST_LINES` lines of `MOST_COLUMNS` columns at most."""
+    lines = [*_format_head(results), *_format_parts(results)]
+    for section in (_format_tests, _format_roofs, _format_cells, _format_loops, _format_quality, _format_profiles):
         body = list(section(results))
         if body:
             lines += ["", *body]
@@ -85,13 +87,14 @@ def table(results: Results) -> str:
             *lines[: MOST_LINES - 1],
             f"({len(lines) - MOST_LINES + 1} more lines: all figures are in results.json)",
         ]
-    return "\n".join(line[:_WIDTH].rstrip() for line in lines)
+    return "\n".join(line[:MOST_COLUMNS].rstrip() for line in lines)
 
 
-def progress_line(figure: Figure) -> str:
-    """A figure in a line, while the check runs; empty for what says little by itself."""
+def format_progress(figure: Figure) -> str:
+    """Format a figure as a line of progress; empty for a figure that says little by itself."""
     if figure["kind"] == "cell":
-        return "; ".join(f"{row['step']} {row['images_per_second']:,.0f} img/s" for row in figure["rows"])[:_WIDTH]
+        speeds = (f"{row['step']} {row['images_per_second']:,.0f} img/s" for row in figure["rows"])
+        return "; ".join(speeds)[:MOST_COLUMNS]
     if figure["kind"] == "loop":
         return f"{figure['preset']} {figure['asked']}: {figure['images_per_second']:,.0f} img/s"
     if figure["kind"] == "failure":
@@ -101,69 +104,70 @@ def progress_line(figure: Figure) -> str:
     return ""
 
 
-def _head(results: Results) -> Iterator[str]:
-    yield f"ali_dist on {hardware(results)}"
-    yield f"{versions(results)}; {results['date'][:10]}; {results.get('seconds', 0):.0f} of {results['budget']:.0f} s"
+def _format_head(results: Results) -> Iterator[str]:
+    yield f"ali_dist on {describe_hardware(results)}"
+    seconds = f"{results.get('seconds', 0):.0f} of {results['budget']:.0f} s"
+    yield f"{describe_versions(results)}; {results['date'][:10]}; {seconds}"
     if results["device"] == "cpu":
         yield "Tiny settings on a CPU: this shows that the check works, and says nothing about speed or quality."
     yield ""
 
 
-def _parts(results: Results) -> Iterator[str]:
+def _format_parts(results: Results) -> Iterator[str]:
     yield f"{'part':<9}{'':<11}{'s':>6}{'limit':>7}"
     for name, part in results["parts"].items():
         yield f"{name:<9}{part['status']:<11}{part['seconds']:>6.0f}{part['limit']:>7.0f}  {part['reason']}"
-    missed = figures(results, "not begun")
+    missed = select_figures(results, "not begun")
     if missed:
         named = ", ".join(figure["what"] for figure in missed[:MOST_NAMES])
-        yield f"Not begun for want of time: {named}{_more(missed)}."
+        yield f"Not begun for want of time: {named}{_format_more(missed)}."
 
 
-def _more(items: Sequence[object]) -> str:
+def _format_more(items: Sequence[object]) -> str:
     return f" and {len(items) - MOST_NAMES} more" if len(items) > MOST_NAMES else ""
 
 
-def _tests(results: Results) -> Iterator[str]:
-    tests = figures(results, "test")
+def _format_tests(results: Results) -> Iterator[str]:
+    tests = select_figures(results, "test")
     if not tests:
         return
     counts = Counter(test["outcome"] for test in tests)
-    collected = sum(figure["tests"] for figure in figures(results, "collected"))
+    collected = sum(figure["tests"] for figure in select_figures(results, "collected"))
     yield f"Tests: {', '.join(f'{counts[how]} {how}' for how in ('passed', 'failed', 'skipped'))} of {collected}"
     failed = [test for test in tests if test["outcome"] == "failed"]
     for test in failed[:MOST_NAMES]:
         yield f"  failed: {test['name'].rpartition('::')[2]}: {test['reason']}"
     if len(failed) > MOST_NAMES:
-        yield f"  {_more(failed).strip()}"
+        yield f"  {_format_more(failed).strip()}"
     reasons = Counter(test["reason"] for test in tests if test["outcome"] == "skipped")
     for reason, count in reasons.most_common(3):
         yield f"  skipped {count}: {reason}"
 
 
-def _roof(results: Results) -> Iterator[str]:
-    found = roofs(results)
-    if "matmul" in found:
-        side = figures(results, "matmul")[0]["side"]
-        yield f"Roof: bf16 product of {side} x {side} matrices {_rate(found['matmul'], 'FLOP/s')}"
+def _format_roofs(results: Results) -> Iterator[str]:
+    roofs = collect_roofs(results)
+    if "matmul" in roofs:
+        side = select_figures(results, "matmul")[0]["side"]
+        yield f"Roof: bf16 product of {side} x {side} matrices {_format_rate(roofs['matmul'], 'FLOP/s')}"
     for name, text in (
         ("copy", "copy on the device"),
         ("gather", "gather of a batch"),
         ("from host", "copy from host"),
     ):
-        if name in found:
-            share = f" ({found[name] / found['copy']:.1%} of the copy)" if name == "gather" and "copy" in found else ""
-            yield f"      {text} {_rate(found[name], 'B/s')}{share}"
+        if name in roofs:
+            share = f" ({roofs[name] / roofs['copy']:.1%} of the copy)" if name == "gather" and "copy" in roofs else ""
+            yield f"      {text} {_format_rate(roofs[name], 'B/s')}{share}"
 
 
-def _rate(value: float, unit: str) -> str:
+def _format_rate(value: float, unit: str) -> str:
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:,.1f} {prefix}{unit}"
     return f"{value:,.0f} {unit}"
 
 
-def _cells(results: Results) -> Iterator[str]:
-    cells = figures(results, "cell")
+def _format_cells(results: Results) -> Iterator[str]:
+    cells = select_figures(results, "cell")
     if not cells:
         return
     yield "Update: images/s of the usual style and of our exact way, its share of the roof, and ratios to the usual"
@@ -172,13 +176,13 @@ def _cells(results: Results) -> Iterator[str]:
         f"{'MB':>8}{'ratio':>7}{'layers':>8}{'coupled':>8}{'altern.':>8}"
     )
     for cell in cells:
-        yield _cell(cell, results)
+        yield _format_cell(cell, results)
 
 
-def _cell(cell: Figure, results: Results) -> str:
-    settings, best = cell["settings"], ours(cell)
+def _format_cell(cell: Figure, results: Results) -> str:
+    settings, best = cell["settings"], best_exact_row(cell)
     rows = {row["step"]: row for row in cell["rows"]}
-    head = f"{settings['preset']:<8}{settings['batch']:>6} {cell['conditions']['precision']:<6}{mode(cell):<9}"
+    head = f"{settings['preset']:<8}{settings['batch']:>6} {cell['conditions']['precision']:<6}{describe_mode(cell):<9}"
     head += f"{cell['rows'][0]['images_per_second']:>9,.0f}"
     if best is None:
         return head
@@ -187,12 +191,12 @@ def _cell(cell: Figure, results: Results) -> str:
     ratios = "".join(f"{'-' if row in (None, best) else format(row['ratio'], '.2f'):>8}" for row in others)
     return (
         f"{head}{best['images_per_second']:>9,.0f} {best['step']:<10}{best['seconds_per_update'] * 1e3:>8.2f}"
-        f"{share_of_roof(best, results):>7}{peak:>8}{best['ratio']:>7.2f}{ratios}"
+        f"{format_share_of_roof(best, results):>7}{peak:>8}{best['ratio']:>7.2f}{ratios}"
     )
 
 
-def _loops(results: Results) -> Iterator[str]:
-    loops = figures(results, "loop")
+def _format_loops(results: Results) -> Iterator[str]:
+    loops = select_figures(results, "loop")
     if not loops:
         return
     yield "Whole runs on drawn shapes at 32 px"
@@ -204,45 +208,45 @@ def _loops(results: Results) -> Iterator[str]:
         )
 
 
-def _quality(results: Results) -> Iterator[str]:
-    for run in figures(results, "quality"):
+def _format_quality(results: Results) -> Iterator[str]:
+    for run in select_figures(results, "quality"):
         yield (
             f"Quality at {run['size']} px: preset {run['preset']}, {run['images']:,} of its {run['of']:,} images in "
             f"{run['seconds']:.0f} s, {run['precision']}, {run['update']}"
         )
-        yield from (f"  {line}" for line in metric_lines(metrics_of(run, results)))
+        yield from (f"  {line}" for line in format_metrics(find_metrics(run, results)))
         yield f"  pictures: {', '.join(run['pictures'])}"
 
 
-def metrics_of(run: Figure, results: Results) -> dict[str, float]:
-    """What the judge said of a run; empty where time ran out before it could."""
-    return next((f["metrics"] for f in figures(results, "metrics") if f["size"] == run["size"]), {})
+def find_metrics(run: Figure, results: Results) -> dict[str, float]:
+    """Find the metrics of a run; empty where time ran out before they were computed."""
+    return next((f["metrics"] for f in select_figures(results, "metrics") if f["size"] == run["size"]), {})
 
 
-def metric_lines(metrics: dict[str, float]) -> list[str]:
-    """The metrics, each beside what it is held against."""
-    against = {
+def format_metrics(metrics: dict[str, float]) -> list[str]:
+    """Format the metrics, each beside its reference."""
+    references = {
         "frechet": "frechet_reference",
         "reconstruction_mse": "reconstruction_mse_reference",
         "label_kept": "classifier_accuracy",
     }
     lines = []
-    for name, reference in against.items():
+    for name, reference in references.items():
         if name in metrics:
-            beside = f" ({reference} {metrics[reference]:.4g})" if reference in metrics else ""
-            lines.append(f"{name} {metrics[name]:.4g}{beside}")
+            comparison = f" ({reference} {metrics[reference]:.4g})" if reference in metrics else ""
+            lines.append(f"{name} {metrics[name]:.4g}{comparison}")
     return lines
 
 
-def _profiles(results: Results) -> Iterator[str]:
-    profiles = figures(results, "profile")
-    what = "kernels" if results["device"] == "cuda" else "operators"
-    for number, found in enumerate(profiles):
-        peak = "" if found["peak_bytes"] is None else f", peak {found['peak_bytes'] / 1e6:,.0f} MB"
+def _format_profiles(results: Results) -> Iterator[str]:
+    profiles = select_figures(results, "profile")
+    unit = "kernels" if results["device"] == "cuda" else "operators"
+    for number, profile in enumerate(profiles):
+        total, busy, gaps = (f"{profile[name] * 1e3:.2f} ms" for name in ("seconds", "busy", "gaps"))
+        peak = "" if profile["peak_bytes"] is None else f", peak {profile['peak_bytes'] / 1e6:,.0f} MB"
         yield (
-            f"Profile of {found['preset']} batch {found['batch']} {found['precision']} {found['step']}: "
-            f"{found['seconds'] * 1e3:.2f} ms, busy {found['busy'] * 1e3:.2f} ms, gaps {found['gaps'] * 1e3:.2f} ms, "
-            f"{found['events']:,.0f} {what}{peak}"
+            f"Profile of {profile['preset']} batch {profile['batch']} {profile['precision']} {profile['step']}: "
+            f"{total}, busy {busy}, gaps {gaps}, {profile['events']:,.0f} {unit}{peak}"
         )
-        for kernel in found["top"][:MOST_KERNELS] if number == 0 else ():
+        for kernel in profile["top"][:MOST_KERNELS] if number == 0 else ():
             yield f"  {kernel['seconds'] * 1e3:>8.3f} ms {kernel['count']:>6.0f} x  {kernel['name']}"

@@ -1,4 +1,4 @@
-"""What a part is given: where it computes, until when, and where its figures go, one line for each."""
+"""What a part is given: where it computes, how much time it has, and where it writes its figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 
-class Figures:
-    """Hands figures to the parent as soon as they are there, so that a cut-off loses only the one in progress.
+class FigureWriter:
+    """Hands each figure to the parent at once, so that a part which is cut off loses only the one in progress.
 
     Args:
-        file: Each figure is a line of JSON in it.
-        deadline: When this process will be ended, in seconds of `time.monotonic`, whose zero all processes share.
+        file: Gets a line of JSON for each figure.
+        deadline: When this process will be killed, in seconds of `time.monotonic`, whose zero all processes share.
     """
 
     def __init__(self, file: Path, deadline: float) -> None:
@@ -30,42 +30,42 @@ class Figures:
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"kind": kind, **values}) + "\n")
 
-    def fail(self, what: str, error: BaseException) -> None:
-        """Something went wrong, and the part goes on without it; the traceback goes to the log."""
+    def add_failure(self, what: str, error: BaseException) -> None:
+        """Write that `what` failed, and its traceback to the log; the part goes on without it."""
         traceback.print_exception(error, file=sys.stderr)
         text = str(error).strip() or "no message"
         self.add("failure", what=what, why=f"{type(error).__name__}: {text.splitlines()[0]}"[:300])
 
-    def left(self) -> float:
-        """Seconds until this process will be ended."""
+    def seconds_left(self) -> float:
+        """Seconds until this process will be killed."""
         return self._deadline - time.monotonic()
 
-    def fits(self, what: str, seconds: float) -> bool:
-        """Whether `what`, which takes about `seconds`, can be begun; where it cannot, that is a figure, too."""
-        left = self.left()
-        if seconds <= left:
+    def has_time_for(self, what: str, seconds: float) -> bool:
+        """Whether there is time for `what`, which takes about `seconds`; if not, a figure says so."""
+        seconds_left = self.seconds_left()
+        if seconds <= seconds_left:
             return True
-        self.add("not begun", what=what, needs=round(seconds), left=round(left))
+        self.add("not begun", what=what, needs=round(seconds), left=round(seconds_left))
         return False
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PartTask:
     """What a part needs to know.
 
     Attributes:
-        device: Where to measure. On a CPU everything is done on tiny settings: the check then checks itself.
+        device: Where to measure. On a CPU the settings are tiny, and the check only tests itself.
         out: The user's folder, for pictures.
-        work: Data and runs that the parts share; gone when the check ends.
-        figures: Where to report.
+        work: A folder for data and runs that the parts share; it is deleted when the check ends.
+        figures: Where to write figures.
     """
 
     device: torch.device
     out: Path
     work: Path
-    figures: Figures
+    figures: FigureWriter
 
     @property
-    def tiny(self) -> bool:
-        """Whether the figures mean nothing, and only their being there counts."""
+    def is_tiny(self) -> bool:
+        """Whether the settings are tiny, so that the figures say nothing about the device."""
         return self.device.type == "cpu"

@@ -162,9 +162,9 @@ def test_an_unknown_class_is_named(by_class, capsys):
 def test_a_mixture_gives_points_and_a_figure_without_its_data(tmp_path):
     from ali_dist.data.preparation.builtin import ensure_prepared
     from ali_dist.training.loop import fit
-    from tests.helpers.runs import StoppingContext, tiny
+    from tests.helpers.runs import StoppingContext, tiny_config
 
-    config = tiny(tmp_path, "mixture", data__url=str(tmp_path / "grid"))
+    config = tiny_config(tmp_path, "mixture", data__url=str(tmp_path / "grid"))
     ensure_prepared("mixture-grid", config.data.url, samples=500)
     fit(config, StoppingContext())
     (tmp_path / "grid").rename(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""How a Config comes about: command-line overrides, preset files, and presets that build on others.
+"""How a Config is made: from command-line overrides, preset files, and presets that build on others.
 
 Run: `make test ARGS=tests/unit/config/test_loading.py`
 """
@@ -15,7 +15,7 @@ from ali_dist.config.loading import from_mapping, load_preset, parse_overrides, 
 from ali_dist.errors import InputError
 
 
-def write(path: Path, text: str) -> str:
+def write_file(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     return str(path)
 
@@ -23,8 +23,8 @@ def write(path: Path, text: str) -> str:
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
-def test_overrides_in_both_spellings() -> None:
-    """Values keep their '=', may be negative or empty, and the last of two wins."""
+def test_overrides_are_read_in_both_spellings() -> None:
+    """Values keep their '=', may be negative or empty, and the last of several wins."""
     words = ["--run.name", "x", "--data.url=s3://a/b?c=d", "--optim.lr_d", "-1", "--run.name=y"]
     assert parse_overrides(words) == {"run.name": "y", "data.url": "s3://a/b?c=d", "optim.lr_d": "-1"}
     assert parse_overrides([]) == {}
@@ -34,19 +34,19 @@ def test_overrides_in_both_spellings() -> None:
 @pytest.mark.parametrize(
     "words", [["--optim.lr_d"], ["--optim.lr_d", "--run.name", "x"], ["--optim.lr_d", "--dry-run"]]
 )
-def test_setting_without_a_value_is_refused_with_what_it_takes(words: list[str]) -> None:
+def test_a_setting_without_a_value_is_refused_with_what_it_takes(words: list[str]) -> None:
     """The next option is never swallowed as a value."""
     with pytest.raises(InputError, match=r"--optim\.lr_d needs a value: a number\."):
         parse_overrides(words)
 
 
 @pytest.mark.parametrize("words", [["run.name", "x"], ["-x"], ["--run.name", "x", "y"]])
-def test_stray_word_is_refused(words: list[str]) -> None:
+def test_a_stray_word_is_refused(words: list[str]) -> None:
     with pytest.raises(InputError, match="was not expected"):
         parse_overrides(words)
 
 
-def test_overrides_change_what_was_named_and_nothing_else() -> None:
+def test_overrides_change_the_settings_that_they_name_and_no_others() -> None:
     config = from_mapping({"optim": {"lr_g": 2e-4}}, parse_overrides(["--optim.lr_d", "1e-3"]))
     expected = Config(optim=dataclasses.replace(Config().optim, lr_d=1e-3, lr_g=2e-4))
     assert config == expected
@@ -61,29 +61,29 @@ def test_every_shipped_preset_is_valid() -> None:
         from_mapping(load_preset(name))
 
 
-def test_preset_file_values_are_read_as_on_the_command_line(tmp_path: Path) -> None:
-    """YAML 1.1 reads 3e-4 as text, 1:4 as 64 and 010 as 8: none of that may reach a run."""
+def test_values_in_a_preset_file_are_read_as_on_the_command_line(tmp_path: Path) -> None:
+    """YAML 1.1 reads 3e-4 as text, 1:4 as 64 and 010 as 8; none of that may reach a run."""
     text = "optim:\n  lr_d: 3e-4\nscale:\n  workers: 1:4\nrun:\n  seed: 010\n  name: 1.10\ndata:\n  lanes: null\n"
-    config = from_mapping(load_preset(write(tmp_path / "mine.yaml", text)))
+    config = from_mapping(load_preset(write_file(tmp_path / "mine.yaml", text)))
     assert config.optim.lr_d == 3e-4
     assert config.scale.workers == "1:4"
     assert (config.run.seed, config.run.name, config.data.lanes) == (10, "1.10", None)
 
 
-def test_preset_overrides_its_base_setting_by_setting(tmp_path: Path) -> None:
-    """Bases are found beside the file, chain, and lose to what builds on them, nested or dotted."""
-    write(tmp_path / "low.yml", "optim: {lr_d: 1, lr_g: 1, beta1: 0.1}\nrun: {name: low}\n")
-    write(tmp_path / "mid.yaml", "base: low.yml\noptim.lr_d: 2\noptim.lr_g: 2\n")
-    top = write(tmp_path / "top.yaml", "base: mid.yaml\noptim:\n  lr_d: 3\n")
+def test_a_preset_overrides_its_base_setting_by_setting(tmp_path: Path) -> None:
+    """A base is looked up beside the file and may have a base itself; settings may be nested or dotted."""
+    write_file(tmp_path / "low.yml", "optim: {lr_d: 1, lr_g: 1, beta1: 0.1}\nrun: {name: low}\n")
+    write_file(tmp_path / "mid.yaml", "base: low.yml\noptim.lr_d: 2\noptim.lr_g: 2\n")
+    top = write_file(tmp_path / "top.yaml", "base: mid.yaml\noptim:\n  lr_d: 3\n")
     config = from_mapping(load_preset(top))
     assert (config.optim.lr_d, config.optim.lr_g, config.optim.beta1, config.run.name) == (3, 2, 0.1, "low")
 
 
 @pytest.mark.parametrize("text", ["base: self.yaml\n", "base: other.yaml\n"], ids=["itself", "ring"])
 def test_presets_that_build_on_each_other_in_a_ring_are_refused(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "other.yaml", "base: self.yaml\n")
+    write_file(tmp_path / "other.yaml", "base: self.yaml\n")
     with pytest.raises(InputError, match="builds on itself"):
-        load_preset(write(tmp_path / "self.yaml", text))
+        load_preset(write_file(tmp_path / "self.yaml", text))
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_presets_that_build_on_each_other_in_a_ring_are_refused(tmp_path: Path, 
         ("base: nothing-like-this\n", "no preset 'nothing-like-this'"),
     ],
 )
-def test_broken_preset_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
-    """Torn YAML, doubled names and tags that ask for code end in one sentence."""
-    path = write(tmp_path / "broken.yaml", text)
+def test_a_broken_preset_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+    """Torn YAML, repeated names and tags that would run code are refused in one sentence."""
+    path = write_file(tmp_path / "broken.yaml", text)
     with pytest.raises(InputError) as caught:
         from_mapping(load_preset(path))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_binary_preset_file_is_refused(tmp_path: Path) -> None:
+def test_a_binary_preset_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match="cannot be read as YAML"):
@@ -116,12 +116,12 @@ def test_binary_preset_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no-such-preset", "../config"])
-def test_unknown_preset_is_refused_with_those_that_exist(name: str) -> None:
+def test_an_unknown_preset_is_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(InputError, match="There is no preset") as caught:
         load_preset(name)
     assert all(known in str(caught.value) for known in preset_names())
 
 
-def test_missing_preset_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_preset_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_preset(str(tmp_path / "absent.yaml"))

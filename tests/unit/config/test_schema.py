@@ -1,4 +1,4 @@
-"""The one schema: what it accepts, what it refuses, and that every refusal says how to go on.
+"""The one schema of all settings: what it accepts, what it refuses, and that every refusal names a remedy.
 
 Run: `make test ARGS=tests/unit/config/test_schema.py`
 """
@@ -20,8 +20,8 @@ from ali_dist.config.loading import from_mapping, parse_overrides, setting_infos
 from ali_dist.errors import InputError
 
 
-def refusal(*layers: dict[str, Any]) -> str:
-    """The sentence that `from_mapping` refuses these layers with."""
+def refuse_layers(*layers: dict[str, Any]) -> str:
+    """Load layers that must be refused; returns the sentence that refuses them."""
     with pytest.raises(InputError) as caught:
         from_mapping(*layers)
     message = str(caught.value)
@@ -34,20 +34,26 @@ def refusal(*layers: dict[str, Any]) -> str:
 
 
 def test_every_setting_explains_itself_and_can_be_described() -> None:
-    """A setting without a help text or with a type that no message can describe is unfinished."""
+    """A setting without a help text, or with a type that no message can describe, is unfinished."""
     for info in setting_infos().values():
         assert len(info.help) > 10, info.key
         assert info.allowed(), info.key
 
 
+def read_setting(config: Config, key: str) -> Any:
+    """Read the value of a setting by its dotted name."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
 def test_settings_are_plain_sections_of_plain_values() -> None:
-    """Dotted names are `section.name`, and every default passes as its own type."""
+    """Dotted names are `section.name`, and every default is accepted as a value."""
     for key, info in setting_infos().items():
         assert key.count(".") == 1
-        assert getattr(getattr(from_mapping({key: info.default}), key.split(".")[0]), key.split(".")[1]) == info.default
+        assert read_setting(from_mapping({key: info.default}), key) == info.default
 
 
-def test_config_cannot_be_changed_after_it_was_checked() -> None:
+def test_a_config_cannot_be_changed_after_it_was_checked() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().run.images = 0  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -55,13 +61,13 @@ def test_config_cannot_be_changed_after_it_was_checked() -> None:
 
 
 def test_no_setting_can_hold_a_credential() -> None:
-    """Config is printed, saved and logged, so secrets must have no place in it."""
+    """A config is printed, saved and logged, so that secrets must have no place in it."""
     suspicious = ("secret", "password", "access_key", "token", "credential")
     assert not [key for key in setting_infos() if any(word in key for word in suspicious)]
 
 
-def test_importing_config_costs_neither_torch_nor_ray() -> None:
-    """`--help`, `--dry-run` errors and the Ray driver need the schema before they need anything heavy."""
+def test_importing_the_config_imports_no_large_library() -> None:
+    """`--help`, the refusals of `--dry-run` and the Ray driver need the schema before they need anything heavy."""
     code = (
         "import sys, ali_dist.config; print(sorted({'torch', 'ray', 'boto3', 'numpy', 'sklearn'} & set(sys.modules)))"
     )
@@ -72,7 +78,7 @@ def test_importing_config_costs_neither_torch_nor_ray() -> None:
 # ---- round trips -------------------------------------------------------------------------------------------------
 
 
-CHANGED: dict[str, Any] = {
+CHANGED_SETTINGS: dict[str, Any] = {
     "run": {"name": "trial-7", "images": 128_000, "seed": 2**31 - 1},
     "storage": {"endpoint_url": "http://127.0.0.1:8080", "timeout_seconds": 2.5},
     "data": {"source": "mixture-ring", "global_batch_size": 96, "lanes": 12, "residency": "stream"},
@@ -82,24 +88,25 @@ CHANGED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("layer", [{}, CHANGED], ids=["defaults", "changed"])
-def test_round_trip_through_json_is_the_identity(layer: dict[str, Any]) -> None:
-    """What a checkpoint saves is what a resume reads back."""
+@pytest.mark.parametrize("layer", [{}, CHANGED_SETTINGS], ids=["defaults", "changed"])
+def test_a_round_trip_through_json_changes_nothing(layer: dict[str, Any]) -> None:
+    """What a checkpoint saves is what a continued run reads back."""
     config = from_mapping(layer)
     assert from_mapping(json.loads(json.dumps(config.to_mapping()))) == config
 
 
 @given(st.floats(min_value=1e-30, max_value=1e30), st.integers(min_value=64, max_value=10**18))
 def test_numbers_survive_being_written_as_text(rate: float, images: int) -> None:
-    """A number is the same number as JSON, as YAML text and as a command-line word, to the last digit."""
-    for kind in (str, lambda v: v):
-        config = from_mapping({"optim.lr_d": kind(rate), "run.images": kind(images)})
+    """A number is the same as JSON, as YAML text and as a word on the command line, to the last digit."""
+    for layer in ({"optim.lr_d": str(rate), "run.images": str(images)}, {"optim.lr_d": rate, "run.images": images}):
+        config = from_mapping(layer)
         assert (config.optim.lr_d, config.run.images) == (rate, images)
 
 
-def test_later_layers_win_whichever_way_they_spell_a_name() -> None:
-    """Defaults < preset < tune < command line, in nested or dotted form and in any mixture of them."""
-    nested, dotted = {"optim": {"lr_d": 1.0, "lr_g": 2.0}}, {"optim.lr_d": 3.0}
+def test_later_layers_win_in_nested_and_in_dotted_form() -> None:
+    """Defaults, preset, sweep and command line override one another in this order, in any mixture of the forms."""
+    nested = {"optim": {"lr_d": 1.0, "lr_g": 2.0}}
+    dotted = {"optim.lr_d": 3.0}
     assert from_mapping(nested, dotted).optim.lr_d == 3.0
     assert from_mapping(dotted, nested).optim.lr_d == 1.0
     assert from_mapping(nested, dotted).optim.lr_g == 2.0
@@ -113,20 +120,20 @@ def test_an_empty_section_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"),
+    ("typo", "nearest"),
     [("optim.lr_dd", "optim.lr_d"), ("model.lr_g", "optim.lr_g"), ("data.global_batchsize", "data.global_batch_size")],
 )
-def test_unknown_name_is_refused_with_the_nearest_one(wrong: str, right: str) -> None:
-    """A typo never falls back to a default: it names itself and the setting that was probably meant."""
-    message = refusal({wrong: 1})
-    assert repr(wrong) in message
-    assert f"did you mean {right}?" in message
-    with pytest.raises(InputError, match=f"did you mean {right}"):
-        parse_overrides([f"--{wrong}", "1"])
+def test_an_unknown_name_is_refused_with_the_nearest_one(typo: str, nearest: str) -> None:
+    """A typo never falls back on a default; the refusal names it and the setting that was probably meant."""
+    message = refuse_layers({typo: 1})
+    assert repr(typo) in message
+    assert f"did you mean {nearest}?" in message
+    with pytest.raises(InputError, match=f"did you mean {nearest}"):
+        parse_overrides([f"--{typo}", "1"])
 
 
-def test_unknown_name_far_from_all_others_points_to_the_list() -> None:
-    message = refusal({"zzz": {"qqq": 1}})
+def test_the_refusal_of_a_name_unlike_all_others_points_to_the_list() -> None:
+    message = refuse_layers({"zzz": {"qqq": 1}})
     assert "zzz.qqq" in message
     assert "--help" in message
 
@@ -135,9 +142,9 @@ def test_unknown_name_far_from_all_others_points_to_the_list() -> None:
     "layer", [{"nowhere": {}}, {"optim": {"lr_d": {}}}, {"optim": 3}, {"optim": {"lr_d": {"x": 1}}}]
 )
 def test_nothing_in_a_layer_is_skipped_silently(layer: dict[str, Any]) -> None:
-    """Empty mappings, values for whole sections and too deep names are mistakes, not comments."""
+    """Empty mappings, values for whole sections and names that are too deep are refused."""
     key = next(iter(layer))
-    assert key in refusal(layer)
+    assert key in refuse_layers(layer)
 
 
 # ---- values of the wrong kind --------------------------------------------------------------------------------------
@@ -160,10 +167,9 @@ def test_nothing_in_a_layer_is_skipped_silently(layer: dict[str, Any]) -> None:
     ],
 )
 def test_text_and_numbers_become_the_type_of_the_setting(key: str, text: Any, value: Any) -> None:
-    section, name = key.split(".")
-    found = getattr(getattr(from_mapping({key: text}), section), name)
-    assert found == value
-    assert type(found) is type(value)
+    read = read_setting(from_mapping({key: text}), key)
+    assert read == value
+    assert type(read) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -185,23 +191,23 @@ def test_text_and_numbers_become_the_type_of_the_setting(key: str, text: Any, va
         ("data.lanes", "few", "a whole number, or none"),
     ],
 )
-def test_value_of_the_wrong_kind_is_refused_by_name(key: str, value: Any, expected: str) -> None:
-    """The sentence names key, value and what is allowed; in particular True is no number and NaN no rate."""
-    message = refusal({key: value})
+def test_a_value_of_the_wrong_kind_is_refused_by_name(key: str, value: Any, expected: str) -> None:
+    """The sentence names the key, the value and what is allowed; True is not a number, and NaN not a rate."""
+    message = refuse_layers({key: value})
     assert message == f"{key} is {value!r}, but must be {expected}."
 
 
-def test_choice_outside_the_list_is_refused_with_all_choices_and_the_nearest() -> None:
-    message = refusal({"objective.loss": "nonsaturated"})
+def test_an_unknown_choice_is_refused_with_all_choices_and_the_nearest() -> None:
+    message = refuse_layers({"objective.loss": "nonsaturated"})
     for choice in ("nonsaturating", "minimax", "relativistic", "hinge"):
         assert choice in message
     assert message.endswith("did you mean nonsaturating?")
-    assert refusal({"objective.loss": "wgan"}).endswith("hinge.")
-    assert refusal({"optim.schedule": 3}) == "optim.schedule is 3, but must be 'constant' or 'cosine'."
+    assert refuse_layers({"objective.loss": "wgan"}).endswith("hinge.")
+    assert refuse_layers({"optim.schedule": 3}) == "optim.schedule is 3, but must be 'constant' or 'cosine'."
 
 
-def test_optional_choice_suggests_too() -> None:
-    message = refusal({"data.source": "digit"})
+def test_the_refusal_of_an_optional_choice_suggests_the_nearest_too() -> None:
+    message = refuse_layers({"data.source": "digit"})
     assert message.endswith("or none; did you mean digits?")
 
 
@@ -241,38 +247,38 @@ def test_optional_choice_suggests_too() -> None:
         ("report.evaluation_samples", 1),
     ],
 )
-def test_value_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
-    message = refusal({key: value})
-    assert message.startswith(f"{key} is {from_text(key, value)!r}, but must be ")
+def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
+    message = refuse_layers({key: value})
+    assert message.startswith(f"{key} is {as_type_of_setting(key, value)!r}, but must be ")
 
 
-def from_text(key: str, value: Any) -> Any:
-    """The value as the setting's type holds it, e.g. 0 for a float as 0.0."""
+def as_type_of_setting(key: str, value: Any) -> Any:
+    """Convert a value to the type of the setting: 0 becomes 0.0 where that is a float."""
     return float(value) if "float" in str(setting_infos()[key].type) else value
 
 
-def test_latent_size_zero_says_what_would_do() -> None:
-    assert refusal({"model.latent_size": 0}) == "model.latent_size is 0, but must be at least 1."
+def test_the_refusal_of_no_latent_variables_names_the_smallest_number() -> None:
+    assert refuse_layers({"model.latent_size": 0}) == "model.latent_size is 0, but must be at least 1."
 
 
 @pytest.mark.parametrize("value", [0.001, 0.0, 0.499])
-def test_small_beta2_is_refused_as_the_papers_notation(value: float) -> None:
-    """The paper prints 1 - beta2: copying its 0.001 would silently train with no second-moment memory."""
-    message = refusal({"optim.beta2": value})
+def test_a_small_beta2_is_refused_as_the_papers_notation(value: float) -> None:
+    """The paper prints 1 - beta2; a copy of its 0.001 would silently train without memory of second moments."""
+    message = refuse_layers({"optim.beta2": value})
     assert repr(value) in message
     assert "0.999" in message
 
 
 @pytest.mark.parametrize("extra", [{"objective.loss": "hinge"}, {"objective.r1": 1.0}, {"objective.r2": 1.0}])
-def test_scaled_update_refuses_what_it_cannot_do_exactly(extra: dict[str, Any]) -> None:
-    """The one-backward update is wrong for hinge and for a penalty at every step; both are said, with the way out."""
-    message = refusal({"objective.update": "scaled"}, extra)
+def test_the_scaled_rule_is_refused_for_the_hinge_loss_and_for_penalties(extra: dict[str, Any]) -> None:
+    """It would be wrong there; the refusal names the setting and the remedy."""
+    message = refuse_layers({"objective.update": "scaled"}, extra)
     assert next(iter(extra)) in message
     assert "'auto'" in message
 
 
 def test_a_run_shorter_than_one_batch_is_refused() -> None:
-    message = refusal({"run.images": 63, "data.global_batch_size": 64})
+    message = refuse_layers({"run.images": 63, "data.global_batch_size": 64})
     assert "63" in message
     assert "64" in message
 
@@ -288,14 +294,14 @@ def test_default_lanes_are_the_largest_divisor_up_to_32(size: int) -> None:
     assert not [c for c in range(lanes + 1, 33) if size % c == 0]
 
 
-def test_given_lanes_are_used_as_they_are() -> None:
+def test_lanes_that_are_set_are_used_as_they_are() -> None:
     assert DataConfig(global_batch_size=64, lanes=4).num_lanes() == 4
 
 
 @pytest.mark.parametrize(("size", "lanes"), [(16, 32), (64, 24), (1, 2)])
-def test_batch_that_lanes_do_not_divide_is_refused_with_the_arithmetic(size: int, lanes: int) -> None:
-    """Too small or uneven: the sentence gives both numbers, the rule, and the lanes that would be used."""
-    message = refusal({"data.global_batch_size": size, "data.lanes": lanes})
+def test_a_batch_that_the_lanes_do_not_divide_is_refused_with_the_arithmetic(size: int, lanes: int) -> None:
+    """The sentence gives both numbers, the rule, and the lanes that would be used by default."""
+    message = refuse_layers({"data.global_batch_size": size, "data.lanes": lanes})
     assert f"data.global_batch_size is {size}" in message
     assert f"data.lanes is {lanes}" in message
     assert f"multiple of {lanes}" in message
@@ -303,7 +309,7 @@ def test_batch_that_lanes_do_not_divide_is_refused_with_the_arithmetic(size: int
 
 
 @pytest.mark.parametrize(("images", "size", "steps"), [(64, 64, 1), (127, 64, 1), (128, 64, 2), (64_000, 100, 640)])
-def test_a_run_is_the_whole_batches_that_fit(images: int, size: int, steps: int) -> None:
+def test_a_run_has_as_many_steps_as_whole_batches_fit_into_its_images(images: int, size: int, steps: int) -> None:
     assert from_mapping({"run.images": images, "data.global_batch_size": size}).total_steps() == steps
 
 
@@ -314,12 +320,12 @@ def test_a_run_is_the_whole_batches_that_fit(images: int, size: int, steps: int)
     ("text", "expected"),
     [("auto", None), ("0", (0, 0)), ("1", (1, 1)), ("8", (8, 8)), ("1:4", (1, 4)), ("2:2", (2, 2))],
 )
-def test_worker_count_or_range(text: str, expected: tuple[int, int] | None) -> None:
+def test_workers_are_a_number_or_a_range(text: str, expected: tuple[int, int] | None) -> None:
     assert ScaleConfig(workers=text).worker_range() == expected
 
 
 @pytest.mark.parametrize("text", ["-1", "two", "4:2", "0:4", "1:", ":4", "1:4:8", "1.5", "²", "1: 4", "auto:2"])
-def test_worker_range_that_makes_no_sense_is_refused(text: str) -> None:
-    message = refusal({"scale.workers": text})
+def test_workers_that_are_neither_a_number_nor_a_range_are_refused(text: str) -> None:
+    message = refuse_layers({"scale.workers": text})
     assert repr(text) in message
     assert "MIN:MAX" in message

@@ -1,4 +1,4 @@
-"""The check for machines with a GPU: time is divided well, and nothing measured is lost.
+"""The check for machines with a GPU divides its time well and loses nothing that was measured.
 
 Run: `make test ARGS=tests/unit/gpu/test_check.py`
 """
@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from tests.gpu.check import __main__ as command
 from tests.gpu.check import running
-from tests.gpu.check.plan import PARTS, limit
-from tests.gpu.check.task import Figures
+from tests.gpu.check.plan import PARTS, allot_seconds
+from tests.gpu.check.task import FigureWriter
 from tests.helpers.processes import descendants_of
 
 # ---- the plan -----------------------------------------------------------------------------------------------------
@@ -31,103 +31,105 @@ from tests.helpers.processes import descendants_of
 
 @given(budget=st.floats(0, 5000), used=st.lists(st.floats(0, 1), min_size=len(PARTS), max_size=len(PARTS)))
 def test_parts_that_keep_their_limits_keep_the_budget(budget: float, used: list[float]) -> None:
-    left = budget
+    seconds_left = budget
     for number, share in enumerate(used):
-        mine = limit(PARTS[number:], left)
-        assert 0 <= mine <= left + 1e-6
-        left -= mine * share
-    assert left >= -1e-6
+        allotted = allot_seconds(PARTS[number:], seconds_left)
+        assert 0 <= allotted <= seconds_left + 1e-6
+        seconds_left -= allotted * share
+    assert seconds_left >= -1e-6
 
 
-def test_what_a_part_leaves_over_passes_on_to_all_later_ones() -> None:
-    wasteful = limit(PARTS[1:], 500 - limit(PARTS, 500))
-    thrifty = limit(PARTS[1:], 500 - 1)
-    assert thrifty > wasteful
-    assert limit(PARTS[-1:], 42) == pytest.approx(42)
+def test_time_that_a_part_does_not_use_passes_on_to_the_later_ones() -> None:
+    after_all_was_used = allot_seconds(PARTS[1:], 500 - allot_seconds(PARTS, 500))
+    after_a_second = allot_seconds(PARTS[1:], 500 - 1)
+    assert after_a_second > after_all_was_used
+    assert allot_seconds(PARTS[-1:], 42) == pytest.approx(42)
 
 
-def test_late_parts_keep_their_reserve_when_every_earlier_one_uses_all_it_may() -> None:
-    left = 500.0
+def test_late_parts_keep_their_reserve_if_every_earlier_one_uses_all_its_time() -> None:
+    seconds_left = 500.0
     for number, part in enumerate(PARTS):
-        mine = limit(PARTS[number:], left)
-        assert mine >= part.least
-        left -= mine
+        allotted = allot_seconds(PARTS[number:], seconds_left)
+        assert allotted >= part.reserved_seconds
+        seconds_left -= allotted
 
 
 # ---- child processes ------------------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[running.Outcome, list[int]]]
+RunProgram = Callable[..., tuple[running.PartOutcome, list[int]]]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run a small program as a part; its outcome, and how many figures there were each time they were kept."""
+def run_program(tmp_path: Path) -> RunProgram:
+    """Run a small program as a part; returns its outcome, and the number of figures at each report of new ones."""
 
-    def child(program: str, limit: float = 60.0, stopped: Callable[[], bool] = lambda: False) -> Any:
-        lines, kept = tmp_path / "lines", []
-        start = f"import json, os, subprocess, sys, time\nlines = open({str(lines)!r}, 'a', buffering=1)\n"
+    def run(program: str, limit: float = 60.0, stop_requested: Callable[[], bool] = lambda: False) -> Any:
+        figure_file = tmp_path / "figures"
+        reported: list[int] = []
+        imports = "import json, os, subprocess, sys, time\n"
+        opening = f"figures = open({str(figure_file)!r}, 'a', buffering=1)\n"
         outcome = running.run_child(
-            [sys.executable, "-c", start + textwrap.dedent(program)],
-            lines,
+            [sys.executable, "-c", imports + opening + textwrap.dedent(program)],
+            figure_file,
             tmp_path / "log",
             limit,
             cwd=tmp_path,
-            stopped=stopped,
-            keep=lambda so_far: kept.append(len(so_far.figures)),
+            stop_requested=stop_requested,
+            on_new_figures=lambda outcome: reported.append(len(outcome.figures)),
         )
-        return outcome, kept
+        return outcome, reported
 
-    return child
+    return run
 
 
-HANGING = """
-    lines.write(json.dumps({"kind": "first"}) + "\\n")
-    below = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    lines.write(json.dumps({"kind": "pids", "pids": [os.getpid(), below.pid]}) + "\\n")
-    lines.write('{"kind": "half a li')
-    lines.flush()
+HANGING_PROGRAM = """
+    figures.write(json.dumps({"kind": "first"}) + "\\n")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    figures.write(json.dumps({"kind": "pids", "pids": [os.getpid(), sleeper.pid]}) + "\\n")
+    figures.write('{"kind": "half a li')
+    figures.flush()
     time.sleep(600)
 """
 
 
-def _ended(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-def _assert_ended(pids: list[int]) -> None:
+def _assert_have_ended(pids: list[int]) -> None:
     deadline = time.monotonic() + 20
-    while not all(map(_ended, pids)):
-        assert time.monotonic() < deadline, "a process of the part is still there"
+    while not all(map(_has_ended, pids)):
+        assert time.monotonic() < deadline, "a process of the part is still running"
         time.sleep(0.02)
 
 
-def test_a_part_that_hangs_is_ended_with_all_it_started_and_keeps_its_figures(run: Run) -> None:
-    outcome, kept = run(HANGING, limit=3.0)
+def test_a_part_that_hangs_is_killed_with_all_its_processes_and_keeps_its_figures(run_program: RunProgram) -> None:
+    outcome, reported = run_program(HANGING_PROGRAM, limit=3.0)
     assert (outcome.status, outcome.reason) == ("cut off", "its 3 s were over")
     assert [figure["kind"] for figure in outcome.figures] == ["first", "pids"]
-    assert kept  # while it was still running
-    _assert_ended(outcome.figures[1]["pids"])
+    assert reported  # while it was still running
+    _assert_have_ended(outcome.figures[1]["pids"])
 
 
-def test_a_stop_ends_the_part_that_runs(run: Run, tmp_path: Path) -> None:
+def test_a_stop_request_kills_the_part_that_runs(run_program: RunProgram, tmp_path: Path) -> None:
     def has_begun() -> bool:
-        return (tmp_path / "lines").exists() and "half" in (tmp_path / "lines").read_text()
+        return (tmp_path / "figures").exists() and "half" in (tmp_path / "figures").read_text()
 
-    outcome, _ = run(HANGING, stopped=has_begun)
+    outcome, _ = run_program(HANGING_PROGRAM, stop_requested=has_begun)
     assert (outcome.status, outcome.reason, len(outcome.figures)) == ("cut off", "stopped on request", 2)
-    _assert_ended(outcome.figures[1]["pids"])
+    _assert_have_ended(outcome.figures[1]["pids"])
 
 
-def test_what_a_part_leaves_behind_is_ended_when_it_ends(run: Run) -> None:
-    outcome, _ = run("""
-        below = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        lines.write(json.dumps({"kind": "pids", "pids": [below.pid]}) + "\\n")
+def test_processes_that_a_part_leaves_behind_are_killed_when_it_ends(run_program: RunProgram) -> None:
+    outcome, _ = run_program("""
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        figures.write(json.dumps({"kind": "pids", "pids": [sleeper.pid]}) + "\\n")
     """)
     assert (outcome.status, outcome.reason) == ("ok", "")
-    _assert_ended(outcome.figures[0]["pids"])
+    _assert_have_ended(outcome.figures[0]["pids"])
 
 
 @pytest.mark.parametrize(
@@ -135,31 +137,31 @@ def test_what_a_part_leaves_behind_is_ended_when_it_ends(run: Run) -> None:
     [
         ("print('all is lost'); sys.exit(3)", "ended with exit code 3: all is lost"),
         ("sys.stdout.flush(); os.kill(os.getpid(), 11)", "ended with SIGSEGV: it said nothing"),
-        ('lines.write(\'{"kind": "failure", "what": "a cell", "why": "no memory"}\\n\')', "a cell: no memory"),
+        ('figures.write(\'{"kind": "failure", "what": "a cell", "why": "no memory"}\\n\')', "a cell: no memory"),
     ],
 )
-def test_a_part_that_fails_says_why(run: Run, program: str, reason: str) -> None:
-    outcome, _ = run(program)
+def test_a_part_that_fails_says_why(run_program: RunProgram, program: str, reason: str) -> None:
+    outcome, _ = run_program(program)
     assert (outcome.status, outcome.reason) == ("failed", reason)
 
 
-def test_figures_reach_the_file_at_once_and_what_does_not_fit_is_one(tmp_path: Path) -> None:
-    figures = Figures(tmp_path / "lines", time.monotonic() + 30)
+def test_figures_are_written_at_once_and_one_says_what_there_was_no_time_for(tmp_path: Path) -> None:
+    figures = FigureWriter(tmp_path / "figures", time.monotonic() + 30)
     figures.add("speed", value=1.5)
-    assert figures.fits("short", 1)
-    assert not figures.fits("long", 100)
-    figures.fail("cell", ValueError("first line\nsecond"))
-    found = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
-    assert [f["kind"] for f in found] == ["speed", "not begun", "failure"]
-    assert (found[1]["what"], found[1]["needs"]) == ("long", 100)
-    assert found[2]["why"] == "ValueError: first line"
+    assert figures.has_time_for("short", 1)
+    assert not figures.has_time_for("long", 100)
+    figures.add_failure("cell", ValueError("first line\nsecond"))
+    written = [json.loads(line) for line in (tmp_path / "figures").read_text().splitlines()]
+    assert [figure["kind"] for figure in written] == ["speed", "not begun", "failure"]
+    assert (written[1]["what"], written[1]["needs"]) == ("long", 100)
+    assert written[2]["why"] == "ValueError: first line"
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
+    ("options", "parts"),
     [
         ("--budget 3", ["--budget", "'3'", "5"]),
         ("--budget soon", ["--budget", "'soon'"]),
@@ -168,19 +170,21 @@ def test_figures_reach_the_file_at_once_and_what_does_not_fit_is_one(tmp_path: P
         ("--fast", ["--fast"]),
     ],
 )
-def test_wrong_arguments_are_one_sentence_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], words: str, names: list[str]
+def test_wrong_arguments_end_with_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], options: str, parts: list[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        command.main(words.split())
-    assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    for name in names:
-        assert name in said
+    with pytest.raises(SystemExit) as ended:
+        command.main(options.split())
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for part in parts:
+        assert part in message
 
 
-def test_places_that_are_not_there_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_and_a_device_that_is_absent_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     assert command.main(["--device", "cpu", "--out", str(tmp_path / "file" / "out")]) == 2
     if not torch.cuda.is_available():
@@ -188,15 +192,15 @@ def test_places_that_are_not_there_are_refused(capsys: pytest.CaptureFixture[str
         assert "--device is cuda" in capsys.readouterr().err
 
 
-def test_parts_run_in_the_order_of_their_worth() -> None:
-    assert [part.name for part in command._parts("roof,tests")] == ["tests", "roof"]
+def test_parts_run_in_the_order_of_the_plan_whatever_the_order_of_the_option() -> None:
+    assert [part.name for part in command._parse_parts("roof,tests")] == ["tests", "roof"]
 
 
-def test_a_ctrl_c_keeps_what_is_there_and_prints_the_table(tmp_path: Path) -> None:
-    """And parts that were not begun are named, too."""
-    words = ["--device", "cpu", "--budget", "300", "--out", str(tmp_path / "out"), "--parts", "roof,quality"]
+def test_a_check_that_is_stopped_keeps_its_figures_and_prints_the_table(tmp_path: Path) -> None:
+    """The results also name the parts that were not begun."""
+    options = ["--device", "cpu", "--budget", "300", "--out", str(tmp_path / "out"), "--parts", "roof,quality"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gpu.check", *words],
+        [sys.executable, "-m", "tests.gpu.check", *options],
         cwd=command.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -209,18 +213,22 @@ def test_a_ctrl_c_keeps_what_is_there_and_prints_the_table(tmp_path: Path) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.terminate()
-    shown, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     parts = json.loads(results.read_text())["parts"]
     assert process.returncode == 1
     assert parts["quality"]["status"] == "cut off"
     assert parts["roof"]["status"] == "not begun"
-    assert "stopped on request" in shown
+    assert "stopped on request" in output
 
 
 def test_a_check_that_is_killed_leaves_no_part_on_the_device(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--budget", "300", "--out", str(tmp_path), "--parts", "quality"]
-    start = [sys.executable, "-m", "tests.gpu.check", *words]
-    process = subprocess.Popen(start, cwd=command.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = ["--device", "cpu", "--budget", "300", "--out", str(tmp_path), "--parts", "quality"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.gpu.check", *options],
+        cwd=command.ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "results.json").exists():
         assert process.poll() is None
@@ -230,26 +238,26 @@ def test_a_check_that_is_killed_leaves_no_part_on_the_device(tmp_path: Path) -> 
     assert started
     process.kill()
     process.wait()
-    _assert_ended(started)
+    _assert_have_ended(started)
 
 
 def test_make_gpu_installs_nothing(tmp_path: Path) -> None:
-    """On a bare machine it takes the Python that is there, and where there is a .venv, that one."""
+    """It uses the Python of the .venv where there is one, and otherwise the machine's own."""
     (tmp_path / "Makefile").write_text((command.ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
     tools = tmp_path / "tools"
     tools.mkdir()
-    for place in (tools / "python3", tmp_path / ".venv" / "bin" / "python"):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text('#!/bin/sh\necho "$0 $*"\n', encoding="utf-8")
-        place.chmod(0o755)
+    for python in (tools / "python3", tmp_path / ".venv" / "bin" / "python"):
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text('#!/bin/sh\necho "$0 $*"\n', encoding="utf-8")
+        python.chmod(0o755)
     env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
 
-    def make() -> str:
+    def make_gpu() -> str:
         done = subprocess.run(
             ["make", "gpu", "ARGS=--budget 7"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 
-    assert make() == ".venv/bin/python -m tests.gpu.check --budget 7"
+    assert make_gpu() == ".venv/bin/python -m tests.gpu.check --budget 7"
     (tmp_path / ".venv" / "bin" / "python").unlink()
-    assert make().endswith("tools/python3 -m tests.gpu.check --budget 7")
+    assert make_gpu().endswith("tools/python3 -m tests.gpu.check --budget 7")

@@ -1,4 +1,4 @@
-"""The check for machines with a GPU: its figures are right, and its texts can be read.
+"""The check for machines with a GPU: its figures are right, and its table and its page of the docs are legible.
 
 Run: `make test ARGS=tests/unit/gpu/test_figures.py`
 """
@@ -19,41 +19,39 @@ from tests.bench import step as bench
 from tests.gpu.check import __main__ as command
 from tests.gpu.check import document
 from tests.gpu.check.parts import step as step_part
-from tests.gpu.check.parts.profile import events_of, summarise
-from tests.gpu.check.runs import Speed
-from tests.gpu.check.table import MOST_LINES, table
+from tests.gpu.check.parts.profile import read_events, summarize_trace
+from tests.gpu.check.runs import RunSpeed
+from tests.gpu.check.table import MOST_LINES, format_table
 
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 
-def test_operations_are_those_of_torchs_own_counter() -> None:
-    """Which cannot count steps with penalties; there ours counts more than without."""
+def test_operations_are_counted_as_torchs_own_counter_counts_them() -> None:
+    """That one cannot count steps with penalties; for those, ours counts more than without penalties."""
     cpu = torch.device("cpu")
-    mine = step_part.operations("cifar10", cpu, step_part.TINY)
-    settings = bench.Settings(preset="cifar10", batch=step_part.COUNTED, precision="fp32")
-    for contestant in bench.make_contestants(settings, cpu, **step_part.TINY):
+    operations = step_part.count_operations("cifar10", cpu, step_part.TINY_SETTINGS)
+    settings = bench.Settings(preset="cifar10", batch=step_part.COUNTED_IMAGES, precision="fp32")
+    for contestant in bench.make_contestants(settings, cpu, **step_part.TINY_SETTINGS):
         with FlopCounterMode(display=False) as counter:
             contestant.update()
-        assert mine[contestant.name] * step_part.COUNTED == counter.get_total_flops()
-    without = {**step_part.TINY, "objective.r1": 0, "objective.r2": 0}
-    assert (
-        step_part.operations("digits", cpu, step_part.TINY)["alternating"]
-        > step_part.operations("digits", cpu, without)["alternating"]
-        > 0
-    )
+        assert operations[contestant.name] * step_part.COUNTED_IMAGES == counter.get_total_flops()
+    no_penalty = {**step_part.TINY_SETTINGS, "objective.r1": 0, "objective.r2": 0}
+    with_penalty = step_part.count_operations("digits", cpu, step_part.TINY_SETTINGS)["alternating"]
+    without_penalty = step_part.count_operations("digits", cpu, no_penalty)["alternating"]
+    assert with_penalty > without_penalty > 0
 
 
-def test_cells_are_in_order_of_worth_and_name_steps_that_exist() -> None:
-    found = step_part.cells(tiny=False)
-    assert [(c.preset, c.batch, c.precision, c.compile) for c in found[:2]] == [
+def test_eager_cells_come_before_compiled_ones_and_all_name_steps_that_exist() -> None:
+    cells = step_part.plan_cells(tiny=False)
+    assert [(cell.preset, cell.batch, cell.precision, cell.compile) for cell in cells[:2]] == [
         ("cifar10", 100, "bf16", False),
         ("cifar10", 100, "fp32", False),
     ]
-    assert all(a.compile <= b.compile for a, b in pairwise(found))
-    assert len(set(map(str, found))) == len(found)
-    for cell in found:
-        config = bench._config(bench.Settings(preset=cell.preset, batch=cell.batch, precision=cell.precision))
-        assert set(cell.steps or ()) <= set(bench.ways_for(config))
+    assert all(cell.compile <= next_cell.compile for cell, next_cell in pairwise(cells))
+    assert len(set(map(str, cells))) == len(cells)
+    for cell in cells:
+        config = bench.config_for(bench.Settings(preset=cell.preset, batch=cell.batch, precision=cell.precision))
+        assert set(cell.steps or ()) <= set(bench.rules_for(config))
 
 
 def test_busy_time_counts_overlapping_kernels_once(tmp_path: Path) -> None:
@@ -68,24 +66,24 @@ def test_busy_time_counts_overlapping_kernels_once(tmp_path: Path) -> None:
     ]
     trace = tmp_path / "trace.json"
     trace.write_text(json.dumps({"traceEvents": events}))
-    found = summarise(events_of(trace, ("kernel", "gpu_memcpy", "gpu_memset")), 2, 50e-6)
-    assert found["busy"] == pytest.approx(15e-6)  # of 2 updates: (15 + 5 + 10) / 2
-    assert found["gaps"] == pytest.approx(35e-6)
-    assert found["events"] == 2
-    assert found["top"][0] == {"name": "a", "seconds": pytest.approx(10e-6), "count": 1.0}
+    summary = summarize_trace(read_events(trace, ("kernel", "gpu_memcpy", "gpu_memset")), 2, 50e-6)
+    assert summary["busy"] == pytest.approx(15e-6)  # of 2 updates: (15 + 5 + 10) / 2
+    assert summary["gaps"] == pytest.approx(35e-6)
+    assert summary["events"] == 2
+    assert summary["top"][0] == {"name": "a", "seconds": pytest.approx(10e-6), "count": 1.0}
 
 
 def test_the_first_record_of_a_run_does_not_count_for_its_speed() -> None:
     records = [{"images_per_second": speed, "data_wait": 0.1} for speed in (1.0, 100.0, 300.0, 200.0)]
-    assert Speed.of(records).images_per_second == 200.0
-    assert Speed.of(records[:1]).images_per_second == 1.0
+    assert RunSpeed.from_records(records).images_per_second == 200.0
+    assert RunSpeed.from_records(records[:1]).images_per_second == 1.0
 
 
 # ---- texts ----------------------------------------------------------------------------------------------------------
 
 
-def full_results() -> dict[str, Any]:
-    """More than a whole check on a GPU could bring, every part with a trouble of its own."""
+def make_full_results() -> dict[str, Any]:
+    """Make more results than a whole check on a GPU can give, in which every part has failed."""
     row = {"images_per_second": 12_345.6, "seconds_per_update": 0.0081, "ratio": 1.5, "ratio_min": 1.4}
     row |= {"ratio_max": 1.6, "peak_bytes": 2_000_000_000, "flops_per_image": 3e9}
     steps = ("usual", "usual, our layers", "scaled", "coupled", "alternating")
@@ -154,78 +152,81 @@ def full_results() -> dict[str, Any]:
         "budget": 500.0,
         "seconds": 480.0,
         "parts": {
-            name: {"status": "failed", "reason": "x" * 300, "limit": 100.0, "seconds": 90.0, "figures": found}
-            for name, found in figures.items()
+            name: {"status": "failed", "reason": "x" * 300, "limit": 100.0, "seconds": 90.0, "figures": of_part}
+            for name, of_part in figures.items()
         },
     }
 
 
-def test_the_fullest_table_has_a_hundred_lines_that_fit_and_says_what_matters() -> None:
-    shown = table(full_results())
-    lines = shown.splitlines()
+def test_the_longest_table_has_a_hundred_lines_that_fit_and_says_what_matters() -> None:
+    text = format_table(make_full_results())
+    lines = text.splitlines()
     assert len(lines) <= MOST_LINES == 100
     assert max(map(len, lines)) <= 118
-    for text in ("A GPU", "40 passed", "20 failed", "800.0 TFLOP/s", "3.0 TB/s", "10.0% of the copy", "4.6%", "cell 0"):
-        assert text in shown, text
+    for part in ("A GPU", "40 passed", "20 failed", "800.0 TFLOP/s", "3.0 TB/s", "10.0% of the copy", "4.6%", "cell 0"):
+        assert part in text, part
 
 
-def test_a_table_of_nothing_is_a_table() -> None:
+def test_results_without_figures_have_a_table_too() -> None:
     parts = {"tests": {"status": "not begun", "reason": "only 2 s were left for it", "limit": 2.0, "seconds": 0.0}}
-    results = {**full_results(), "parts": {"tests": {**parts["tests"], "figures": []}}}
-    assert "only 2 s were left for it" in table(results)
+    results = {**make_full_results(), "parts": {"tests": {**parts["tests"], "figures": []}}}
+    assert "only 2 s were left for it" in format_table(results)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Results of a GPU, and a copy of the document."""
-    results, target = tmp_path / "results.json", tmp_path / "performance.md"
-    results.write_text(json.dumps(full_results()), encoding="utf-8")
+    """The results of a GPU, and a copy of the document."""
+    results = tmp_path / "results.json"
+    target = tmp_path / "performance.md"
+    results.write_text(json.dumps(make_full_results()), encoding="utf-8")
     target.write_text((command.ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
     return results, target
 
 
-def test_the_document_takes_the_figures_between_its_markers_and_twice_is_once(files: tuple[Path, Path]) -> None:
-    results, target = files
+def test_figures_are_put_between_the_markers_of_the_document_and_a_second_time_changes_nothing(
+    files: tuple[Path, Path],
+) -> None:
+    _, target = files
     before = target.read_text(encoding="utf-8")
     assert document.main(list(map(str, files))) == 0
-    once = target.read_text(encoding="utf-8")
+    after = target.read_text(encoding="utf-8")
     assert document.main(list(map(str, files))) == 0
-    assert target.read_text(encoding="utf-8") == once
-    assert once.partition(document.BEGIN)[0] == before.partition(document.BEGIN)[0]
-    assert once.partition(document.END)[2] == before.partition(document.END)[2]
-    for text in ("A GPU", "2026-11-26", "| cifar10, batch 100 | bf16, eager | **scaled** | **12,346** |", "4.6%"):
-        assert text in once, text
-    for line in (line for line in once.splitlines() if ", eager |" in line):
+    assert target.read_text(encoding="utf-8") == after
+    assert after.partition(document.BEGIN_MARKER)[0] == before.partition(document.BEGIN_MARKER)[0]
+    assert after.partition(document.END_MARKER)[2] == before.partition(document.END_MARKER)[2]
+    for part in ("A GPU", "2026-11-26", "| cifar10, batch 100 | bf16, eager | **scaled** | **12,346** |", "4.6%"):
+        assert part in after, part
+    for line in (line for line in after.splitlines() if ", eager |" in line):
         assert line.count("|") == 9
 
 
 @pytest.mark.parametrize(
-    ("change", "names"),
+    ("change", "parts"),
     [
-        (lambda text: text.replace(document.END, ""), [document.END, "once each"]),
-        (lambda text: text + document.BEGIN + document.END, ["once each"]),
+        (lambda text: text.replace(document.END_MARKER, ""), [document.END_MARKER, "once each"]),
+        (lambda text: text + document.BEGIN_MARKER + document.END_MARKER, ["once each"]),
     ],
     ids=["missing", "twice"],
 )
 def test_a_document_without_its_markers_is_refused(
-    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], change: Callable[[str], str], names: list[str]
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], change: Callable[[str], str], parts: list[str]
 ) -> None:
     results, target = files
     target.write_text(change(target.read_text(encoding="utf-8")), encoding="utf-8")
     before = target.read_bytes()
     assert document.main([str(results), str(target)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    for name in names:
-        assert name in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for part in parts:
+        assert part in message
     assert target.read_bytes() == before
 
 
-def test_figures_of_a_cpu_do_not_get_into_the_document(
+def test_figures_of_a_cpu_and_files_that_cannot_be_read_are_refused(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, target = files
-    results.write_text(json.dumps({**full_results(), "device": "cpu"}), encoding="utf-8")
+    results.write_text(json.dumps({**make_full_results(), "device": "cpu"}), encoding="utf-8")
     assert document.main([str(results), str(target)]) == 2
     assert "CPU" in capsys.readouterr().err
     assert document.main([str(results)]) == 2

@@ -10,7 +10,7 @@ import torch
 from ali_dist.config import StorageConfig
 from ali_dist.errors import InputError
 from ali_dist.inference.load import load_run
-from tests.helpers.runs import newest_checkpoint, weights
+from tests.helpers.runs import find_newest_checkpoint, load_weights
 from tests.helpers.trained import ATTRIBUTES, CLASSES, labelled_images, run_folder, trained
 
 
@@ -61,7 +61,7 @@ def test_loading_needs_neither_the_data_nor_the_optimizer(copied):
 def test_the_weights_are_those_of_the_checkpoint(run):
     for name, file in (("ema", "ema"), ("raw", "model")):
         loaded = load_run(str(run_folder(run)), weights=name)
-        stored = weights(run, file)
+        stored = load_weights(run, file)
         mine = loaded.model._encoder.state_dict()
         assert all(torch.equal(mine[key], stored[f"encoder.{key}"]) for key in mine)
         assert loaded.weights == name
@@ -83,7 +83,7 @@ def test_an_average_that_was_never_kept_is_refused(run, tmp_path):
 def test_a_run_is_found_by_folder_name_or_checkpoint(run, monkeypatch):
     folder = run_folder(run)
     monkeypatch.chdir(folder.parent.parent)
-    paths = [str(folder), f"{folder}/", "tiny", "runs/tiny", f"{folder}/checkpoints", str(newest_checkpoint(run))]
+    paths = [str(folder), f"{folder}/", "tiny", "runs/tiny", f"{folder}/checkpoints", str(find_newest_checkpoint(run))]
     assert {load_run(path).metadata.step for path in paths} == {8}
     first = folder / "checkpoints" / "step-000000004"
     assert load_run(str(first)).metadata.images_seen == 96
@@ -159,5 +159,5 @@ def test_a_conditional_model_knows_its_conditions(tmp_path):
     with torch.inference_mode():
         x = loaded.model.decode(torch.ones(3, 4), c)
     assert not torch.equal(x[0], x[1])  # the embedding is loaded and used
-    stored = weights(trained(tmp_path, data, model__condition="attributes"), "ema")
+    stored = load_weights(trained(tmp_path, data, model__condition="attributes"), "ema")
     assert torch.equal(loaded.model._embedding.weight, stored["embedding.weight"])

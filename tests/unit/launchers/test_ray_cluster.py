@@ -8,14 +8,14 @@ import pytest
 
 from ali_dist.errors import InputError
 from ali_dist.launchers.ray_cluster import choose_workers, find_interface
-from tests.helpers.runs import tiny
+from tests.helpers.runs import tiny_config
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
 
 
 def choose(tmp_path, nodes, per_worker, **changes) -> tuple[tuple[int, int], list[str]]:
     lines: list[str] = []
-    config = tiny(tmp_path, **{"scale__workers": "auto", **changes})
+    config = tiny_config(tmp_path, **{"scale__workers": "auto", **changes})
     return choose_workers(config, nodes, per_worker, lines.append), lines
 
 

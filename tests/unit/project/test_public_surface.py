@@ -30,7 +30,7 @@ from ali_dist.data.sources.registry import SOURCES
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.evaluation.catalog import metric_keys
 from ali_dist.launchers.local import run_local
-from tests.helpers.runs import tiny
+from tests.helpers.runs import tiny_config
 from tuning.score import SCORE_METRICS
 from tuning.spaces import space_names
 
@@ -118,7 +118,7 @@ def list_run_files(folder: Path) -> Surface:
     Args:
         folder: An empty folder, which receives a run of 8 updates.
     """
-    config = tiny(folder)
+    config = tiny_config(folder)
     run_local(config)
     run = folder / "runs" / "tiny"
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]

@@ -1,4 +1,7 @@
-"""The loop in this process: what a run leaves behind, and that stopping and going on changes nothing."""
+"""The loop in this process: what a run leaves behind, and that stopping and continuing it changes nothing.
+
+Run: `make test ARGS=tests/unit/training/test_loop.py`
+"""
 
 import json
 import shutil
@@ -10,7 +13,7 @@ import torch
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.training.loop import fit
-from tests.helpers.runs import StoppingContext, assert_same, newest_checkpoint, tiny, weights
+from tests.helpers.runs import StoppingContext, assert_bitwise_equal, find_newest_checkpoint, load_weights, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +24,27 @@ def digits(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path, digits):
+def make_config(tmp_path, digits):
+    """Make the config of a small run; names in `changes` have `__` where settings have a dot."""
+
     def make(**changes):
-        return tiny(tmp_path, **{"data__url": str(digits), **changes})
+        return tiny_config(tmp_path, **{"data__url": str(digits), **changes})
 
     return make
 
 
-def records(config) -> list[dict]:
+def read_records(config) -> list[dict]:
     text = (Path(config.run.dir) / config.run.name / "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
-def finish(config, stop_before: int | None = None):
+def train(config, stop_before: int | None = None):
     return fit(config, StoppingContext(stop_before=stop_before))
 
 
-def test_a_run_leaves_what_the_readme_promises(run):
-    config = run(report__evaluation="auto", report__evaluation_samples=200)
-    summary = finish(config)
+def test_a_run_leaves_what_the_readme_promises(make_config):
+    config = make_config(report__evaluation="auto", report__evaluation_samples=200)
+    summary = train(config)
     folder = Path(config.run.dir) / config.run.name
     for name in ("config.json", "metrics.jsonl", "summary.json", "report.html"):
         assert (folder / name).stat().st_size > 0
@@ -52,15 +57,15 @@ def test_a_run_leaves_what_the_readme_promises(run):
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary["status"] == "finished"
     assert summary["images"] == 192
-    wanted = {"frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "latent_mmd2"}
-    assert wanted <= summary["metrics"].keys()
-    assert [r["images"] for r in records(config) if r["event"] == "train"] == [48, 96, 144, 192]
+    expected = {"frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "latent_mmd2"}
+    assert expected <= summary["metrics"].keys()
+    assert [r["images"] for r in read_records(config) if r["event"] == "train"] == [48, 96, 144, 192]
 
 
 def test_a_mixture_run_reports_its_modes(tmp_path):
-    config = tiny(tmp_path, "mixture", data__url=str(tmp_path / "grid"), report__evaluation="auto")
+    config = tiny_config(tmp_path, "mixture", data__url=str(tmp_path / "grid"), report__evaluation="auto")
     ensure_prepared("mixture-grid", config.data.url)
-    summary = finish(config)
+    summary = train(config)
     assert {"modes", "high_quality", "right_mode"} <= summary["metrics"].keys()
     images = Path(config.run.dir) / config.run.name / "images"
     assert [p.name for p in images.iterdir()] == ["mixture-000000192.png"]
@@ -78,93 +83,98 @@ def test_a_mixture_run_reports_its_modes(tmp_path):
     ],
     ids=["penalised", "scaled-dropout", "alternating", "stream", "fp16", "no-average"],
 )
-def test_a_stopped_run_that_goes_on_equals_an_unbroken_one_bit_for_bit(run, changes):
-    unbroken, broken = run(run__name="unbroken", **changes), run(run__name="broken", **changes)
-    finish(unbroken)
+def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one_bit_for_bit(make_config, changes):
+    unbroken = make_config(run__name="unbroken", **changes)
+    broken = make_config(run__name="broken", **changes)
+    train(unbroken)
     with pytest.raises(Stopped, match="run the same command"):
-        finish(broken, stop_before=3)
-    assert newest_checkpoint(broken).name == "step-000000003"
-    summary = finish(broken)
+        train(broken, stop_before=3)
+    assert find_newest_checkpoint(broken).name == "step-000000003"
+    summary = train(broken)
     assert summary["restarts"] == 1
     for file in ("model", "optimizer") + (("ema",) if unbroken.optim.ema_half_life else ()):
-        assert_same(weights(unbroken, file), weights(broken, file))
-    assert_records_agree(records(unbroken), records(broken))
+        assert_bitwise_equal(load_weights(unbroken, file), load_weights(broken, file))
+    assert_records_continue(read_records(unbroken), read_records(broken))
 
 
-def assert_records_agree(mine: list[dict], theirs: list[dict]) -> None:
-    def positions(rows):
-        return [(r["event"], r["images"]) for r in rows]
+def assert_records_continue(unbroken: list[dict], broken: list[dict]) -> None:
+    """Assert that the broken run has all the records of the unbroken one, in order of images."""
 
-    assert set(positions(mine)) <= set(positions(theirs))
-    assert positions(theirs) == sorted(positions(theirs), key=lambda p: p[1])
+    def events_by_images(records):
+        return [(record["event"], record["images"]) for record in records]
+
+    assert set(events_by_images(unbroken)) <= set(events_by_images(broken))
+    assert events_by_images(broken) == sorted(events_by_images(broken), key=lambda event: event[1])
 
 
-def test_a_run_killed_between_checkpoints_repeats_only_what_was_lost(run):
-    """A kill leaves a checkpoint behind the records: those are dropped and written again."""
-    unbroken, killed = run(run__name="unbroken"), run(run__name="killed")
-    finish(unbroken)
-    finish(killed)
+def test_a_run_killed_between_checkpoints_repeats_only_what_was_lost(make_config):
+    """After a kill the records are ahead of the checkpoint: those are dropped and written again."""
+    unbroken = make_config(run__name="unbroken")
+    killed = make_config(run__name="killed")
+    train(unbroken)
+    train(killed)
     folder = Path(killed.run.dir) / killed.run.name
     shutil.rmtree(folder / "checkpoints" / "step-000000008")
     (folder / "summary.json").unlink()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "ima')  # killed while writing
-    finish(killed)
-    assert_same(weights(unbroken), weights(killed))
-    assert [r["images"] for r in records(killed)] == [r["images"] for r in records(unbroken)]
+    train(killed)
+    assert_bitwise_equal(load_weights(unbroken), load_weights(killed))
+    assert [r["images"] for r in read_records(killed)] == [r["images"] for r in read_records(unbroken)]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "no-manifest"])
-def test_a_torn_checkpoint_is_passed_over_and_said(run, damage, capsys):
-    unbroken, torn = run(run__name="unbroken"), run(run__name="torn")
-    finish(unbroken)
-    finish(torn)
-    newest = newest_checkpoint(torn)
-    victim = newest / "model.safetensors"
+def test_a_torn_checkpoint_is_passed_over_with_a_message(make_config, damage, capsys):
+    unbroken = make_config(run__name="unbroken")
+    torn = make_config(run__name="torn")
+    train(unbroken)
+    train(torn)
+    newest = find_newest_checkpoint(torn)
+    model_file = newest / "model.safetensors"
     if damage == "missing":
-        victim.unlink()
+        model_file.unlink()
     elif damage == "truncated":
-        victim.write_bytes(victim.read_bytes()[:-7])
+        model_file.write_bytes(model_file.read_bytes()[:-7])
     elif damage == "changed":
-        data = bytearray(victim.read_bytes())
-        data[-3] ^= 1
-        victim.write_bytes(bytes(data))
+        content = bytearray(model_file.read_bytes())
+        content[-3] ^= 1
+        model_file.write_bytes(bytes(content))
     else:
         (newest / "manifest.json").unlink()
     (Path(torn.run.dir) / torn.run.name / "summary.json").unlink()
     capsys.readouterr()
-    finish(torn)
-    said = capsys.readouterr().err
-    assert "step-000000008" in said
-    assert "not complete" in said
-    assert "Continuing from the checkpoint at image 96" in said
-    assert_same(weights(unbroken), weights(torn))
+    train(torn)
+    message = capsys.readouterr().err
+    assert "step-000000008" in message
+    assert "not complete" in message
+    assert "Continuing from the checkpoint at image 96" in message
+    assert_bitwise_equal(load_weights(unbroken), load_weights(torn))
 
 
-def test_a_finished_run_says_so_and_changes_nothing(run, capsys):
-    config = run()
-    first = finish(config)
-    before = (newest_checkpoint(config) / "model.safetensors").stat().st_mtime_ns
-    assert finish(config) == first
+def test_a_finished_run_says_so_and_changes_nothing(make_config, capsys):
+    config = make_config()
+    first = train(config)
+    before = (find_newest_checkpoint(config) / "model.safetensors").stat().st_mtime_ns
+    assert train(config) == first
     assert "is finished" in capsys.readouterr().err
-    assert (newest_checkpoint(config) / "model.safetensors").stat().st_mtime_ns == before
+    assert (find_newest_checkpoint(config) / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_longer_budget_continues_a_finished_run(run):
-    finish(run())
-    summary = finish(run(run__images=240))
+def test_a_longer_budget_continues_a_finished_run(make_config):
+    train(make_config())
+    summary = train(make_config(run__images=240))
     assert (summary["images"], summary["restarts"]) == (240, 1)
 
 
-def test_only_the_newest_checkpoints_are_kept(run):
-    config = run(report__checkpoint_every=24, report__keep_checkpoints=2)
-    finish(config)
-    names = sorted(p.name for p in newest_checkpoint(config).parent.iterdir())
+def test_only_the_newest_checkpoints_are_kept(make_config):
+    config = make_config(report__checkpoint_every=24, report__keep_checkpoints=2)
+    train(config)
+    names = sorted(p.name for p in find_newest_checkpoint(config).parent.iterdir())
     assert names == ["step-000000007", "step-000000008"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "key"),
     [
         ({"run__seed": 1}, "run.seed"),
         ({"data__global_batch_size": 48}, "data.global_batch_size"),
@@ -172,63 +182,65 @@ def test_only_the_newest_checkpoints_are_kept(run):
         ({"model__latent_size": 5}, "model.latent_size"),
     ],
 )
-def test_a_run_is_not_continued_as_another_run(run, changes, named):
+def test_a_run_is_not_continued_as_another_run(make_config, changes, key):
     with pytest.raises(Stopped):
-        finish(run(), stop_before=2)
-    with pytest.raises(InputError, match=named) as refusal:
-        finish(run(**changes))
+        train(make_config(), stop_before=2)
+    with pytest.raises(InputError, match=key) as refusal:
+        train(make_config(**changes))
     assert "--run.name" in str(refusal.value)
 
 
-def test_a_run_is_not_continued_on_other_data(run, tmp_path):
+def test_a_run_is_not_continued_on_other_data(make_config, tmp_path):
     with pytest.raises(Stopped):
-        finish(run(), stop_before=2)
+        train(make_config(), stop_before=2)
     other = tmp_path / "other-digits"
-    shutil.copytree(run().data.url, other)
+    shutil.copytree(make_config().data.url, other)
     index = other / "train" / "index.json"
     content = json.loads(index.read_text())
     content["classes"] = [f"digit {c}" for c in content["classes"]]
     index.write_text(json.dumps(content))
     with pytest.raises(InputError, match="other data"):
-        finish(run(data__url=str(other)))
+        train(make_config(data__url=str(other)))
 
 
-def test_what_may_change_between_starts_is_said(run, capsys):
+def test_changed_settings_of_a_continued_run_are_reported(make_config, capsys):
     with pytest.raises(Stopped):
-        finish(run(), stop_before=2)
+        train(make_config(), stop_before=2)
     capsys.readouterr()
-    finish(run(optim__lr_d="0.0005", data__residency="stream"))
-    said = capsys.readouterr().err
-    assert "optim.lr_d from 0.001 to 0.0005" in said
-    assert "residency" not in said
+    train(make_config(optim__lr_d="0.0005", data__residency="stream"))
+    message = capsys.readouterr().err
+    assert "optim.lr_d from 0.001 to 0.0005" in message
+    assert "residency" not in message
 
 
-def test_divergence_stops_the_run_and_keeps_what_was_saved(run):
+def test_divergence_stops_the_run_and_keeps_what_was_saved(make_config):
     with pytest.raises(Stopped):
-        finish(run(), stop_before=4)
-    kept = weights(run())
+        train(make_config(), stop_before=4)
+    saved = load_weights(make_config())
     with pytest.raises(TrainingError, match="optim.lr_d"):
-        finish(run(optim__lr_g="1e18", optim__lr_d="1e18"))
-    assert_same(kept, weights(run()))
+        train(make_config(optim__lr_g="1e18", optim__lr_d="1e18"))
+    assert_bitwise_equal(saved, load_weights(make_config()))
 
 
-def test_residency_changes_nothing(run):
-    resident, streamed = run(run__name="ram"), run(run__name="stream", data__residency="stream")
-    finish(resident)
-    assert finish(streamed)["residency"] == "stream"
-    assert_same(weights(resident), weights(streamed))
+def test_residency_changes_nothing(make_config):
+    resident = make_config(run__name="ram")
+    streamed = make_config(run__name="stream", data__residency="stream")
+    train(resident)
+    assert train(streamed)["residency"] == "stream"
+    assert_bitwise_equal(load_weights(resident), load_weights(streamed))
 
 
-def test_the_loop_leaves_no_trace_of_global_randomness_in_the_result(run):
-    first, second = run(run__name="first"), run(run__name="second")
+def test_the_result_does_not_depend_on_global_randomness(make_config):
+    first = make_config(run__name="first")
+    second = make_config(run__name="second")
     torch.manual_seed(1)
-    finish(first)
+    train(first)
     torch.manual_seed(2)
-    finish(second)
-    assert_same(weights(first), weights(second))
+    train(second)
+    assert_bitwise_equal(load_weights(first), load_weights(second))
 
 
-def test_points_are_refused_by_an_image_architecture(run, tmp_path):
+def test_points_are_refused_by_an_image_architecture(make_config, tmp_path):
     ensure_prepared("mixture-grid", str(tmp_path / "grid"))
     with pytest.raises(InputError, match="images"):
-        finish(run(data__url=str(tmp_path / "grid")))
+        train(make_config(data__url=str(tmp_path / "grid")))

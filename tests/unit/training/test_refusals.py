@@ -1,11 +1,10 @@
-"""Settings and data that do not go together are refused in one sentence with the key, its value, and a way out.
+"""Settings and data that do not go together are refused in one sentence with the key, its value, and a remedy.
 
 Run: `make test ARGS=tests/unit/training/test_refusals.py`
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -13,32 +12,33 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset, preset_names
-from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, Stopped
-from ali_dist.runs.datasets import DataSplit, open_run_data
+from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
-from tests.helpers.runs import StoppingContext, tiny
+from tests.helpers.runs import StoppingContext, index_without_shards, tiny_config
 from tests.helpers.trained import labelled_images
 
 SMALL = {"model.width": 0.1, "scale.device": "cpu"}
-TEN, FORTY = (tuple(f"{kind} {k}" for k in range(n)) for kind, n in (("class", 10), ("attribute", 40)))
+TEN_CLASSES = tuple(f"class {k}" for k in range(10))
+FORTY_ATTRIBUTES = tuple(f"attribute {k}" for k in range(40))
 
 
-def config_of(preset: str, **changes: Any) -> Config:
+def load_config(preset: str, **changes: Any) -> Config:
+    """Load a preset at small width; names in `changes` have `__` where settings have a dot."""
     return from_mapping(load_preset(preset), SMALL, {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def assert_sentence(message: str, names: tuple[str, ...]) -> None:
-    """One whole sentence that names all of `names`."""
+def assert_is_sentence_with(message: str, *parts: str) -> None:
+    """Assert that the message is one whole sentence that has all of `parts`."""
     assert "\n" not in message
     assert message.endswith((".", "?"))
     assert ". " not in message, "more than one sentence"
-    for name in names:
-        assert name in message, f"{name!r} is not in: {message}"
+    for part in parts:
+        assert part in message, f"{part!r} is not in: {message}"
 
 
 # ---- the config alone ----------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def assert_sentence(message: str, names: tuple[str, ...]) -> None:
             {"objective__packing": 2},
             ("objective.packing is 2", "objective.supervised is 2", "to 1", "to 0"),
         ),
-        # 64 in the default's 32 lanes is 2 each, of which no 4 can be packed; in 16 lanes it is 4 each
+        # 64 samples in the default's 32 lanes are 2 in each, too few for a pack of 4; in 16 lanes they are 4 in each.
         ("digits", {"objective__packing": 4}, ("objective.packing is 4", "32 lanes", "2 samples", "data.lanes to 16")),
         ("digits", {"objective__packing": 3}, ("objective.packing is 3", "data.global_batch_size to a multiple of 3")),
         ("digits", {"objective__packing": 0}, ("objective.packing is 0", "at least 1")),
@@ -90,23 +90,20 @@ def assert_sentence(message: str, names: tuple[str, ...]) -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(preset, changes, names):
     with pytest.raises(InputError) as refusal:
-        config_of(preset, **changes)
-    assert_sentence(str(refusal.value), names)
+        load_config(preset, **changes)
+    assert_is_sentence_with(str(refusal.value), *names)
 
 
-def test_the_lanes_that_packing_asks_for_are_accepted():
-    """The way out that the sentence gives is one."""
-    assert config_of("digits", objective__packing=4, data__lanes=16).data.num_lanes() == 16
+def test_the_lanes_that_the_refusal_of_packing_suggests_are_accepted():
+    assert load_config("digits", objective__packing=4, data__lanes=16).data.num_lanes() == 16
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_every_preset_agrees_with_itself(preset):
-    assert config_of(preset).to_mapping()
+def test_the_settings_of_every_preset_go_together(preset):
+    assert load_config(preset).to_mapping()
 
 
 # ---- with the networks ---------------------------------------------------------------------------------------------
-
-NOTHING: dict[str, tuple[str, ...]] = {"classes": (), "attributes": ()}
 
 
 @pytest.mark.parametrize(
@@ -116,19 +113,24 @@ NOTHING: dict[str, tuple[str, ...]] = {"classes": (), "attributes": ()}
         (
             "digits-conditional",
             {},
-            {"attributes": FORTY},
+            {"attributes": FORTY_ATTRIBUTES},
             ("model.condition is 'classes'", "40 attributes", "use 'attributes'"),
         ),
         (
             "digits",
             {"model__condition": "attributes"},
-            {"classes": TEN},
+            {"classes": TEN_CLASSES},
             ("model.condition is 'attributes'", "10 classes", "use 'classes'"),
         ),
         ("digits", {"model__condition": "attributes"}, {}, ("model.condition is 'attributes'", "no labels", "'none'")),
         ("digits-semi", {}, {}, ("objective.supervised is 2", "no class labels", "set it to 0")),
-        ("digits-semi", {}, {"attributes": FORTY}, ("objective.supervised is 2", "no class labels", "set it to 0")),
-        ("digits-semi", {}, {"classes": TEN[:1]}, ("objective.supervised is 2", "set it to 0")),
+        (
+            "digits-semi",
+            {},
+            {"attributes": FORTY_ATTRIBUTES},
+            ("objective.supervised is 2", "no class labels", "set it to 0"),
+        ),
+        ("digits-semi", {}, {"classes": TEN_CLASSES[:1]}, ("objective.supervised is 2", "set it to 0")),
         ("digits", {"objective__unary": True}, {}, ("objective.unary is true", "objective.r1", "to false", "to 0")),
         (
             "digits",
@@ -152,21 +154,11 @@ NOTHING: dict[str, tuple[str, ...]] = {"classes": (), "attributes": ()}
     ],
 )
 def test_a_model_that_its_data_or_objective_cannot_train_is_refused(preset, changes, labels, names):
-    side = {"svhn": 32}.get(preset, 16)
-    shape = (3, side, side)
-    index = Index(
-        encoding="raw",
-        dtype="uint8",
-        shape=shape,
-        shards=(),
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        pixel_mean=(0.5,) * math.prod(shape),
-        **{**NOTHING, **labels},
-    )
+    side = 32 if preset == "svhn" else 16
+    index = index_without_shards((3, side, side), **labels)
     with pytest.raises(InputError) as refusal:
-        build_train_state(config_of(preset, **changes), index, torch.device("cpu"), World())
-    assert_sentence(str(refusal.value), names)
+        build_train_state(load_config(preset, **changes), index, torch.device("cpu"), World())
+    assert_is_sentence_with(str(refusal.value), *names)
 
 
 # ---- with the data -------------------------------------------------------------------------------------------------
@@ -188,7 +180,7 @@ def images(tmp_path_factory):
         ("classes", {"model__condition": "attributes"}, ("have 4 classes", "use 'classes'")),
         ("none", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
         ("attributes", {"objective__supervised": 1}, ("objective.supervised is 1", "no class labels")),
-        # 96 samples of 4 classes, 24 of each
+        # There are 96 samples, 24 of each of 4 classes.
         ("classes", {"objective__supervised": 1, "data__labelled": 10}, ("data.labelled is 10", "4 classes")),
         (
             "classes",
@@ -198,38 +190,37 @@ def images(tmp_path_factory):
     ],
 )
 def test_a_run_on_data_without_the_labels_it_needs_does_not_start(tmp_path, images, data, changes, names):
-    config = tiny(tmp_path, data__url=str(images[data]), data__source="none", **changes)
+    config = tiny_config(tmp_path, data__url=str(images[data]), data__source="none", **changes)
     with pytest.raises(InputError) as refusal:
         fit(config, StoppingContext())
-    assert_sentence(str(refusal.value), (*names, *([str(images[data])] if "data__labelled" not in changes else [])))
+    assert_is_sentence_with(str(refusal.value), *names)
+    if "data__labelled" not in changes:
+        assert str(images[data]) in str(refusal.value)
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing"
 
 
-def test_classes_that_are_named_but_not_stored_are_refused(tmp_path):
-    """An index may name classes of samples that carry none."""
+def test_classes_that_the_index_names_but_no_sample_has_are_refused(tmp_path):
     write_arrays(tmp_path / "data" / "train", make_labelled_arrays(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
     for changes in ({"objective__supervised": 1}, {"model__condition": "classes"}):
-        config = tiny(tmp_path, data__source="none", **changes)
+        config = tiny_config(tmp_path, data__source="none", **changes)
         with pytest.raises(InputError) as refusal:
             fit(config, StoppingContext())
-        assert_sentence(str(refusal.value), ("is", "label", str(tmp_path / "data")))
+        assert_is_sentence_with(str(refusal.value), "is", "label", str(tmp_path / "data"))
 
 
 def test_too_many_labels_for_the_rarest_class_are_refused(tmp_path):
-    """8 of one class and 4 of the other: 4 of each is the most."""
+    """There are 8 samples of one class and 4 of the other, so that at most 4 of each can be drawn."""
     write_arrays(
         tmp_path / "data" / "train", make_labelled_arrays(12, shape=(1, 8, 8))[0], [0] * 8 + [1] * 4, classes=("a", "b")
     )
-    config = tiny(tmp_path, data__source="none", objective__supervised=1, data__labelled=10)
-    part = open_run_data(config).train
-    assert isinstance(part, DataSplit)
+    config = tiny_config(tmp_path, data__source="none", objective__supervised=1, data__labelled=10)
     with pytest.raises(InputError) as refusal:
-        labelled_ids(part, config)
-    assert_sentence(str(refusal.value), ("data.labelled is 10", "2 classes", "up to 8", "has 4"))
+        labelled_ids(open_run_data(config).train, config)
+    assert_is_sentence_with(str(refusal.value), "data.labelled is 10", "2 classes", "up to 8", "has 4")
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "named"),
+    ("before", "after", "key"),
     [
         ({"objective__supervised": 1}, {"objective__supervised": 0}, "objective.supervised"),
         ({}, {"objective__supervised": 1}, "objective.supervised"),
@@ -253,11 +244,11 @@ def test_too_many_labels_for_the_rarest_class_are_refused(tmp_path):
         ({}, {"model__condition": "classes"}, "model.condition"),
     ],
 )
-def test_a_run_is_not_continued_as_another_game(tmp_path, images, before, after, named):
-    """What decides D's layers, or whose labels it sees, is part of the run."""
-    same = {"data__url": str(images["classes"]), "data__source": "none"}
+def test_a_run_is_not_continued_as_another_game(tmp_path, images, before, after, key):
+    """Settings that decide the layers of D, or which labels it sees, cannot change within a run."""
+    same_data = {"data__url": str(images["classes"]), "data__source": "none"}
     with pytest.raises(Stopped):
-        fit(tiny(tmp_path, **same, **before), StoppingContext(stop_before=1))
+        fit(tiny_config(tmp_path, **same_data, **before), StoppingContext(stop_before=1))
     with pytest.raises(InputError) as refusal:
-        fit(tiny(tmp_path, **same, **after), StoppingContext())
-    assert_sentence(str(refusal.value), (named, "--run.name"))
+        fit(tiny_config(tmp_path, **same_data, **after), StoppingContext())
+    assert_is_sentence_with(str(refusal.value), key, "--run.name")

@@ -1,4 +1,7 @@
-"""Schedules and noise are functions of images seen and step alone."""
+"""Schedules and averages follow from the images seen, and noise from the seed and the step.
+
+Run: `make test ARGS=tests/unit/training/test_schedules.py`
+"""
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ import torch
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.networks import NetworkSizes
-from ali_dist.training import schedules as schedule
+from ali_dist.training import schedules
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.randomness import NoiseSource, seed_dropout
 
@@ -14,18 +17,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("batch", [7, 64, 250])
-def test_something_is_due_as_often_at_every_batch_size(batch):
+def test_an_event_is_due_equally_often_at_every_batch_size(batch):
     steps = range(0, 10_000 // batch)
-    due = [schedule.is_due(1_000, step * batch, (step + 1) * batch) for step in steps]
+    due = [schedules.is_due(1_000, step * batch, (step + 1) * batch) for step in steps]
     assert sum(due) == len(steps) * batch // 1_000
 
 
 def test_an_interval_of_zero_is_never_due():
-    assert not any(schedule.is_due(0, n, n + 100) for n in range(0, 1000, 100))
+    assert not any(schedules.is_due(0, n, n + 100) for n in range(0, 1000, 100))
 
 
-def test_cosine_holds_until_half_time_and_ends_at_zero():
-    rates = [schedule.learning_rate_factor("cosine", n, 1000) for n in range(0, 1001, 50)]
+def test_the_cosine_schedule_holds_until_half_time_and_ends_at_zero():
+    rates = [schedules.learning_rate_factor("cosine", n, 1000) for n in range(0, 1001, 50)]
     assert rates[:10] == [1.0] * 10
     assert rates[15] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.0)
@@ -33,25 +36,25 @@ def test_cosine_holds_until_half_time_and_ends_at_zero():
 
 
 def test_the_penalty_falls_from_half_time_to_its_final_share():
-    assert schedule.penalty_factor(0.1, 500, 1000) == 1.0
-    assert schedule.penalty_factor(0.1, 750, 1000) == pytest.approx(0.1**0.5)
-    assert schedule.penalty_factor(0.1, 1000, 1000) == pytest.approx(0.1)
-    assert schedule.penalty_factor(1.0, 1000, 1000) == 1.0
+    assert schedules.penalty_factor(0.1, 500, 1000) == 1.0
+    assert schedules.penalty_factor(0.1, 750, 1000) == pytest.approx(0.1**0.5)
+    assert schedules.penalty_factor(0.1, 1000, 1000) == pytest.approx(0.1)
+    assert schedules.penalty_factor(1.0, 1000, 1000) == 1.0
 
 
-def test_an_average_forgets_half_in_its_half_life_whatever_the_batch():
-    for batch in (10, 100):
-        kept = 1.0
-        for step in range(1000 // batch):
-            kept *= schedule.ema_decay(1000, batch, 10**9 + step * batch)
-        assert kept == pytest.approx(0.5)
+def test_an_average_forgets_half_in_its_half_life_at_every_batch_size():
+    for batch_size in (10, 100):
+        share_kept = 1.0
+        for step in range(1000 // batch_size):
+            share_kept *= schedules.ema_decay(1000, batch_size, 10**9 + step * batch_size)
+        assert share_kept == pytest.approx(0.5)
 
 
-def test_early_averages_forget_the_initial_weights():
-    assert schedule.ema_decay(10_000, 64, 64) < 0.01
+def test_an_early_average_forgets_the_initial_weights():
+    assert schedules.ema_decay(10_000, 64, 64) < 0.01
 
 
-def test_the_average_moves_towards_weights_and_statistics_by_what_is_not_kept():
+def test_an_average_moves_towards_weights_and_statistics_by_one_minus_its_decay():
     ali = build_ali(ARCHITECTURES["digits"], (1, 16, 16), NetworkSizes(latent=2, width=0.1))
     average = WeightAverage(ali)
     with torch.no_grad():
@@ -64,20 +67,21 @@ def test_the_average_moves_towards_weights_and_statistics_by_what_is_not_kept():
             torch.testing.assert_close(t - before[name], torch.full_like(t, 0.25))
 
 
-def test_ranks_slice_the_same_noise():
+def test_ranks_have_slices_of_the_same_noise():
     whole = NoiseSource(3, 12, 5, slice(0, 12), CPU).at_step(7)
     parts = [NoiseSource(3, 12, 5, rows, CPU).at_step(7) for rows in (slice(0, 5), slice(5, 12))]
     for k in range(2):
         assert torch.equal(whole[k], torch.cat([part[k] for part in parts]))
 
 
-def test_noise_is_new_in_every_step_seed_and_role():
+def test_z_differs_from_epsilon_and_between_steps_and_seeds():
     noise = NoiseSource(3, 12, 5, slice(0, 12), CPU)
     z, epsilon = noise.at_step(7)
-    again, _ = noise.at_step(7)
-    assert torch.equal(z, again)
-    others = [epsilon, noise.at_step(8)[0], NoiseSource(4, 12, 5, slice(0, 12), CPU).at_step(7)[0]]
-    assert not any(torch.equal(z, other) for other in others)
+    z_again, _ = noise.at_step(7)
+    assert torch.equal(z, z_again)
+    z_of_next_step, _ = noise.at_step(8)
+    z_of_other_seed, _ = NoiseSource(4, 12, 5, slice(0, 12), CPU).at_step(7)
+    assert not any(torch.equal(z, other) for other in (epsilon, z_of_next_step, z_of_other_seed))
 
 
 def test_noise_is_standard_normal():
@@ -86,11 +90,11 @@ def test_noise_is_standard_normal():
     assert z.std().item() == pytest.approx(1.0, abs=0.01)
 
 
-def test_ranks_drop_different_units_and_the_same_ones_again():
-    def mask(step: int, rank: int) -> list[bool]:
+def test_dropout_follows_from_the_step_and_the_rank():
+    def draw_mask(step: int, rank: int) -> list[bool]:
         seed_dropout(0, step, rank)
         return (torch.nn.functional.dropout(torch.ones(64), 0.5) > 0).tolist()
 
-    assert mask(1, 0) == mask(1, 0)
-    assert mask(1, 0) != mask(1, 1)
-    assert mask(1, 0) != mask(2, 0)
+    assert draw_mask(1, 0) == draw_mask(1, 0)
+    assert draw_mask(1, 0) != draw_mask(1, 1)
+    assert draw_mask(1, 0) != draw_mask(2, 0)

@@ -1,4 +1,4 @@
-"""Short runs on drawn colour pictures: that it learns on this device, in numbers and in pictures."""
+"""Short runs on drawn color pictures show, in numbers and in pictures, that training works on this device."""
 
 from __future__ import annotations
 
@@ -14,49 +14,54 @@ from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_error
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.runs.datasets import DataSplit, open_run_data
-from tests.gpu.check.runs import RECORDS, configure, folder, shapes, train
-from tests.gpu.check.task import Task
+from tests.gpu.check.runs import RECORDS_PER_RUN, configure_run, prepare_shapes, run_folder, train_run
+from tests.gpu.check.task import PartTask
 
-# The preset for each size. At 64 pixels there is only the paper's own for CelebA so far; a stabilised one comes here.
+# The preset for each size. At 64 pixels there is only the paper's preset for CelebA so far.
 PRESETS = {32: "shapes", 64: "celeba"}
 PICTURES = ("samples", "reconstructions", "interpolations")
-PROBE_UPDATES = 80  # of the run that tells how many images fit
-JUDGING = 20.0  # seconds kept for the pictures, the checkpoint and the judge of a run
-LEAST = 10.0  # seconds of training under which a run says nothing
-SAMPLES, SEED = 2_000, 0
+PROBE_UPDATES = 80  # of the run that shows how many images there is time for
+EVALUATION_SECONDS = 20.0  # kept for the pictures, the checkpoint and the metrics of a run
+LEAST_TRAINING_SECONDS = 10.0  # a shorter run says nothing
+SAMPLE_COUNT = 2_000
+SEED = 0
 
 
-def run(task: Task) -> None:
-    """A run for each size, as long as its share of the time; where one fails, the other is still made."""
+def run_part(task: PartTask) -> None:
+    """Train a run for each size in its share of the time; where one fails, the other is still trained."""
     for number, (size, preset) in enumerate(PRESETS.items()):
-        left = task.figures.left()
-        end = left - left / (len(PRESETS) - number)
+        seconds_left = task.figures.seconds_left()
+        kept_seconds = seconds_left - seconds_left / (len(PRESETS) - number)
         what = f"{preset} at {size} px"
-        if not task.tiny and not task.figures.fits(what, JUDGING + LEAST):
+        if not task.is_tiny and not task.figures.has_time_for(what, EVALUATION_SECONDS + LEAST_TRAINING_SECONDS):
             continue
         try:
-            config = _train(task, size, preset, end)
-            task.figures.add("metrics", size=size, preset=preset, metrics=_judge(task, config))
+            config = _train_until(task, size, preset, kept_seconds)
+            task.figures.add("metrics", size=size, preset=preset, metrics=_evaluate_run(task, config))
         except Exception as error:
-            task.figures.fail(what, error)
+            task.figures.add_failure(what, error)
 
 
-def _train(task: Task, size: int, preset: str, end: float) -> Config:
-    """Train until `end` seconds are left but for judging; the figure and the pictures are kept before that."""
-    data = shapes(task, size)
+def _train_until(task: PartTask, size: int, preset: str, kept_seconds: float) -> Config:
+    """Train until only `kept_seconds` and the time for metrics are left; writes the figure and the pictures."""
+    data = prepare_shapes(task, size)
     name = f"quality-{size}"
-    first = configure(task, preset, name, data)
-    batch, whole = first.data.global_batch_size, first.run.images
-    images = 2 * batch if task.tiny else min(whole, _images_until(task, size, preset, data, batch, end))
+    whole_run = configure_run(task, preset, name, data)
+    batch = whole_run.data.global_batch_size
+    all_images = whole_run.run.images
+    if task.is_tiny:
+        images = 2 * batch
+    else:
+        images = min(all_images, _images_until(task, size, preset, data, batch, kept_seconds))
     changes = {"run__images": images, "report__log_every": max(1, images // 20), "report__evaluation": "none"}
-    config = configure(task, preset, name, data, **changes)
-    summary, speed = train(config)
+    config = configure_run(task, preset, name, data, **changes)
+    summary, speed = train_run(config)
     task.figures.add(
         "quality",
         size=size,
         preset=preset,
         images=images,
-        of=whole,
+        of=all_images,
         update=summary["update"],
         precision=summary["precision"],
         seconds=summary["seconds"],
@@ -66,59 +71,60 @@ def _train(task: Task, size: int, preset: str, end: float) -> Config:
     return config
 
 
-def _images_until(task: Task, size: int, preset: str, data: Path, batch: int, end: float) -> int:
-    """Images that can be trained on before `end` seconds are left, judged by a run of some updates."""
+def _images_until(task: PartTask, size: int, preset: str, data: Path, batch: int, kept_seconds: float) -> int:
+    """Train a short run; returns how many images there is time for until only `kept_seconds` are left."""
     probe = {
         "run__images": PROBE_UPDATES * batch,
-        "report__log_every": PROBE_UPDATES * batch // RECORDS,
+        "report__log_every": PROBE_UPDATES * batch // RECORDS_PER_RUN,
         "report__evaluation": "none",
     }
-    _, speed = train(configure(task, preset, f"probe-{size}", data, **probe))
-    seconds = max(LEAST / 2, task.figures.left() - end - JUDGING)
+    _, speed = train_run(configure_run(task, preset, f"probe-{size}", data, **probe))
+    seconds = max(LEAST_TRAINING_SECONDS / 2, task.figures.seconds_left() - kept_seconds - EVALUATION_SECONDS)
     return max(1, int(speed.images_per_second * seconds * 0.9 / batch)) * batch
 
 
 def _copy_pictures(config: Config, out: Path, prefix: str) -> list[str]:
-    """The newest grid of each kind, to the user's folder; their names there."""
-    copied = []
+    """Copy the newest grid of each kind to the user's folder; returns their names there."""
+    names = []
     for kind in PICTURES:
-        found = sorted((folder(config) / "images").glob(f"{kind}-*.png"))
-        if found:
+        grids = sorted((run_folder(config) / "images").glob(f"{kind}-*.png"))
+        if grids:
             name = f"{prefix}-{kind}.png"
-            shutil.copyfile(found[-1], out / name)
-            copied.append(name)
-    return copied
+            shutil.copyfile(grids[-1], out / name)
+            names.append(name)
+    return names
 
 
-def _judge(task: Task, config: Config) -> dict[str, float]:
-    """The metrics of `evaluation.suite` that a GPU computes in seconds.
+def _evaluate_run(task: PartTask, config: Config) -> dict[str, float]:
+    """Compute those of the usual metrics which take a GPU some seconds.
 
-    The suite's probes on raw pixels are left out: at 64 pixels they keep one CPU core at work for minutes.
+    Probes on raw pixels are left out: at 64 pixels they keep one CPU core at work for minutes.
     """
-    device, samples = task.device, 40 if task.tiny else SAMPLES
-    saved = load_run(str(folder(config)), device=device)
-    inputs = open_run_data(config)
-    if inputs.holdout is None:
-        raise RuntimeError("the shapes have no split to judge on")
-    known, unseen = (_split(saved, part) for part in (inputs.train, inputs.holdout))
-    if unseen.y is None:
-        raise RuntimeError("the shapes have no classes to judge by")
-    judge = train_classifier(known, seed=SEED, device=device, steps=2 if task.tiny else classifier_updates(known.x))
-    reference = Gaussian.fit(judge.features(known.x))
-    x_tilde = sample_decoder(saved.model, samples, SEED, device)
-    x_rec = decode_batched(saved.model, encode_batched(saved.model, unseen.x, SEED, device)[2], device)
-    right, kept = (judge.classify(judge.features(x)).eq(unseen.y) for x in (unseen.x, x_rec))
+    device = task.device
+    run = load_run(str(run_folder(config)), device=device)
+    data = open_run_data(config)
+    if data.holdout is None:
+        raise RuntimeError("the shapes have no split for evaluation")
+    train, holdout = (_load_split(run, split) for split in (data.train, data.holdout))
+    if holdout.y is None:
+        raise RuntimeError("the shapes have no classes")
+    updates = 2 if task.is_tiny else classifier_updates(train.x)
+    classifier = train_classifier(train, seed=SEED, device=device, steps=updates)
+    reference = Gaussian.fit(classifier.features(train.x))
+    x_tilde = sample_decoder(run.model, 40 if task.is_tiny else SAMPLE_COUNT, SEED, device)
+    x_rec = decode_batched(run.model, encode_batched(run.model, holdout.x, SEED, device)[2], device)
+    right, kept = (classifier.classify(classifier.features(x)).eq(holdout.y) for x in (holdout.x, x_rec))
     return {
-        "frechet": scaled_frechet_distance(judge.features(x_tilde), reference),
-        "frechet_reference": scaled_frechet_distance(judge.features(unseen.x), reference),
-        "reconstruction_mse": mean_squared_error(unseen.x, x_rec),
-        "reconstruction_mse_reference": mean_image_error(known.x, unseen.x),
+        "frechet": scaled_frechet_distance(classifier.features(x_tilde), reference),
+        "frechet_reference": scaled_frechet_distance(classifier.features(holdout.x), reference),
+        "reconstruction_mse": mean_squared_error(holdout.x, x_rec),
+        "reconstruction_mse_reference": mean_image_error(train.x, holdout.x),
         "label_kept": float(kept.double().mean()),
         "classifier_accuracy": float(right.double().mean()),
     }
 
 
-def _split(saved: LoadedRun, part: DataSplit) -> LabelledArrays:
-    """A whole split at the training size, in memory."""
-    x, y = load_arrays(part.store, part.index)
-    return LabelledArrays(saved.space.unit_from_stored(x), y, part.index.classes)
+def _load_split(run: LoadedRun, split: DataSplit) -> LabelledArrays:
+    """Load a whole split into memory, at the size that the run is trained at."""
+    x, y = load_arrays(split.store, split.index)
+    return LabelledArrays(run.space.unit_from_stored(x), y, split.index.classes)

@@ -1,4 +1,4 @@
-"""The GPU tests, each result as soon as it is there; slow ones come last and are not begun without time for them."""
+"""The GPU tests, each result of which is a figure at once; slow tests come last, and only if there is time for them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.check.task import Figures, Task
+from tests.gpu.check.task import FigureWriter, PartTask
 
 ROOT = Path(__file__).resolve().parents[4]
-SLOW_SECONDS = 60.0  # of a test that compiles networks
-ONE_TEST_SECONDS = 90  # after which pytest-timeout, where it is installed, fails a test; its marker comes first
+SLOW_TEST_SECONDS = 60.0  # a guess, for a test that compiles networks
+TEST_TIMEOUT_SECONDS = 90  # for pytest-timeout, where it is installed; a test's own marker has precedence
 
 
-class _Recorder:
-    """A plugin of pytest that hands on what becomes of every test."""
+class _ResultPlugin:
+    """A plugin of pytest that writes the result of every test as a figure."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: FigureWriter) -> None:
         self._figures = figures
 
     @pytest.hookimpl(trylast=True)
@@ -25,7 +25,7 @@ class _Recorder:
         self._figures.add("collected", tests=len(items))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if item.get_closest_marker("slow") is not None and not self._figures.fits(item.name, SLOW_SECONDS):
+        if item.get_closest_marker("slow") is not None and not self._figures.has_time_for(item.name, SLOW_TEST_SECONDS):
             pytest.skip("not enough time was left for it")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -33,19 +33,22 @@ class _Recorder:
             self._figures.add("failure", what=report.nodeid, why=_first_line(str(report.longrepr)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        name, where = report.nodeid.rpartition("/")[2], {"seconds": round(report.duration, 2)}
+        name = report.nodeid.rpartition("/")[2]
+        seconds = round(report.duration, 2)
         if report.failed:
-            why = _crash(report)
-            self._figures.add("test", name=name, outcome="failed", reason=why, **where)
-            self._figures.add("failure", what=name, why=why)
+            reason = _crash_message(report)
+            self._figures.add("test", name=name, outcome="failed", reason=reason, seconds=seconds)
+            self._figures.add("failure", what=name, why=reason)
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self._figures.add("test", name=name, outcome="skipped", reason=reason.removeprefix("Skipped: "), **where)
+            reason = reason.removeprefix("Skipped: ")
+            self._figures.add("test", name=name, outcome="skipped", reason=reason, seconds=seconds)
         elif report.when == "call":
-            self._figures.add("test", name=name, outcome="passed", **where)
+            self._figures.add("test", name=name, outcome="passed", seconds=seconds)
 
 
-def _crash(report: pytest.TestReport) -> str:
+def _crash_message(report: pytest.TestReport) -> str:
+    """The first line of the message that a test failed with."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return _first_line(str(report.longrepr) if crash is None else crash.message)
 
@@ -54,9 +57,9 @@ def _first_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[0][:300]
 
 
-def run(task: Task) -> None:
+def run_part(task: PartTask) -> None:
     """Run the tests beside this package in this process."""
-    options = ["-p", "no:cacheprovider", "-o", f"timeout={ONE_TEST_SECONDS}", "--tb=short"]
-    code = pytest.main([str(ROOT / "tests" / "gpu"), *options], plugins=[_Recorder(task.figures)])
+    options = ["-p", "no:cacheprovider", "-o", f"timeout={TEST_TIMEOUT_SECONDS}", "--tb=short"]
+    code = pytest.main([str(ROOT / "tests" / "gpu"), *options], plugins=[_ResultPlugin(task.figures)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         task.figures.add("failure", what="pytest", why=f"it ended with {pytest.ExitCode(code).name}")
