@@ -118,7 +118,8 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
         raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
     check_writable(store)
     prepare_builtin_data(config)
-    plan = dataclasses.replace(plan, metric=plan.metric or metric_for_data(config, open_run_data(config)))
+    begun_by = earlier.metric if earlier is not None else ""  # which may be what was the data's metric then
+    plan = dataclasses.replace(plan, metric=plan.metric or begun_by or metric_for_data(config, open_run_data(config)))
     if earlier is not None:
         earlier.check_same(plan)
     return plan, store, load_records(store)

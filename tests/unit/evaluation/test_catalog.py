@@ -16,6 +16,7 @@ PUBLIC_KEYS = {
     *("svm_unconverged", "auroc_reconstruction", "auroc_cross_entropy", "auroc_features"),
     *("auroc_egbad_cross_entropy", "auroc_egbad_features", "auroc_egbad_cross_entropy_standardised"),
     *("auroc_egbad_features_standardised", "fid", "kid", "kid_std"),
+    *("swd", "precision", "recall", "density", "coverage_real", "compared_images"),
 }
 """Names in the files of users: a change here breaks their scripts."""
 
