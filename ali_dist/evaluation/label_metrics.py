@@ -117,6 +117,9 @@ class _ClassMetrics:
             "probe_raw_accuracy": probe.accuracy(native_from_unit),
             "label_entropy_reference": histogram_entropy(torch.bincount(train.y)),
         }
+        unseen = set(holdout.y.tolist()) - set(train.y.tolist())
+        if unseen:
+            constants["unseen_classes"] = float(len(unseen))
         return cls(classifier, reference, holdout, probe, seed, device, constants)
 
     def features(self, x: Tensor) -> Tensor:

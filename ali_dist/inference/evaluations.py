@@ -160,7 +160,7 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 )
             results.append(evaluator.evaluate(run.model))
             advance(1)
-    return {key: MetricEstimate.from_values([metrics[key] for metrics in results]) for key in results[0]}
+    return {key: MetricEstimate.from_values([metrics[key] for metrics in results], key) for key in results[0]}
 
 
 def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
@@ -246,6 +246,7 @@ def evaluate_fid(request: EvaluationRequest, options: FidOptions) -> Estimates:
             device=request.device,
             on_images=advance,
         )
+    distances["compared_images"] = float(min(len(train.x), samples))
     return {key: MetricEstimate(value) for key, value in distances.items()}
 
 

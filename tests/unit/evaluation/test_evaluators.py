@@ -154,6 +154,15 @@ def test_without_labels_good_samples_are_told_from_noise_and_from_few() -> None:
     assert good["coverage_real_reference"] == pytest.approx(1 - 2**-5, abs=0.03)
 
 
+def test_classes_of_the_holdout_split_that_training_lacks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "STEPS", 20)
+    train, holdout = stripes(200, 0), stripes(100, 1)
+    assert train.y is not None
+    kept = train.y < 2
+    part = LabelledArrays(train.x[kept], train.y[kept])
+    assert ImageEvaluator(part, holdout, samples=20, seed=0).evaluate(PixelModel())["unseen_classes"] == 2
+
+
 def test_with_too_few_images_for_neighbors_there_is_no_measure_of_samples() -> None:
     metrics = ImageEvaluator(stripes(50, 0), stripes(5, 1, labelled=False), samples=10, seed=0).evaluate(PixelModel())
     assert "swd" not in metrics
