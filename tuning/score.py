@@ -11,7 +11,8 @@ Composites are products of shares from 0 to 1, so that a model has to do well in
 - `unlabelled_fidelity` (other images): (1 - reconstruction_mse / its reference) * swd_reference / max(swd,
   swd_reference) * coverage_real / its reference, each from 0 to 1. The first is the encoder's part, which an
   autoencoder wins; the others say how close samples come to real images, patch by patch, and how many of the real ones
-  have a sample like them. 1 is as good as real data.
+  have a sample like them, which counts as 1 % at least, so that early on, before any is covered, the others decide. 1
+  is as good as real data.
 
 Sweeps over images without labels once were by `round_trip`: (1 - reconstruction_mse / its reference) *
 (1 - sqrt(latent_mmd2)), each at least 0. No part of it looks at a sample, so that an autoencoder wins it whose codes
@@ -30,6 +31,8 @@ from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError
 
 Metrics = Mapping[str, float]
+
+_LEAST_COVERAGE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ def _unlabelled_fidelity_score(
 ) -> float:
     reconstructed = max(0.0, 1 - error / max(error_reference, 1e-12))
     near = swd_reference / max(swd, swd_reference, 1e-12)
-    return reconstructed * near * min(1.0, coverage / max(coverage_reference, 1e-12))
+    covered = min(1.0, coverage / max(coverage_reference, 1e-12))
+    return reconstructed * near * max(covered, _LEAST_COVERAGE)
 
 
 SCORE_METRICS: Mapping[str, ScoreMetric] = {

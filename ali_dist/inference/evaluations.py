@@ -229,9 +229,9 @@ def evaluate_fid(request: EvaluationRequest, options: FidOptions) -> Estimates:
         raise InputError(
             f"--what fid is for images, but run {run.name!r} was trained on points: choose another --what."
         )
-    check_inception_available()
     weights = Path(options.inception_weights)
-    read_weights(weights)  # a wrong file is refused before anything is computed
+    read_weights(weights)  # a wrong file and a missing library are refused before anything is computed
+    check_inception_available()
     train = request.load_train()
     samples = request.count_samples(options.samples)
     c = conditions_from_labels(run.model, train.y)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ali_dist import encode, evaluate, generate
 from ali_dist.evaluation.catalog import is_known_key
+from ali_dist.inference import evaluations
 from ali_dist.report.tables import MetricEstimate, print_table
 from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import CLASSES, SIDE
@@ -48,6 +50,26 @@ def test_an_interval_is_student_s():
     estimate = MetricEstimate.from_values([2.0, 4.0, 6.0])
     assert estimate.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
     assert MetricEstimate.from_values([2.0]).low is None
+
+
+def test_fid_compares_samples_with_the_training_images_at_the_stored_size(plain, tmp_path, monkeypatch):
+    seen = {}
+
+    def distances(generated, real, **options):
+        seen.update(options, generated=generated, real=real)
+        return {"fid": 3.0, "kid": 0.1, "kid_std": 0.01}
+
+    monkeypatch.setattr(evaluations, "inception_distances", distances)
+    monkeypatch.setattr(evaluations, "check_inception_available", lambda: None)
+    torch.save({"any": torch.zeros(1)}, tmp_path / "w.pth")
+    words = ("--what", "fid", "--inception-weights", tmp_path / "w.pth", "--samples", 20, "--seed", 6)
+    metrics = evaluate_to_json(tmp_path, plain, *words)["metrics"]
+    assert metrics == {"fid": 3.0, "kid": 0.1, "kid_std": 0.01, "compared_images": 20.0}
+    assert (seen["seed"], seen["weights"]) == (6, tmp_path / "w.pth")
+    assert len(seen["generated"]) == 20 < len(seen["real"])
+    assert seen["generated"].shape[1:] == seen["real"].shape[1:] == (1, SIDE, SIDE)
+    assert float(seen["real"].min()) == pytest.approx(0, abs=0.01)
+    assert float(seen["real"].max()) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_fidelity_without_labels_is_the_product_of_its_shares():
     assert score(FACES | {"reconstruction_mse": 0.0, "swd": 0.0, "swd_reference": 0.0}) == 0
 
 
+def test_before_anything_is_covered_the_nearer_samples_are_better():
+    """Else ASHA would choose among zeros at its first rung."""
+    score = find_score_metric("unlabelled_fidelity").score
+    none = FACES | {"coverage_real": 0.0}
+    assert 0 < score(none | {"swd": 60.0}) < score(none) < score(FACES | {"coverage_real": 0.02})
+
+
 def test_samples_closer_than_real_images_are_no_further_merit():
     """Else a decoder that repeats the training set would make up for any encoder."""
     score = find_score_metric("fidelity").score
