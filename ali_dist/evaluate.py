@@ -22,7 +22,7 @@ from ali_dist.cli import (
 )
 from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError, exit_code
-from ali_dist.evaluation.catalog import METRICS, is_known_key, metric_keys
+from ali_dist.evaluation.catalog import CAVEAT_KEYS, METRICS, is_known_key, metric_caveats, metric_keys
 from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates, EvaluationRequest
 from ali_dist.inference.load import load_run
 from ali_dist.inference.samples import open_samples_for
@@ -177,14 +177,16 @@ def _check_metric_names(names: tuple[str, ...]) -> None:
 
 
 def _choose_metrics(estimates: Estimates, names: tuple[str, ...] | None) -> Estimates:
-    """Keep the metrics that were asked for, and their references; None: all."""
+    """Keep the metrics that were asked for, their references, and what limits them; None: all."""
     if names is None:
         return estimates
     for name in names:
         if name not in estimates:
             raise InputError(f"--metrics: {name!r} does not apply to this run, which has {', '.join(estimates)}.")
-    references = {METRICS[name].reference for name in names if name in METRICS}
-    return {name: estimate for name, estimate in estimates.items() if name in names or name in references}
+    beside = {METRICS[name].reference for name in names if name in METRICS}
+    if any(metric_caveats(name, {key: estimate.mean for key, estimate in estimates.items()}) for name in names):
+        beside.update(CAVEAT_KEYS)
+    return {name: estimate for name, estimate in estimates.items() if name in names or name in beside}
 
 
 def _print_heading(request: EvaluationRequest, seeds: int) -> None:

@@ -8,9 +8,15 @@ Composites are products of shares from 0 to 1, so that a model has to do well in
 - `fidelity` (labeled images): label_kept * frechet_reference / max(frechet, frechet_reference). The second factor
   says how close samples come to what real held-out images score, which neither a single class nor noise does;
   label_kept (reconstructions that keep their class) is the encoder's part. 1 is as good as real data.
-- `round_trip` (other images): (1 - reconstruction_mse / its reference) * (1 - sqrt(latent_mmd2)), each at least 0.
-  Where images come back from their codes, and codes are spread as the prior is, samples of the prior are images too. A
-  collapsed decoder fails the first factor, an autoencoder with codes of its own the second.
+- `unlabelled_fidelity` (other images): (1 - reconstruction_mse / its reference) * swd_reference / max(swd,
+  swd_reference) * coverage_real / its reference, each from 0 to 1. The first is the encoder's part, which an
+  autoencoder wins; the others say how close samples come to real images, patch by patch, and how many of the real ones
+  have a sample like them, which counts as 1 % at least, so that early on, before any is covered, the others decide. 1
+  is as good as real data.
+
+Sweeps over images without labels once were by `round_trip`: (1 - reconstruction_mse / its reference) *
+(1 - sqrt(latent_mmd2)), each at least 0. No part of it looks at a sample, so that an autoencoder wins it whose codes
+happen to be spread as the prior is. It remains for sweeps that were begun by it.
 
 A single metric of an evaluation can be chosen instead, if its row in the catalog says that it is sweepable; it can then
 be won at the cost of the others.
@@ -28,6 +34,8 @@ from ali_dist.evaluation.catalog import METRICS
 
 Metrics = Mapping[str, float]
 _PROPER_NOUNS = ("Fréchet",)
+
+_LEAST_COVERAGE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,15 @@ def _round_trip_score(error: float, reference: float, mmd2: float) -> float:
     return max(0.0, 1 - error / max(reference, 1e-12)) * max(0.0, 1 - math.sqrt(max(mmd2, 0.0)))
 
 
+def _unlabelled_fidelity_score(
+    error: float, error_reference: float, swd: float, swd_reference: float, coverage: float, coverage_reference: float
+) -> float:
+    reconstructed = max(0.0, 1 - error / max(error_reference, 1e-12))
+    near = swd_reference / max(swd, swd_reference, 1e-12)
+    covered = min(1.0, coverage / max(coverage_reference, 1e-12))
+    return reconstructed * near * max(covered, _LEAST_COVERAGE)
+
+
 def _title_in_sentence(title: str) -> str:
     """A title of the catalog as it stands within a sentence: without its capital, unless it begins with a name."""
     first_word = title.partition(" ")[0]
@@ -86,6 +103,20 @@ def _title_in_sentence(title: str) -> str:
 _COMPOSITE_METRICS = (
     ScoreMetric("coverage", "coverage", True, ("high_quality", "reverse_kl", "right_mode"), _coverage_score),
     ScoreMetric("fidelity", "fidelity", True, ("label_kept", "frechet", "frechet_reference"), _fidelity_score),
+    ScoreMetric(
+        "unlabelled_fidelity",
+        "fidelity without labels",
+        True,
+        (
+            "reconstruction_mse",
+            "reconstruction_mse_reference",
+            "swd",
+            "swd_reference",
+            "coverage_real",
+            "coverage_real_reference",
+        ),
+        _unlabelled_fidelity_score,
+    ),
     ScoreMetric(
         "round_trip",
         "round trip",
@@ -134,7 +165,7 @@ def default_score_metric(*, mixture: bool, classes: bool, supervised: bool) -> s
         return "coverage"
     if supervised:
         return "semi_supervised_error"
-    return "fidelity" if classes else "round_trip"
+    return "fidelity" if classes else "unlabelled_fidelity"
 
 
 def describe_collapse(metrics: Metrics, share: float) -> str | None:

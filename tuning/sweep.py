@@ -94,7 +94,10 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
         raise InputError(f"There is no sweep to resume in {store.url}: leave --resume out, or give its --run.name.")
     check_writable(store)
     prepare_builtin_data(config)
-    plan = dataclasses.replace(plan, metric=plan.metric or default_metric_of_data(config, open_run_data(config)))
+    # A sweep goes on by the metric it was begun by, even if another one is now the default of its data.
+    earlier_metric = earlier_plan.metric if earlier_plan is not None else ""
+    metric = plan.metric or earlier_metric or default_metric_of_data(config, open_run_data(config))
+    plan = dataclasses.replace(plan, metric=metric)
     if earlier_plan is not None:
         earlier_plan.check_resumable_as(plan)
     return plan, store, load_records(store)

@@ -7,6 +7,7 @@ module in this package and a row here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,10 @@ class MetricInfo:
         reference: Key of the number it is held against, or None.
         reference_text: What that number is; for a fixed ideal (without a key), the whole text.
         is_share: Whether it is a share from 0 to 1, shown in percent.
+        least: Smallest value that it can have; a share's is 0.
+        most: Largest value that it can have; a share's is 1.
+        needs_many: Whether it, or its reference, says little of few images: `compared_images` stands beside it then.
+        needs_classes: Whether classes that the training split lacks make it say less.
         is_live: Whether the terminal shows it while training runs.
         is_charted: Whether the report page draws its curve over the training.
         is_sweepable: Whether a sweep can compare trials by it alone (`--metric`).
@@ -36,6 +41,10 @@ class MetricInfo:
     reference: str | None = None
     reference_text: str = ""
     is_share: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+    needs_many: bool = False
+    needs_classes: bool = False
     is_live: bool = False
     is_charted: bool = False
     is_sweepable: bool = False
@@ -45,12 +54,19 @@ class MetricInfo:
         """What it is and which way is better, in one line."""
         return self.meaning if self.better is None else f"{self.meaning}; {self.better} is better"
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What it can be, from least to most."""
+        return (0.0, 1.0) if self.is_share else (self.least, self.most)
+
 
 _ROWS = (
     MetricInfo(
         key="frechet",
         title="Fréchet distance",
         meaning="between decoder samples and training images, in the features of a small classifier",
+        least=0.0,
+        needs_many=True,
         better="lower",
         reference="frechet_reference",
         reference_text="real holdout images",
@@ -59,9 +75,71 @@ _ROWS = (
         is_sweepable=True,
     ),
     MetricInfo(
+        key="swd",
+        title="Sliced Wasserstein distance",
+        meaning="between patches of decoder samples and of training images, mean over the scales, in thousandths",
+        least=0.0,
+        needs_many=True,
+        better="lower",
+        reference="swd_reference",
+        reference_text="real holdout images",
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
+    ),
+    MetricInfo(
+        key="precision",
+        title="Precision of samples",
+        meaning="share of decoder samples that lie among the training images, in the features of a network",
+        needs_many=True,
+        better="higher",
+        reference="precision_reference",
+        reference_text="real holdout images",
+        is_share=True,
+        is_charted=True,
+        is_sweepable=True,
+    ),
+    MetricInfo(
+        key="recall",
+        title="Recall of samples",
+        meaning="share of training images that lie among the decoder samples",
+        needs_many=True,
+        better="higher",
+        reference="recall_reference",
+        reference_text="real holdout images",
+        is_share=True,
+        is_charted=True,
+        is_sweepable=True,
+    ),
+    MetricInfo(
+        key="density",
+        title="Density of samples",
+        meaning="how densely training images lie around decoder samples, against 1 among themselves",
+        least=0.0,
+        needs_many=True,
+        better="higher",
+        reference="density_reference",
+        reference_text="real holdout images",
+        is_sweepable=True,
+    ),
+    MetricInfo(
+        key="coverage_real",
+        title="Coverage of real images",
+        meaning="share of training images that have a decoder sample among their five nearest neighbors",
+        needs_many=True,
+        better="higher",
+        reference="coverage_real_reference",
+        reference_text="real holdout images",
+        is_share=True,
+        is_live=True,
+        is_charted=True,
+        is_sweepable=True,
+    ),
+    MetricInfo(
         key="reconstruction_mse",
         title="Reconstruction error",
         meaning="mean squared error of G(z), z ~ q(z|x), on the holdout split (for 2-D points: squared distance)",
+        least=0.0,
         better="lower",
         reference="reconstruction_mse_reference",
         reference_text="answering the mean image",
@@ -73,6 +151,7 @@ _ROWS = (
         key="reconstruction_mse_mean",
         title="Reconstruction error from the mean",
         meaning="the same with z = µ(x) in place of a sample",
+        least=0.0,
         better="lower",
         reference="reconstruction_mse_reference",
         reference_text="answering the mean image",
@@ -81,6 +160,7 @@ _ROWS = (
         key="label_kept",
         title="Label kept",
         meaning="share of holdout reconstructions that the classifier gives the true label",
+        needs_classes=True,
         better="higher",
         reference="classifier_accuracy",
         reference_text="the originals themselves",
@@ -93,6 +173,7 @@ _ROWS = (
         key="probe_accuracy",
         title="Linear probe on µ",
         meaning="holdout accuracy of a linear SVM on µ(x) with 1000 labels",
+        needs_classes=True,
         better="higher",
         reference="probe_raw_accuracy",
         reference_text="the same on raw pixels",
@@ -105,6 +186,7 @@ _ROWS = (
         key="probe_features_accuracy",
         title="Linear probe on µ and hidden layers",
         meaning="the same on µ with the encoder's last hidden layers, as in the paper",
+        needs_classes=True,
         better="higher",
         reference="probe_raw_accuracy",
         reference_text="the same on raw pixels",
@@ -114,12 +196,14 @@ _ROWS = (
         key="probe_random_accuracy",
         title="Linear probe on an untrained µ",
         meaning="the same encoder with fresh weights: what training has to beat",
+        needs_classes=True,
         is_share=True,
     ),
     MetricInfo(
         key="condition_kept",
         title="Condition kept",
         meaning="share of samples in which the classifier sees the class asked for (attributes: the mean over them)",
+        needs_classes=True,
         better="higher",
         reference="condition_kept_reference",
         reference_text="real holdout images and their own labels",
@@ -130,6 +214,7 @@ _ROWS = (
         key="condition_balanced",
         title="Condition kept, balanced",
         meaning="the same with samples that have an attribute and samples that lack it counted alike; 50 % by chance",
+        needs_classes=True,
         better="higher",
         reference="condition_balanced_reference",
         reference_text="real holdout images and their own labels",
@@ -139,6 +224,7 @@ _ROWS = (
         key="semi_supervised_error",
         title="Error of K+1 classes",
         meaning="share of wrong classes by the discriminator, which saw data.labelled labels",
+        needs_classes=True,
         better="lower",
         is_share=True,
         is_sweepable=True,
@@ -147,6 +233,7 @@ _ROWS = (
         key="modes",
         title="Modes captured",
         meaning="modes with at least one sample within 3 std",
+        least=0.0,
         better="higher",
         is_live=True,
         is_charted=True,
@@ -166,12 +253,14 @@ _ROWS = (
         key="modes_assigned",
         title="Modes assigned",
         meaning="modes that are nearest to at least one sample, however far (paper)",
+        least=0.0,
         better="higher",
     ),
     MetricInfo(
         key="reverse_kl",
         title="Reverse KL",
         meaning="divergence of the modes of high-quality samples from uniform, in nats",
+        least=0.0,
         better="lower",
         reference_text="0",
         is_sweepable=True,
@@ -197,20 +286,42 @@ _ROWS = (
         key="latent_std_min",
         title="Smallest latent std",
         meaning="over the latent variables of z ~ q(z|x) on the holdout split",
+        least=0.0,
         reference_text="1",
     ),
-    MetricInfo(key="latent_std_max", title="Largest latent std", meaning="the same, largest", reference_text="1"),
+    MetricInfo(
+        key="latent_std_max",
+        title="Largest latent std",
+        meaning="the same, largest",
+        reference_text="1",
+        least=0.0,
+    ),
     MetricInfo(
         key="sigma_mean",
         title="Mean σ(x)",
         meaning="how wide q(z|x) is on average; 0 for a deterministic encoder",
+        least=0.0,
     ),
     MetricInfo(
         key="label_entropy",
         title="Label entropy of samples",
         meaning="entropy of the classifier's labels of decoder samples, in nats; low means classes are missing",
+        least=0.0,
         reference="label_entropy_reference",
         reference_text="training labels",
+    ),
+    MetricInfo(
+        key="compared_images",
+        title="Images compared",
+        meaning="fewest images on a side of a distance: decoder samples, training images or holdout images",
+        least=0.0,
+    ),
+    MetricInfo(
+        key="unseen_classes",
+        title="Unseen classes",
+        meaning="classes of the split measured on that the training split lacks, which nothing could be learned of",
+        better="lower",
+        least=0.0,
     ),
     # ---- evaluate --what svm ----
     MetricInfo(
@@ -230,6 +341,7 @@ _ROWS = (
         key="svm_penalty",
         title="SVM penalty C",
         meaning="the C that one draw and the held-out part of the training split chose",
+        least=0.0,
     ),
     MetricInfo(
         key="svm_validation_error",
@@ -249,42 +361,56 @@ _ROWS = (
         key="auroc_reconstruction",
         title="AUROC of reconstruction",
         meaning="of |x - G(E(x))|: 1 tells every anomaly, 0.5 none",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_cross_entropy",
         title="AUROC of cross-entropy",
         meaning="of the discriminator's cross-entropy of (x, E(x))",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_features",
         title="AUROC of features",
         meaning="of the distance in the discriminator's last hidden layer (feature matching)",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_egbad_cross_entropy",
         title="AUROC of EGBAD, cross-entropy",
         meaning="of EGBAD's sum of reconstruction and cross-entropy",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_egbad_features",
         title="AUROC of EGBAD, features",
         meaning="of EGBAD's sum of reconstruction and feature matching",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_egbad_cross_entropy_standardised",
         title="AUROC of EGBAD, cross-entropy, standardized",
         meaning="of EGBAD's sum with cross-entropy, each term standardized on normal training samples",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     MetricInfo(
         key="auroc_egbad_features_standardised",
         title="AUROC of EGBAD, features, standardized",
         meaning="of EGBAD's sum with feature matching, each term standardized likewise",
+        least=0.0,
+        most=1.0,
         better="higher",
     ),
     # ---- evaluate --what fid ----
@@ -292,15 +418,23 @@ _ROWS = (
         key="fid",
         title="FID",
         meaning="Fréchet Inception distance of decoder samples to the training images; biased by their number",
+        least=0.0,
+        needs_many=True,
         better="lower",
     ),
     MetricInfo(
         key="kid",
         title="KID",
         meaning="kernel Inception distance of the same; about 0 for a perfect model",
+        needs_many=True,
         better="lower",
     ),
-    MetricInfo(key="kid_std", title="KID, std", meaning="its population standard deviation over subsets"),
+    MetricInfo(
+        key="kid_std",
+        title="KID, std",
+        meaning="its population standard deviation over subsets",
+        least=0.0,
+    ),
 )
 
 METRICS: Mapping[str, MetricInfo] = {row.key: row for row in _ROWS}
@@ -308,6 +442,41 @@ METRICS: Mapping[str, MetricInfo] = {row.key: row for row in _ROWS}
 
 _FAMILIES = {"condition_kept_": "condition_kept", "condition_balanced_": "condition_balanced"}
 """How keys of one class or attribute begin (`condition_kept_NAME`), and the metric that they split up."""
+
+
+FEW_IMAGES = 1000
+"""With fewer images on a side, distances and shares of neighbors are marked: they are biased, and move by chance."""
+
+
+CAVEAT_KEYS = ("compared_images", "unseen_classes")
+"""Metrics that say how far others can be trusted: `metric_caveats` reads them."""
+
+
+def metric_bounds(key: str) -> tuple[float, float]:
+    """What a metric, a reference or a number of a family can be; infinite where nothing is known of it."""
+    whole = next((row.key for row in METRICS.values() if row.reference == key), key)
+    row = METRICS.get(family_of(whole) or whole)
+    return (-math.inf, math.inf) if row is None else row.bounds
+
+
+def metric_caveats(key: str, metrics: Mapping[str, float]) -> list[str]:
+    """What limits the value of a metric, in words to stand beside it: few images, classes that training lacks.
+
+    Args:
+        key: The metric, or a number of a family.
+        metrics: The evaluation that it is part of, whose `compared_images` and `unseen_classes` say so.
+    """
+    row = METRICS.get(family_of(key) or key)
+    if row is None:
+        return []
+    caveats = []
+    compared = metrics.get("compared_images", math.inf)
+    if row.needs_many and compared < FEW_IMAGES:
+        caveats.append(f"few samples ({compared:.0f})")
+    unseen = metrics.get("unseen_classes", 0)
+    if row.needs_classes and unseen:
+        caveats.append(f"{unseen:.0f} {'class' if unseen == 1 else 'classes'} not in training")
+    return caveats
 
 
 def reference_keys() -> list[str]:

@@ -25,6 +25,7 @@ from ali_dist.evaluation.interfaces import BidirectionalModel, LabelledArrays, M
 from ali_dist.evaluation.label_metrics import make_label_metrics
 from ali_dist.evaluation.latent import latent_match
 from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_distance, mean_squared_error
+from ali_dist.evaluation.sample_quality import SampleQuality
 from ali_dist.model.data_spec import DataSpec
 
 LEAST_SAMPLES = 2
@@ -84,7 +85,7 @@ class ImageEvaluator:
 
     What depends on the data alone (the classifier, its features of the training images, the raw-pixel probe) is made
     once, here: about 5 seconds on one core for digits. Without labels of one kind in both splits, metrics that need
-    them are left out.
+    them are left out; how good samples are is measured with and without labels.
 
     Args:
         train: Trains the classifier and gives the Fréchet reference and the probe's labels.
@@ -120,6 +121,15 @@ class ImageEvaluator:
         self._label_metrics = make_label_metrics(
             train, holdout, seed=seed, native_from_unit=native_from_unit, device=device
         )
+        self._sample_quality = SampleQuality.prepare(
+            train.x,
+            holdout.x,
+            samples=samples,
+            seed=seed,
+            features=None if self._label_metrics is None else self._label_metrics.features,
+            device=device,
+        )
+        self._compared_images = min(samples, len(train.x), len(holdout.x))
 
     def evaluate(self, model: BidirectionalModel) -> dict[str, float]:
         """Measure `model`: see `ModelEvaluator`."""
@@ -133,10 +143,13 @@ class ImageEvaluator:
             "reconstruction_mse_reference": self._mean_image_error,
             **latent_match(z_hat, self._seed),
             "sigma_mean": float(sigma.double().mean()),
+            "compared_images": float(self._compared_images),
         }
+        c_samples = None if c is None else draw_rows(c, self._samples, self._seed)
+        x_tilde = sample_decoder(model, self._samples, self._seed, self._device, c_samples)
+        if self._sample_quality is not None:
+            metrics |= self._sample_quality.measure(x_tilde)
         if self._label_metrics is not None:
-            c_samples = None if c is None else draw_rows(c, self._samples, self._seed)
-            x_tilde = sample_decoder(model, self._samples, self._seed, self._device, c_samples)
             metrics |= self._label_metrics.measure_images(x_tilde, c_samples, x_rec)
             metrics |= self._label_metrics.measure_model(model)
         return metrics

@@ -30,6 +30,9 @@ ImageMap = Callable[[Tensor], Tensor]
 class LabelMetrics(Protocol):
     """Metrics that need labels, prepared on one pair of splits."""
 
+    def features(self, x: Tensor) -> Tensor:
+        """Features [N, F] of images [N, C, H, W] by the classifier that the metrics rest on."""
+
     def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
         """Measure what a model has made.
 
@@ -114,7 +117,13 @@ class _ClassMetrics:
             "probe_raw_accuracy": probe.accuracy(native_from_unit),
             "label_entropy_reference": histogram_entropy(torch.bincount(train.y)),
         }
+        unseen = set(holdout.y.tolist()) - set(train.y.tolist())
+        if unseen:
+            constants["unseen_classes"] = float(len(unseen))
         return cls(classifier, reference, holdout, probe, seed, device, constants)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.classifier.features(x)
 
     def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None
@@ -171,6 +180,9 @@ class _AttributeMetrics:
             "classifier_accuracy": _agreement_share(classifier.detect_attributes(holdout.x), holdout.y > 0.5),
         }
         return cls(classifier, reference, holdout, constants)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.classifier.features(x)
 
     def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None

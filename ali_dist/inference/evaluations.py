@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from ali_dist.errors import InputError
 from ali_dist.evaluation.anomaly import one_vs_rest
 from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_batches, sample_decoder
 from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
-from ali_dist.evaluation.inception import inception_distances, load_inception
+from ali_dist.evaluation.inception import check_inception_available, inception_distances, read_weights
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.split_loading import load_labelled_arrays, megabytes_in_memory
 from ali_dist.evaluation.svm import DRAWS, LABELS, EmbeddedSplit, SvmResult, hold_out_rows, svm_protocol
@@ -159,7 +160,7 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 )
             results.append(evaluator.evaluate(run.model))
             advance(1)
-    return {key: MetricEstimate.from_values([metrics[key] for metrics in results]) for key in results[0]}
+    return {key: MetricEstimate.from_values([metrics[key] for metrics in results], key) for key in results[0]}
 
 
 def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
@@ -228,16 +229,24 @@ def evaluate_fid(request: EvaluationRequest, options: FidOptions) -> Estimates:
         raise InputError(
             f"--what fid is for images, but run {run.name!r} was trained on points: choose another --what."
         )
-    extractor = load_inception(options.inception_weights, device=request.device)
+    weights = Path(options.inception_weights)
+    read_weights(weights)  # a wrong file and a missing library are refused before anything is computed
+    check_inception_available()
     train = request.load_train()
     samples = request.count_samples(options.samples)
     c = conditions_from_labels(run.model, train.y)
     c_samples = None if c is None else draw_rows(c, samples, request.seed)
     x_tilde = sample_decoder(run.model, samples, request.seed, request.device, c_samples)
-    with show_progress("Inception", len(train.x) + len(x_tilde)) as advance:
-        real = extractor.features(run.space.native_from_unit(train.x), advance)
-        generated = extractor.features(run.space.native_from_unit(x_tilde), advance)
-    distances = inception_distances(real, generated, seed=request.seed)
+    with show_progress("Inception", len(train.x) + samples) as advance:
+        distances = inception_distances(
+            run.space.native_from_unit(x_tilde),
+            run.space.native_from_unit(train.x),
+            weights=weights,
+            seed=request.seed,
+            device=request.device,
+            on_images=advance,
+        )
+    distances["compared_images"] = float(min(len(train.x), samples))
     return {key: MetricEstimate(value) for key, value in distances.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ali_dist.evaluation.catalog import METRICS, MetricInfo, family_of, reference_keys
+from ali_dist.evaluation.catalog import METRICS, MetricInfo, family_of, metric_caveats, reference_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class MetricRow:
         key: The metric.
         title: Its name in words.
         value: Its value, formatted.
+        caveat: What limits it, such as few samples; empty where nothing is known to.
         reference: What it is held against, formatted; empty where there is nothing.
         text: What it is; empty for a metric without a row in the catalog.
     """
@@ -23,8 +24,14 @@ class MetricRow:
     key: str
     title: str
     value: str
+    caveat: str
     reference: str
     text: str
+
+    @property
+    def value_with_caveat(self) -> str:
+        """Its value, and what limits it behind."""
+        return f"{self.value}, {self.caveat}" if self.caveat else self.value
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
@@ -33,7 +40,14 @@ def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
     References have no line of their own: they stand beside the metric that is held against them.
     """
     rows = [
-        MetricRow(key, info.title, format_metric(key, metrics[key]), _format_reference(info, metrics), info.text)
+        MetricRow(
+            key,
+            info.title,
+            format_metric(key, metrics[key]),
+            _join_caveats(key, metrics),
+            _format_reference(info, metrics),
+            info.text,
+        )
         for key, info in METRICS.items()
         if key in metrics
     ]
@@ -60,7 +74,11 @@ def _row_beside_catalog(key: str, metrics: Mapping[str, float]) -> MetricRow:
     title = key if family is None else f"{METRICS[family].title}: {key.removeprefix(f'{family}_')}"
     reference = metrics.get(f"{key}_reference")
     beside = "" if family is None or reference is None else format_metric(key, reference)
-    return MetricRow(key, title, format_metric(key, metrics[key]), beside, "")
+    return MetricRow(key, title, format_metric(key, metrics[key]), _join_caveats(key, metrics), beside, "")
+
+
+def _join_caveats(key: str, metrics: Mapping[str, float]) -> str:
+    return ", ".join(metric_caveats(key, metrics))
 
 
 def _format_reference(info: MetricInfo, metrics: Mapping[str, float]) -> str:

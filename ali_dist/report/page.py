@@ -151,12 +151,16 @@ def _metric_table(metrics: Mapping[str, float], source: str) -> str:
     if not metrics:
         return note_html(source)
     rows = "".join(
-        f'<tr><th>{escape(row.title)}</th><td class="number">{escape(row.value)}</td>'
+        f'<tr><th>{escape(row.title)}</th><td class="number">{escape(row.value)}{_caveat_html(row.caveat)}</td>'
         f'<td>{escape(row.reference)}</td><td class="soft">{escape(row.text)}</td></tr>'
         for row in metric_rows(metrics)
     )
     header = "<thead><tr><th>metric</th><th>value</th><th>reference</th><th>meaning</th></tr></thead>"
     return f'{note_html(source)}<div class="scroll"><table class="metrics">{header}<tbody>{rows}</tbody></table></div>'
+
+
+def _caveat_html(caveat: str) -> str:
+    return f'<br><span class="soft">{escape(caveat)}</span>' if caveat else ""
 
 
 def _charts_html(run: RunReader) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Self
 
+from ali_dist.evaluation.catalog import metric_bounds
 from ali_dist.report.metric_rows import format_metric, metric_rows
 
 _REFERENCE_WIDTH = 34  # most characters of a line in the table's column of references
@@ -20,6 +21,8 @@ _STUDENT_T = [
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045),
 ]
 """97.5 % points of Student's t with 1, 2, ... degrees of freedom."""
+
+_LARGEST_LOGIT = 300.0
 
 MOST_SEEDS = len(_STUDENT_T) + 1
 """Draws that `MetricEstimate.from_values` knows an interval for."""
@@ -42,13 +45,36 @@ class MetricEstimate:
     values: tuple[float, ...] = ()
 
     @classmethod
-    def from_values(cls, values: Sequence[float]) -> Self:
-        """The mean of up to 30 independent draws, with Student's 95 % interval: mean ± t s / sqrt(n)."""
+    def from_values(cls, values: Sequence[float], key: str = "") -> Self:
+        """The mean of up to 30 independent draws of a metric, with a 95 % interval within what the metric can be.
+
+        It is Student's, mean ± t s / sqrt(n), and ends where the metric does. That of a metric with two ends, such as
+        a share, is taken on the scale of its logit (by the delta method) and brought back, so that it nears an end
+        without reaching it. Draws that are all equal have that one point for an interval.
+
+        Args:
+            values: The draws.
+            key: The metric, whose ends the catalog knows; empty: it has none.
+        """
         mean = statistics.fmean(values)
         if len(values) == 1:
             return cls(mean, values=tuple(values))
         reach = _STUDENT_T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-        return cls(mean, mean - reach, mean + reach, tuple(values))
+        low, high = _bounded_interval(mean, reach, *metric_bounds(key))
+        return cls(mean, low, high, tuple(values))
+
+
+def _bounded_interval(mean: float, reach: float, least: float, most: float) -> tuple[float, float]:
+    """The interval mean ± reach, kept within [least, most]: by its logit where both are finite, else cut off."""
+    if math.isinf(least) or math.isinf(most) or not least < mean < most or reach == 0:
+        return max(least, mean - reach), min(most, mean + reach)
+    share = (mean - least) / (most - least)
+    logit_reach = reach / (most - least) / (share * (1 - share))
+    # With odds o, the logit's neighbors at distance r are at o e^(-r) and o e^r; capped where exp would overflow.
+    factor = math.exp(min(logit_reach, _LARGEST_LOGIT))
+    odds = share / (1 - share)
+    low, high = odds / factor / (1 + odds / factor), odds * factor / (1 + odds * factor)
+    return least + (most - least) * low, least + (most - least) * high
 
 
 def print_table(estimates: Mapping[str, MetricEstimate], stream: IO[str] | None = None) -> None:
@@ -64,7 +90,7 @@ def print_table(estimates: Mapping[str, MetricEstimate], stream: IO[str] | None 
     rows = []
     for row in metric_rows({key: estimate.mean for key, estimate in estimates.items()}):
         interval = (_format_interval(row.key, estimates[row.key]),) if has_intervals else ()
-        rows.append((row.title, row.value, *interval, row.reference, row.text))
+        rows.append((row.title, row.value_with_caveat, *interval, row.reference, row.text))
     try:
         from rich.console import Console
         from rich.table import Table

@@ -1,14 +1,18 @@
 """evaluate: it measures what the run measured, with intervals; what cannot be measured is named."""
 
+import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ali_dist import encode, evaluate, generate
 from ali_dist.evaluation.catalog import is_known_key
-from ali_dist.report.tables import MetricEstimate
+from ali_dist.inference import evaluations
+from ali_dist.report.tables import MetricEstimate, print_table
 from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import CLASSES, SIDE
 from tests.unit.commands.conftest import read_arrays, refusal, succeed
@@ -46,6 +50,63 @@ def test_an_interval_is_student_s():
     estimate = MetricEstimate.from_values([2.0, 4.0, 6.0])
     assert estimate.high == pytest.approx(4 + 4.303 * 2 / 3**0.5)
     assert MetricEstimate.from_values([2.0]).low is None
+
+
+def test_fid_compares_samples_with_the_training_images_at_the_stored_size(plain, tmp_path, monkeypatch):
+    seen = {}
+
+    def distances(generated, real, **options):
+        seen.update(options, generated=generated, real=real)
+        return {"fid": 3.0, "kid": 0.1, "kid_std": 0.01}
+
+    monkeypatch.setattr(evaluations, "inception_distances", distances)
+    monkeypatch.setattr(evaluations, "check_inception_available", lambda: None)
+    torch.save({"any": torch.zeros(1)}, tmp_path / "w.pth")
+    words = ("--what", "fid", "--inception-weights", tmp_path / "w.pth", "--samples", 20, "--seed", 6)
+    metrics = evaluate_to_json(tmp_path, plain, *words)["metrics"]
+    assert metrics == {"fid": 3.0, "kid": 0.1, "kid_std": 0.01, "compared_images": 20.0}
+    assert (seen["seed"], seen["weights"]) == (6, tmp_path / "w.pth")
+    assert len(seen["generated"]) == 20 < len(seen["real"])
+    assert seen["generated"].shape[1:] == seen["real"].shape[1:] == (1, SIDE, SIDE)
+    assert float(seen["real"].min()) == pytest.approx(0, abs=0.01)
+    assert float(seen["real"].max()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0.99, 1.0), (0.9, 0.92), (0.0, 0.001), (0.0, 1.0), (*[0.0] * 29, 1.0), (0.5, 0.5), (1.0, 1.0), (0.0, 0.0, 0.0)],
+)
+def test_an_interval_of_a_share_stays_within_0_and_1_and_holds_the_mean(values):
+    estimate = MetricEstimate.from_values(values, "label_kept")
+    assert 0 <= estimate.low <= estimate.mean <= estimate.high <= 1
+    assert (estimate.low == estimate.high) == (len(set(values)) == 1)
+
+
+def test_the_interval_of_a_share_is_student_s_on_the_logit():
+    """0.9 and 0.92: s = 0.01414, so logit(0.91) ± 12.706 * 0.01 / (0.91 * 0.09); far from the ends it is Student's."""
+    estimate = MetricEstimate.from_values([0.9, 0.92], "label_kept")
+    middle, reach = math.log(0.91 / 0.09), 12.706 * 0.01 / (0.91 * 0.09)
+    assert estimate.low == pytest.approx(1 / (1 + math.exp(reach - middle)))
+    assert estimate.high == pytest.approx(1 / (1 + math.exp(-reach - middle)))
+    close, plain_one = (MetricEstimate.from_values([0.5, 0.5002], key) for key in ("label_kept", ""))
+    assert (close.low, close.high) == pytest.approx((plain_one.low, plain_one.high), abs=1e-6)
+
+
+def test_the_interval_of_a_distance_ends_at_0():
+    estimate = MetricEstimate.from_values([2.0, 4.0], "frechet")
+    assert estimate.low == 0
+    assert estimate.high == pytest.approx(3 + 12.706)
+    assert MetricEstimate.from_values([2.0, 4.0], "latent_mmd2").low == pytest.approx(3 - 12.706)
+
+
+def test_figures_of_few_samples_say_so_in_the_table(plain, capsys, tmp_path):
+    shown = evaluate_to_json(tmp_path, plain, "--samples", 30, "--metrics", "frechet")["metrics"]
+    count = shown["compared_images"]
+    assert 0 < count <= 30
+    assert f"few samples ({count:.0f})" in capsys.readouterr().out
+    stream = io.StringIO()
+    print_table({"swd": MetricEstimate(9.0), "compared_images": MetricEstimate(1000.0)}, stream)
+    assert "few samples" not in stream.getvalue()
 
 
 def test_the_svm_protocol_runs_on_mu_and_three_layers(plain, tmp_path):

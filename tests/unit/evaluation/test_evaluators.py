@@ -31,6 +31,8 @@ IMAGE_KEYS = {
     "latent_std_min",
     "latent_std_max",
     "sigma_mean",
+    "compared_images",
+    *(key + end for key in ("swd", "precision", "recall", "density", "coverage_real") for end in ("", "_reference")),
 }
 LABEL_KEYS = {
     "frechet",
@@ -125,6 +127,46 @@ def test_probe_reads_what_is_there_and_nothing_else() -> None:
 def test_without_labels_the_metrics_that_need_them_are_left_out() -> None:
     train, holdout = stripes(50, 0), stripes(20, 1, labelled=False)
     assert set(ImageEvaluator(train, holdout, samples=10, seed=0).evaluate(PixelModel())) == IMAGE_KEYS
+
+
+def test_without_labels_good_samples_are_told_from_noise_and_from_few() -> None:
+    """A model of the data, one that gives an image over and over, and one of noise."""
+    train, holdout = stripes(500, 0, labelled=False), stripes(300, 1, labelled=False)
+    pool = stripes(300, 2).x
+
+    class Sampler(PixelModel):
+        images = pool
+
+        def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+            rows = (z[:, 0].double() * 1e6).long() % len(self.images)
+            return self.images[rows]
+
+    evaluator = ImageEvaluator(train, holdout, samples=400, seed=0)
+    good, noise = evaluator.evaluate(Sampler()), evaluator.evaluate(PixelModel())
+    lone = Sampler()
+    lone.images = pool[:1]
+    single = evaluator.evaluate(lone)
+    assert good["compared_images"] == 300
+    assert good["swd"] < 2 * good["swd_reference"] < 0.2 * min(single["swd"], noise["swd"])
+    assert good["coverage_real"] > 0.6 > 0.1 > max(single["coverage_real"], noise["coverage_real"])
+    assert good["precision"] > 0.8 > noise["precision"]
+    assert single["recall"] == 0
+    assert good["coverage_real_reference"] == pytest.approx(1 - 2**-5, abs=0.03)
+
+
+def test_classes_of_the_holdout_split_that_training_lacks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "STEPS", 20)
+    train, holdout = stripes(200, 0), stripes(100, 1)
+    assert train.y is not None
+    kept = train.y < 2
+    part = LabelledArrays(train.x[kept], train.y[kept])
+    assert ImageEvaluator(part, holdout, samples=20, seed=0).evaluate(PixelModel())["unseen_classes"] == 2
+
+
+def test_with_too_few_images_for_neighbors_there_is_no_measure_of_samples() -> None:
+    metrics = ImageEvaluator(stripes(50, 0), stripes(5, 1, labelled=False), samples=10, seed=0).evaluate(PixelModel())
+    assert "swd" not in metrics
+    assert metrics["compared_images"] == 5
 
 
 def test_one_class_alone_has_no_metrics_of_classes() -> None:

@@ -50,6 +50,15 @@ def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
     assert html.count("data:image/png;base64,") == 1
 
 
+def test_figures_of_few_samples_and_of_unseen_classes_say_so(tmp_path: Path) -> None:
+    metrics = {"frechet": 21.34, "label_kept": 0.9, "sigma_mean": 0.1, "compared_images": 3.0, "unseen_classes": 2.0}
+    write_run(tmp_path, [], metrics=metrics)
+    cells = dict(re.findall(r'<tr><th>([^<]*)</th><td class="number">(.*?)</td>', page(tmp_path)))
+    assert "few samples (3)" in cells["Fréchet distance"]
+    assert "2 classes not in training" in cells["Label kept"]
+    assert cells["Mean σ(x)"] == "0.1"
+
+
 def test_each_condition_has_the_share_of_real_images_beside_it() -> None:
     metrics = {
         "condition_kept": 0.5,

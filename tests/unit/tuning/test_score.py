@@ -53,6 +53,42 @@ def test_round_trip_is_not_won_by_one_virtue_alone(gamed):
     assert metric.score(good | {"reconstruction_mse": 0.0, "latent_mmd2": -0.001}) == 1
 
 
+FACES = {
+    **{"reconstruction_mse": 0.02, "reconstruction_mse_reference": 0.08, "swd": 30.0, "swd_reference": 15.0},
+    **{"coverage_real": 0.7, "coverage_real_reference": 0.95},
+}
+
+
+@pytest.mark.parametrize(
+    "gamed",
+    [
+        FACES | {"reconstruction_mse": 0.001, "swd": 200.0, "coverage_real": 0.1},  # an autoencoder
+        FACES | {"reconstruction_mse": 0.08, "swd": 15.0},  # a generator without inference
+        FACES | {"coverage_real": 0.02},  # one mode
+        FACES | {"reconstruction_mse": 0.2},  # worse than the mean image
+    ],
+)
+def test_fidelity_without_labels_is_not_won_by_one_virtue_alone(gamed):
+    metric = find_score_metric("unlabelled_fidelity")
+    assert metric.is_better(metric.score(FACES), metric.score(gamed))
+
+
+def test_fidelity_without_labels_is_the_product_of_its_shares():
+    """(1 - 0.02 / 0.08) * 15 / 30 * 0.7 / 0.95; as good as real data is 1, and better is no further merit."""
+    score = find_score_metric("unlabelled_fidelity").score
+    assert score(FACES) == pytest.approx(0.75 * 0.5 * 0.7 / 0.95)
+    assert score(FACES | {"reconstruction_mse": 0.0, "swd": 15.0, "coverage_real": 0.95}) == 1
+    assert score(FACES | {"reconstruction_mse": 0.0, "swd": 0.0, "coverage_real": 1.0}) == 1
+    assert score(FACES | {"reconstruction_mse": 0.0, "swd": 0.0, "swd_reference": 0.0}) == 0
+
+
+def test_before_anything_is_covered_the_nearer_samples_are_better():
+    """Else ASHA would choose among zeros at its first rung."""
+    score = find_score_metric("unlabelled_fidelity").score
+    none = FACES | {"coverage_real": 0.0}
+    assert 0 < score(none | {"swd": 60.0}) < score(none) < score(FACES | {"coverage_real": 0.02})
+
+
 def test_samples_closer_than_real_images_are_no_further_merit():
     """Otherwise a decoder that repeats the training set would make up for any encoder."""
     score = find_score_metric("fidelity").score
@@ -69,6 +105,7 @@ def test_the_metrics_of_the_catalog_that_are_sweepable_can_be_chosen_with_their_
         "coverage",
         "fidelity",
         "round_trip",
+        "unlabelled_fidelity",
     }
     titles = {name: SCORE_METRICS[name].title for name in ("frechet", "label_kept", "reverse_kl", "latent_mmd2")}
     assert titles == {
@@ -120,6 +157,6 @@ def test_each_kind_of_data_has_its_metric_and_a_misspelt_one_is_refused():
     assert default_score_metric(mixture=True, classes=True, supervised=False) == "coverage"
     assert default_score_metric(mixture=False, classes=True, supervised=False) == "fidelity"
     assert default_score_metric(mixture=False, classes=True, supervised=True) == "semi_supervised_error"
-    assert default_score_metric(mixture=False, classes=False, supervised=False) == "round_trip"
+    assert default_score_metric(mixture=False, classes=False, supervised=False) == "unlabelled_fidelity"
     with pytest.raises(InputError, match="did you mean frechet"):
         find_score_metric("freche")

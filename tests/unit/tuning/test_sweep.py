@@ -7,16 +7,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.errors import InputError
+from tests.helpers.arrays import write_arrays
 from tests.helpers.processes import ROOT
 from tests.helpers.sweeps import make_record, small_plan, store_of, write_space
 from tuning.options import SweepOptions, make_plan, parse_arguments
 from tuning.score import SCORE_METRICS
 from tuning.spaces import space_names
-from tuning.sweep import main
+from tuning.sweep import main, open_sweep
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_tracker import TrialTracker
 
@@ -132,6 +134,26 @@ def test_a_plan_survives_its_file_and_resumes_only_as_itself(tmp_path):
         again.check_resumable_as(dataclasses.replace(plan, metric="right_mode"))
     with pytest.raises(InputError, match="another version"):
         SweepPlan.from_json({"format": 0}, "sweep.json")
+
+
+def test_a_sweep_goes_on_by_the_metric_it_was_begun_by(tmp_path):
+    """Images without labels were once compared by round_trip; a new sweep over them is not."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        write_arrays(tmp_path / "data" / split, rng.integers(0, 256, (12, 1, 16, 16), np.uint8), None)
+    settings = {
+        "data.url": str(tmp_path / "data"),
+        "data.source": "none",
+        "run.dir": str(tmp_path),
+        "run.name": "sweep",
+    }
+    plan = make_plan(SweepOptions(), settings)
+    assert open_sweep(plan, resume=False)[0].metric == "unlabelled_fidelity"
+    begun = dataclasses.replace(plan, metric="round_trip")
+    store_of(plan).put("sweep.json", json.dumps(begun.to_mapping()).encode())
+    assert open_sweep(plan, resume=True)[0].metric == "round_trip"
+    with pytest.raises(InputError, match="begun with metric 'round_trip', not 'swd'"):
+        open_sweep(dataclasses.replace(plan, metric="swd"), resume=True)
 
 
 def test_trial_0_is_the_preset_itself_and_each_trial_has_the_settings_it_is_given(tmp_path):
