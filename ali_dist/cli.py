@@ -85,7 +85,8 @@ class CommandParser(argparse.ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):
             return self._explain_unknown(unknown[1].partition("=")[0])
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
-            return f"{missing[1]} is missing"
+            names = missing[1].split(", ")
+            return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} missing"
         if concerned := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
             option, complaint = concerned.groups()
             if complaint == "expected one argument":
