@@ -8,7 +8,7 @@
     |-- StorageError (a RuntimeError)        1   the storage itself failed
     OSError with a remedy below              1   disk full, no permission, ...
     FloatingPointError                       1   a diverged model was evaluated
-    KeyboardInterrupt                      130   a second Ctrl-C
+    KeyboardInterrupt                      130   a second Ctrl-C (commands that save nothing: the first)
 
 Everything else is a mistake of ours, and its traceback is shown.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 1, 2, 75, 130
 _FREE = "free some space and run the same command again"
-_CHOOSE = "choose another place, or mend this one"
+_CHOOSE = "choose another folder, or fix this one"
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FREE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CHOOSE),

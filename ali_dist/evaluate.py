@@ -104,7 +104,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="A,B",
         help="show these alone, by the names they have in summary.json",
     )
-    own_options = parser.add_argument_group("options of one --what or another")
+    own_options = parser.add_argument_group("options of single evaluations")
     for option in _evaluation_options():
         option.add_to(own_options)
     data = parser.add_argument_group("data")
@@ -114,7 +114,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--memory-mb", type=whole_number_type(1), help="largest split held in memory; default: as in the run"
     )
     parser.add_argument_group("files").add_argument(
-        "--json", type=parse_path, metavar="FILE", help="write everything there, too"
+        "--json", type=parse_path, metavar="FILE", help="also write the results as JSON to FILE"
     )
     return parser.parse_args(argv)
 

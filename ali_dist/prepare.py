@@ -85,7 +85,7 @@ def _make_parser() -> CommandParser:
                 metavar=option.metavar,
                 help=text,
             )
-    parser.add_argument("--verify", action="store_true", help="then read everything again and check it")
+    parser.add_argument("--verify", action="store_true", help="after writing, read everything back and check it")
     parser.add_argument("--endpoint-url", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
     return parser
 

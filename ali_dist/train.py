@@ -3,7 +3,8 @@
 With no arguments, it trains on scikit-learn's digits, in this process, on the GPU if there is one. The same command
 continues a run that was interrupted. `--scale.workers 2` trains on two Ray workers; `s3://` URLs stream from S3.
 
-Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped on request with a checkpoint saved.
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped on request with a checkpoint saved, 130 interrupted by a second
+Ctrl-C.
 """
 
 from __future__ import annotations

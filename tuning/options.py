@@ -88,7 +88,7 @@ def _make_parser() -> CommandParser:
         "--scheduler",
         choices=get_args(Scheduler),
         default="asha",
-        help="asha: stop trials early that are behind, on images seen (asha)",
+        help="asha: stop the worse trials early (asha)",
     )
     parser.add_argument(
         "--sweep-seed", metavar="N", type=whole_number_type(0), default=0, help="seed of the choice of settings (0)"

@@ -20,7 +20,7 @@ class DataConfig:
     split: str = setting("train", "split that is trained on")
     holdout: str = setting("test", "split that evaluation uses")
     image_size: int | None = setting(
-        None, "the architecture's own side, to have images of other sizes resized to it; none: they must fit"
+        None, "resize images to this side, which must be the architecture's; none: sizes must match"
     )
     global_batch_size: int = setting(64, "real images per update, over all workers")
     lanes: int | None = setting(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
@@ -69,7 +69,9 @@ class DataConfig:
 class ModelConfig:
     """The three networks."""
 
-    architecture: str = setting("digits", "layer tables to build: a name in ali_dist/model/architectures")
+    architecture: str = setting(
+        "digits", "architecture of the networks, such as digits, cifar10 or rgb32; an unknown name lists all"
+    )
     latent_size: int = setting(16, "number of latent variables n_z")
     encoder: Literal["gaussian", "deterministic", "implicit"] = setting(
         "gaussian", "gaussian: reparametrized q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
@@ -108,7 +110,9 @@ class ObjectiveConfig:
         "nonsaturating", "nonsaturating: V' (paper); minimax: V; relativistic: paired logits; hinge"
     )
     update: Literal["auto", "scaled", "penalised", "coupled", "alternating"] = setting(
-        "auto", "how gradients are taken; auto picks the cheapest exact simultaneous way"
+        "auto",
+        "update rule: scaled, coupled and penalised are exact where they apply, alternating is for comparison; "
+        "auto takes the first exact one",
     )
     r1: float = setting(0.0, "weight of the gradient penalty on encoder pairs")
     r2: float = setting(0.0, "weight of the gradient penalty on decoder pairs")
@@ -126,7 +130,7 @@ class ObjectiveConfig:
     )
     entropy: float = setting(0.0, "weight of the entropy of the classes that D gives unlabelled data; 0 in the paper")
     balance: float = setting(
-        0.0, "weight of how unevenly D gives the classes to unlabelled data, which are taken to have all alike; 0: off"
+        0.0, "weight of a penalty on uneven classes of unlabelled data, assuming that all are equally frequent; 0: off"
     )
 
     def __post_init__(self) -> None:

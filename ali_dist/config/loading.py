@@ -103,7 +103,7 @@ def _parse_number(value: Any) -> int | float:
 
 
 def _parse_as(kind: Any, value: Any) -> Any:
-    """`value` as one of the types that `_options` gives.
+    """`value` as one of the types that `_allowed_types` gives.
 
     Raises:
         TypeError, ValueError, OverflowError: it is not of that type.
@@ -174,7 +174,7 @@ def preset_names() -> list[str]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """YAML whose values all stay text, for `_parse` to read as it reads the command line.
+    """YAML whose values all stay text, for `_parse_value` to read as it reads the command line.
 
     YAML 1.1's own guesses are traps here: 3e-4 is text to it, and the worker range 1:4 is the number 64.
     """

@@ -99,7 +99,7 @@ class DataOrder:
 
     @property
     def dropped_per_epoch(self) -> int:
-        """N mod B, the number of samples that an epoch leaves out; they are others in every epoch."""
+        """N mod B, the number of samples that an epoch leaves out; a different set in every epoch."""
         return self.num_samples % self.global_batch_size
 
     @property

@@ -1,7 +1,7 @@
-"""The adversarial games, from logits.
+"""The loss functions of the game, from logits.
 
 d_q [B]: logits of encoder pairs (x, z_hat), the "real" side; d_p [B]: logits of decoder pairs (x_tilde, z).
-Losses are per pair, in nats (hinge: in logits). The discriminator minimises `d_loss`, encoder and decoder `g_loss`.
+Losses are per pair, in nats (hinge: in logits). The discriminator minimizes `d_loss`, encoder and decoder `g_loss`.
 The two terms of a loss are summed, not averaged.
 """
 
@@ -23,7 +23,7 @@ EXPONENT_LIMIT = 30.0  # beyond it the discriminator's gradient has left the ran
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One game.
+    """A loss for each player, with what update rules need of them.
 
     Attributes:
         d_loss: [B] loss of the discriminator.

@@ -1,4 +1,4 @@
-"""Encoder, decoder and joint discriminator, built from the layer architecture.
+"""Encoder, decoder and joint discriminator, built from the layer tables of an architecture.
 
 B: batch, n_z: latent size, n_emb: size of a condition's embedding e. z is [B, n_z] at every interface; inside
 convolutional stacks it is [B, n_z, 1, 1].
@@ -138,7 +138,7 @@ class Encoder(nn.Module):
         return mu + log_sigma.exp() * epsilon, mu, log_sigma
 
     def hidden(self, x: Tensor, count: int, *, before_activation: bool = False) -> list[Tensor]:
-        """Outputs of the last `count` hidden layers, [B, ...] each; see `Stack.hidden`."""
+        """Outputs of the last `count` hidden layers, [B, ...] each; see `LayerStack.hidden`."""
         if self.kind == "implicit":
             x = torch.cat([x, x.new_zeros(len(x), self.latent_size)], dim=1)
         return self.stack.hidden(x, count, before_activation=before_activation)

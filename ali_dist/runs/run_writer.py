@@ -24,9 +24,15 @@ class RunWriter:
         self.path = Path(self._scratch.name if self._scratch else store.url)
         self._published: dict[str, tuple[int, int]] = {}  # modification time and size of each file, by key
         (self.path / "images").mkdir(parents=True, exist_ok=True)
-        if self._is_remote and store.stat("metrics.jsonl"):
-            (self.path / "metrics.jsonl").write_bytes(store.get("metrics.jsonl"))
         self._trackers = [open_tracker(self.path) for open_tracker in TRACKERS.values()]
+        if self._is_remote:
+            self._fetch([name for tracker in self._trackers for name in tracker.appended_files])
+
+    def _fetch(self, names: list[str]) -> None:
+        """Bring files of an earlier start here, so that they can be appended to."""
+        for name in names:
+            if self.store.stat(name):
+                (self.path / name).write_bytes(self.store.get(name))
 
     def read_json(self, name: str) -> Record | None:
         """A JSON file of the run; None if there is none."""

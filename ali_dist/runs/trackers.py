@@ -18,7 +18,14 @@ Record = dict[str, Any]
 
 
 class Tracker(Protocol):
-    """Takes what a run has to tell while it trains."""
+    """Takes what a run has to tell while it trains.
+
+    Attributes:
+        appended_files: Files of the run that the tracker appends to. A run in an object store fetches them before it
+            goes on.
+    """
+
+    appended_files: tuple[str, ...]
 
     def forget_after(self, images: int) -> None:
         """Drop what was recorded beyond so many images: training goes on from there and records it again."""
@@ -42,6 +49,8 @@ class JsonLinesTracker:
     Args:
         folder: The run's folder.
     """
+
+    appended_files: tuple[str, ...] = ("metrics.jsonl",)
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
@@ -80,6 +89,8 @@ class TensorBoardTracker:
     Args:
         folder: The run's folder.
     """
+
+    appended_files: tuple[str, ...] = ()  # each start of a run writes a file of its own
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "tensorboard"

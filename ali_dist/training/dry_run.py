@@ -51,6 +51,8 @@ def _open_data_if_there(config: Config) -> tuple[RunData | None, str]:
     try:
         return open_run_data(config), ""
     except InputError as refusal:
+        if config.data.source is not None:
+            return None, f"training writes them (data.source is {config.data.source!r})"
         return None, str(refusal)
 
 

@@ -29,18 +29,18 @@ class TrainingRun:
     """What the loop works with on this rank.
 
     Attributes:
-        config: Of the run.
+        config: The config of the run.
         context: Which rank this is, and who may stop it.
         data: The training split, and the one that is held out.
         rows: This rank's rows of a global batch.
         state: The networks and how they move.
         labelled: The labelled data, where D classifies.
         reporter: Writes and shows; rank 0 alone has one.
-        checkpoints: Of the run.
+        checkpoints: The checkpoints of the run.
         progress: How far the run is.
         meter: Losses and speed since the last record.
         batches: This rank's batches; there once training has started.
-        started: Clock of `time.monotonic` at which this start of the run began.
+        started: The value of `time.monotonic` when set-up was done.
     """
 
     config: Config
@@ -96,7 +96,7 @@ class TrainingRun:
         self.meter.start(self.progress.images, self.batches.wait_seconds)
 
     def seconds(self) -> float:
-        """Training time so far, over all starts of the run."""
+        """Wall time since set-up, over all starts of the run."""
         return self.progress.seconds + time.monotonic() - self.started
 
     def position(self) -> Record:

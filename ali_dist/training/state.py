@@ -87,8 +87,8 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
     """Networks, optimizer and update for one rank; identical on every rank. Collective.
 
     Args:
-        config: Of the run.
-        index: Of the training split.
+        config: The config of the run.
+        index: The index of the training split.
         device: Where this rank computes.
         world: The ranks.
 

@@ -8,8 +8,8 @@ Algorithm 1, for a global batch of B:
     (5) the gradient of d_loss for theta_d and of g_loss for theta_g, both at the same parameters;
     (6) update both.
 
-(1) belongs to the loop, so that world size does not change it. (2) to (4) are the methods below, which an update rule
-(`update_rules.py`) puts together: the rules differ in how they compute (5) from as little work as possible.
+(1) lies in `train_batches.py`, so that world size does not change it. (2) to (4) are the methods below, which an update
+rule (`update_rules.py`) puts together: the rules differ in how they compute (5) from as little work as possible.
 
 Losses are means over the global batch. A rank's part is summed and weighted with world_size / B, because
 DistributedDataParallel averages over ranks; ranks may hold different numbers of samples.

@@ -7,8 +7,8 @@ alternating  Updates D, runs a second forward pass, then updates E and G: not th
 inverse      No game: the encoder alone learns to invert a decoder.
 
 The first three are exact: they give both players the gradients of two separate backward passes at the same parameters.
-Each says in `why_not` where it is not exact, so that a choice is refused with the reason, and `auto` takes the first
-rule that is exact. Equations (1) to (6) are those of `step.py`.
+Each of them says in `why_not` where it is not exact, so that a choice is refused with the reason, and `auto` takes the
+first one that is exact. Steps (1) to (6) are those of `step.py`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ class UpdateRule:
     Attributes:
         name: As in `objective.update`.
         gradients: Leaves the gradients of both players in their parameters, and says what is reported.
-        why_not: None where the rule is exact; else the sentence that refuses it.
+        why_not: None where a user may choose the rule; else the sentence that refuses it. For the rules of
+            `AUTOMATIC_RULES`, None means that they are exact.
         backward_passes: 1 takes one DDP wrapper around ALI, more take one for each network.
-        reuses_discriminator_graph: Whether D's graph is differentiated twice, which compiled code cannot be.
+        reuses_discriminator_graph: Whether D's graph is used or differentiated twice, which compiled code cannot be.
+            With a gradient penalty, D is never compiled, whatever the rule.
     """
 
     name: str
@@ -78,8 +80,9 @@ def choose_update_rule(choice: str, situation: Situation) -> UpdateRule:
     """
     if situation.objective.game == "inverse":
         return UPDATE_RULES["inverse"]  # there is no D whose gradients could be taken in another way
+    candidates = AUTOMATIC_RULES if choice == "auto" else (choice,)
     refusal = None
-    for name in AUTOMATIC_RULES if choice == "auto" else (choice,):
+    for name in candidates:
         rule = UPDATE_RULES[name]
         refusal = rule.why_not(situation)
         if refusal is None:
@@ -113,8 +116,8 @@ def _why_not_scaled(situation: Situation) -> str | None:
     for name in ("entropy", "balance"):
         if value := getattr(objective, name):
             return (
-                f"objective.update is 'scaled', but objective.{name} is {value:g}, a loss of D that is not of the "
-                f"game: use 'auto' or 'coupled'."
+                f"objective.update is 'scaled', but objective.{name} is {value:g}, a term of D's loss that the "
+                f"generators' loss lacks: use 'auto' or 'coupled'."
             )
     if objective.unary:
         return _unary_refusal("scaled")

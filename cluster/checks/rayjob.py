@@ -60,7 +60,7 @@ def _check_name(document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _check_lifetime(spec: Mapping[str, Any]) -> Iterator[Finding]:
-    """The job starts something, and nothing of it stays for ever."""
+    """The job starts something, and nothing of it stays forever."""
     if not spec.get("entrypoint") and spec.get("submissionMode") != "InteractiveMode":
         fix = "write python -m ali_dist.train ..."
         yield Finding.wrong_value("spec.entrypoint", None, "the job has to run something", fix)
@@ -70,7 +70,7 @@ def _check_lifetime(spec: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding.wrong_value("spec.shutdownAfterJobFinishes", shutdown, expected, "write true")
     for name in ("activeDeadlineSeconds", "ttlSecondsAfterFinished"):
         if not spec.get(name):
-            expected = "a job that hangs, or a cluster after its job, would stay for ever"
+            expected = "a job that hangs, or a cluster after its job, would stay forever"
             yield Finding.wrong_value(f"spec.{name}", spec.get(name), expected, "write a number of seconds above 0")
 
 

@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 INDEX_KEY = "index.json"
 ENCODINGS = ("raw", "png", "jpg", "npy")
 DTYPES = ("uint8", "float32")
-PREPARE_HINT = "write it with `python -m ali_dist.prepare SOURCE OUT`"
+PREPARE_HINT = "write them with `python -m ali_dist.prepare SOURCE OUT`"
 
 
 @dataclass(frozen=True, slots=True)
