@@ -56,7 +56,7 @@ def resources_for_trial(
         device: `scale.device`: auto, cpu or cuda.
 
     Raises:
-        InputError: The two options contradict each other or the device.
+        InputError: The options contradict each other or the device, or the number of GPUs is not possible.
     """
     check_trial_options(gpus_per_trial, workers_per_trial)
     if device == "cpu" and gpus_per_trial:
@@ -69,19 +69,19 @@ def resources_for_trial(
         return TrialResources(workers_per_trial or 1, cpus_per_worker, 0.0)
     if gpus_per_trial is None or gpus_per_trial <= 1:
         return TrialResources(workers_per_trial or 1, cpus_per_worker, gpus_per_trial or 1.0)
-    if gpus_per_trial != int(gpus_per_trial):
-        raise InputError(f"--gpus-per-trial is {gpus_per_trial:g}, but above 1 it must be a whole number.")
     return TrialResources(int(gpus_per_trial), cpus_per_worker, 1.0)
 
 
 def check_trial_options(gpus_per_trial: float | None, workers_per_trial: int | None) -> None:
-    """Refuse the two options that say how large a trial is, if both are given.
+    """Refuse what no cluster could make of the two options that say how large a trial is.
 
     Raises:
-        InputError: Both are given.
+        InputError: Both are given, or a number of GPUs above 1 that is not whole.
     """
     if gpus_per_trial is not None and workers_per_trial is not None:
         raise InputError("--gpus-per-trial and --workers-per-trial are two ways to say it: give one of them.")
+    if gpus_per_trial is not None and gpus_per_trial > 1 and gpus_per_trial != int(gpus_per_trial):
+        raise InputError(f"--gpus-per-trial is {gpus_per_trial:g}, but above 1 it must be a whole number.")
 
 
 def count_trials_at_once(nodes: Sequence[Resources], resources: TrialResources, trials: int) -> int:

@@ -167,12 +167,16 @@ def area_under_roc(scores: Array, is_anomaly: NDArray[np.bool_]) -> float:
 
     It is the Mann-Whitney statistic: (sum of the anomalies' ranks - a (a + 1) / 2) / (a n), for a anomalies and n
     normal samples. Source: Hanley and McNeil, Radiology 143 (1982).
+
+    Raises:
+        ValueError: All samples are of one kind.
     """
     _, groups, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[groups]  # equal scores share the mean of their ranks, from 1
     anomalies = int(is_anomaly.sum())
     normals = len(scores) - anomalies
-    assert anomalies and normals, "the area needs samples of both kinds"
+    if not anomalies or not normals:
+        raise ValueError("The area needs samples of both kinds.")
     return float((ranks[is_anomaly].sum() - anomalies * (anomalies + 1) / 2) / (anomalies * normals))
 
 

@@ -34,9 +34,13 @@ def condition_kept(
         For attributes also condition_balanced and condition_balanced_<name>: the mean of the shares among samples
             with and among samples without the attribute (of the one that occurs, if only one does), where ignoring
             the condition gets 0.5 however rare the attribute is.
+
+    Raises:
+        ValueError: `c` does not fit the images or the names.
     """
     names = names or [str(number) for number in range(c.shape[1])]
-    assert c.shape == (len(x_tilde), len(names)), f"conditions {tuple(c.shape)} for {len(names)} names"
+    if c.shape != (len(x_tilde), len(names)):
+        raise ValueError(f"Conditions must be [{len(x_tilde)}, {len(names)}], not {tuple(c.shape)}.")
     if isinstance(classifier, Classifier):
         return _class_shares(classifier.classify(classifier.features(x_tilde)), c.argmax(dim=1), names)
     return _attribute_shares(classifier.detect_attributes(x_tilde), c > 0.5, names)

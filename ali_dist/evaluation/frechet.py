@@ -28,8 +28,13 @@ class Gaussian:
 
     @classmethod
     def fit(cls, features: Tensor) -> Self:
-        """Take the moments of `features` [N, F], N >= 2."""
-        assert features.ndim == 2 and len(features) >= 2, f"needs [N >= 2, F], got {tuple(features.shape)}"
+        """Take the moments of `features` [N, F], N >= 2.
+
+        Raises:
+            ValueError: They have another shape.
+        """
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"Features must be [N >= 2, F], not {tuple(features.shape)}.")
         values = features.double().numpy()
         return cls(values.mean(axis=0), np.atleast_2d(np.cov(values, rowvar=False)))
 
@@ -51,9 +56,13 @@ def scaled_frechet_distance(features: Tensor, reference: Gaussian) -> float:
 
     How large a classifier's features are is an accident of its training; without the scaling, two classifiers that
     agree on every label can give distances that differ tenfold.
+
+    Raises:
+        ValueError: The reference features are all alike.
     """
     total = float(np.trace(reference.covariance))
-    assert total > 0, "the reference features do not vary"
+    if total <= 0:
+        raise ValueError("The reference features do not vary: no distance can be scaled by them.")
     return frechet_distance(Gaussian.fit(features), reference) * REFERENCE_VARIANCE / total
 
 

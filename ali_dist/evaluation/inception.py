@@ -105,7 +105,8 @@ class _PngLevels(Dataset[Tensor]):
     """Images as torch-fidelity takes them: uint8 [3, H, W]."""
 
     def __init__(self, x: Tensor, on_images: Callable[[int], None]) -> None:
-        assert x.ndim == 4 and x.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {tuple(x.shape)}"
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f"Images must be [N, 1 or 3, H, W], not {tuple(x.shape)}.")
         self._x = x
         self._on_images = on_images
         self._read = 0

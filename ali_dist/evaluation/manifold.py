@@ -46,8 +46,13 @@ class RealManifold:
 
     @classmethod
     def fit(cls, points: Tensor) -> Self:
-        """Take the manifold of `points` [N, F], N from 6 to 2,000."""
-        assert points.ndim == 2 and FEWEST <= len(points) <= MOST, f"needs [6 to {MOST}, F], got {tuple(points.shape)}"
+        """Take the manifold of `points` [N, F], N from 6 to 2,000.
+
+        Raises:
+            ValueError: They have another shape.
+        """
+        if points.ndim != 2 or not FEWEST <= len(points) <= MOST:
+            raise ValueError(f"Points must be [{FEWEST} to {MOST}, F], not {tuple(points.shape)}.")
         return cls(points, _neighbor_radii(points))
 
     def measure(self, generated: Tensor) -> dict[str, float]:

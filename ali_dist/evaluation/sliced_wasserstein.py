@@ -74,8 +74,12 @@ class SlicedWasserstein:
         """Prepare the comparison with `real` [N, C, H, W] in [0, 1], H and W >= 7; `seed` draws places and directions.
 
         The distance is biased by the number of images (fewer: larger), so only figures of equal numbers compare.
+
+        Raises:
+            ValueError: The images have another shape, or fewer than 7 pixels a side.
         """
-        assert real.ndim == 4 and min(real.shape[2:]) >= PATCH, f"images must be [N, C, >= 7, >= 7]: {real.shape}"
+        if real.ndim != 4 or min(real.shape[2:]) < PATCH:
+            raise ValueError(f"Images must be [N, C, H, W] of at least {PATCH} pixels a side, not {tuple(real.shape)}.")
         draws = make_generator(seed, "sliced Wasserstein distance")
         return cls(len(real), tuple(_prepare_level(level, draws) for level in laplacian_pyramid(real)))
 
@@ -84,8 +88,12 @@ class SlicedWasserstein:
 
         Returns:
             In thousandths of the real patches' standard deviation, at least 0.
+
+        Raises:
+            ValueError: There are more or fewer images than real ones.
         """
-        assert len(x) == self.count, f"{len(x)} images cannot be compared with {self.count}: give as many"
+        if len(x) != self.count:
+            raise ValueError(f"{len(x)} images cannot be compared with {self.count}: give as many.")
         pairs = zip(self.levels, laplacian_pyramid(x), strict=True)
         return [_level_distance(real, level) for real, level in pairs]
 

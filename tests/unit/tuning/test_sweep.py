@@ -49,6 +49,7 @@ def refusal_of(capsys, *arguments: str) -> str:
         (["digits"], "'digits' was not expected"),
         (["--time-budget", "soon"], "such as 90s"),
         (["--gpus-per-trial", "1", "--workers-per-trial", "2"], "give one of them"),
+        (["--gpus-per-trial", "1.5"], "must be a whole number"),
         (["--scale.workers", "2"], "--workers-per-trial"),
         (["--report.evaluation", "none"], "compares evaluations"),
         (["--search", "grid", "--trials", "3"], "= 243 trials"),
