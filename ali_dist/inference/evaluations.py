@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,15 +20,18 @@ from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_ba
 from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
 from ali_dist.evaluation.inception import inception_distances, load_inception
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.split_loading import load_labelled_arrays, megabytes_in_memory
+from ali_dist.evaluation.monitor import EvaluationMonitor
+from ali_dist.evaluation.reference_cache import ReferenceCache
+from ali_dist.evaluation.split_loading import count_samples, describe_samples, load_evaluation_arrays
 from ali_dist.evaluation.svm import DRAWS, LABELS, EmbeddedSplit, SvmResult, hold_out_rows, svm_protocol
 from ali_dist.inference.conditions import find_class
 from ali_dist.inference.features import compute_features
 from ali_dist.inference.load import LoadedRun
 from ali_dist.inference.samples import conditions_for_samples
 from ali_dist.report.tables import MOST_SEEDS, MetricEstimate
-from ali_dist.report.terminal import show_progress
+from ali_dist.report.terminal import show_progress, show_progress_bars
 from ali_dist.runs.datasets import DataSplit
+from ali_dist.storage import is_local
 
 Estimates = dict[str, MetricEstimate]
 Options = TypeVar("Options")
@@ -96,8 +99,11 @@ class EvaluationRequest:
         open_train: Opens the training split.
         holdout: The split that is measured on.
         seed: Seed of the (first) evaluation.
-        memory_mb: Megabytes that a split may take.
+        memory_mb: Megabytes that a split may take; of a larger one a sample is used.
         device: Where the model is.
+        open_split: Opens the first that the data have of some splits, by name; None: there are no others.
+        notes: Sentences that stand beside the metrics; an evaluation adds to them.
+        samples: What of which split was used; an evaluation adds to it.
     """
 
     run: LoadedRun
@@ -106,42 +112,42 @@ class EvaluationRequest:
     seed: int
     memory_mb: int
     device: torch.device
+    open_split: Callable[[Sequence[str]], DataSplit] | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    samples: dict[str, dict[str, str | int]] = dataclasses.field(default_factory=dict)
 
-    def load_train(self) -> LabelledArrays:
+    def load_train(self, monitor: EvaluationMonitor | None = None) -> LabelledArrays:
         """Load the training split; see `load_holdout`."""
-        return self._load_split(self.open_train())
+        return self._load_split("train", self.open_train(), monitor)
 
-    def load_holdout(self) -> LabelledArrays:
-        """Load a whole split, at the size the model works at.
+    def load_holdout(self, monitor: EvaluationMonitor | None = None) -> LabelledArrays:
+        """Load a split, at the size the model works at: whole where it fits, else a sample; `samples` says so.
 
         Raises:
-            InputError: It is too large or damaged, or lacks the labels that the model needs.
+            InputError: It is damaged, or lacks the labels that the model needs.
         """
-        return self._load_split(self.holdout)
+        return self._load_split("holdout", self.holdout, monitor)
 
     def count_samples(self, samples: int | None) -> int:
         """Decoder samples to draw: those asked for, else as many as the run's own setting says."""
         return samples or self.run.config.report.evaluation_samples
 
-    def _load_split(self, split: DataSplit) -> LabelledArrays:
-        megabytes = megabytes_in_memory(split.index, self.run.space)
-        if megabytes > self.memory_mb:
-            raise InputError(
-                f"{split.store.url} would take {megabytes:,.0f} MB of memory, but {self.memory_mb:,} are allowed: "
-                "raise --memory-mb, or give a smaller data set by --data."
-            )
-        arrays = load_labelled_arrays(split.store, split.index, self.run.space)
+    def _load_split(self, purpose: str, split: DataSplit, monitor: EvaluationMonitor | None) -> LabelledArrays:
+        arrays = load_evaluation_arrays(split.store, split.index, self.run.space, self.memory_mb, monitor=monitor)
         conditions_for_samples(self.run, split, arrays.y)  # refuses labels that do not fit the model
+        self.samples[purpose] = count_samples(arrays)
         return arrays
 
 
 def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) -> Estimates:
     """Measure the run's own metrics; with several seeds, classifiers, draws and labels differ from one to the next."""
     run = request.run
-    load_train = functools.cache(request.load_train)
-    load_holdout = functools.cache(request.load_holdout)
     results = []
-    with show_progress("Evaluating", options.seeds) as advance:
+    with show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        load_train = functools.cache(lambda: request.load_train(monitor))
+        load_holdout = functools.cache(lambda: request.load_holdout(monitor))
+        advance = monitor.start("Evaluating", options.seeds)
         for seed in range(request.seed, request.seed + options.seeds):
             evaluator = make_evaluator(
                 run.spec,
@@ -151,6 +157,8 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 seed=seed,
                 native_from_unit=run.space.native_from_unit,
                 device=request.device,
+                monitor=monitor,
+                cache=_reference_cache(request),
             )
             if evaluator is None:
                 raise InputError(
@@ -159,7 +167,15 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 )
             results.append(evaluator.evaluate(run.model))
             advance(1)
+    request.notes.append(describe_samples(load_train() if "train" in request.samples else None, load_holdout()))
+    request.notes.extend(monitor.notes)
     return {key: MetricEstimate.from_values([metrics[key] for metrics in results]) for key in results[0]}
+
+
+def _reference_cache(request: EvaluationRequest) -> ReferenceCache:
+    """Keep references beside the training data where they lie in a folder of this machine; else with the run."""
+    data_store = request.open_train().store
+    return ReferenceCache([data_store, request.run.store] if is_local(data_store.url) else [request.run.store])
 
 
 def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:

@@ -84,11 +84,22 @@ def test_an_evaluation_that_cannot_be_made_ends_with_one_sentence(words, names, 
         assert name in sentence
 
 
-def test_data_larger_than_memory_allows_are_refused(plain, folder, capsys):
+def test_of_data_larger_than_memory_allows_a_sample_is_measured_and_said(plain, folder, tmp_path, capsys):
+    """2 MB are 1953 images at 16x16: every metric is there, and how many images each came from."""
     large = folder / "large"
-    for split in ("train", "test"):
-        write_arrays(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
-    assert "--memory-mb" in refusal(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2500), ("test", 2100)):
+        write_arrays(
+            large / split, rng.integers(0, 256, (count, 1, SIDE, SIDE), dtype=np.uint8), np.arange(count) % 4,
+            per_shard=500, classes=CLASSES,
+        )  # fmt: skip
+    result = evaluate_to_json(tmp_path, plain, "--data", large, "--memory-mb", 2)
+    assert set(result["metrics"]) == set(json.loads((Path(plain) / "summary.json").read_text())["metrics"])
+    assert result["samples"] == {
+        "train": {"split": "train", "samples": 1953, "of": 2500},
+        "holdout": {"split": "test", "samples": 1953, "of": 2100},
+    }
+    assert "1,953 of 2,100 samples of test" in capsys.readouterr().out
 
 
 def test_conditional_models_are_measured_under_the_holdout_s_conditions(by_class, by_attributes, tmp_path):
