@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -79,10 +79,11 @@ def load_labelled_arrays(store: Store, index: Index, space: DataSpace) -> Labell
     Raises:
         InputError: The index does not match its shards, or a sample is damaged.
     """
-    x, y = load_arrays(store, index)
-    return LabelledArrays(
-        space.unit_from_stored(x), y, index.spec.label_names, _split_name(store), None, _identity(index, space, "all")
-    )
+    stored, y = load_arrays(store, index)
+    x = torch.empty(len(stored), *space.model_shape)
+    for start in range(0, len(stored), _ROWS_AT_ONCE):  # what comes between stored and unit range exists in parts
+        x[start : start + _ROWS_AT_ONCE] = space.unit_from_stored(stored[start : start + _ROWS_AT_ONCE])
+    return LabelledArrays(x, y, index.spec.label_names, _split_name(store), None, _identity(index, space, "all"))
 
 
 def load_evaluation_arrays(
@@ -152,14 +153,14 @@ def load_rows(
     return LabelledArrays(x, y, index.spec.label_names, name, None)
 
 
-def describe_samples(train: LabelledArrays | None, holdout: LabelledArrays) -> str:
-    """One sentence on how many samples an evaluation uses of which split."""
-    measured = f"Measured on {_count(holdout)}"
-    if train is None:
+def describe_samples(samples: Mapping[str, Mapping[str, str | int]]) -> str:
+    """One sentence on how many samples an evaluation uses: `count_samples` of `holdout` and, where used, of `train`."""
+    measured = f"Measured on {_describe_count(samples['holdout'])}"
+    if "train" not in samples:
         return f"{measured}."
     return (
         f"{measured}; the classifier, the Fréchet reference, the probes' labels and the mean image are from "
-        f"{_count(train)}."
+        f"{_describe_count(samples['train'])}."
     )
 
 
@@ -168,9 +169,9 @@ def count_samples(arrays: LabelledArrays) -> dict[str, str | int]:
     return {"split": arrays.split, "samples": len(arrays.x), "of": arrays.total or len(arrays.x)}
 
 
-def _count(arrays: LabelledArrays) -> str:
-    of = f" of {arrays.total:,}" if arrays.total else ""
-    return f"{len(arrays.x):,}{of} samples of {arrays.split or 'the split'}"
+def _describe_count(count: Mapping[str, str | int]) -> str:
+    of = f" of {count['of']:,}" if count["of"] != count["samples"] else ""
+    return f"{count['samples']:,}{of} samples of {count['split'] or 'the split'}"
 
 
 def _megabytes_per_sample(space: DataSpace) -> float:

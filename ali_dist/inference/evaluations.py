@@ -168,7 +168,9 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
     results = []
     with show_progress_bars() as start_bar:
         monitor = EvaluationMonitor(start_bar)
-        load_train = functools.cache(lambda: request.load_train(monitor))
+        # With one evaluation, of the training split only what the evaluator keeps stays in memory.
+        load_once = functools.partial(request.load_train, monitor)
+        load_train = functools.cache(load_once) if options.seeds > 1 else load_once
         load_holdout = functools.cache(lambda: request.load_holdout(monitor))
         advance = monitor.start("Evaluating", options.seeds)
         for seed in range(request.seed, request.seed + options.seeds):
@@ -190,7 +192,7 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 )
             results.append(evaluator.evaluate(run.model))
             advance(1)
-    request.notes.append(describe_samples(load_train() if "train" in request.samples else None, load_holdout()))
+    request.notes.append(describe_samples(request.samples))
     request.notes.extend(monitor.notes)
     return {key: MetricEstimate.from_values([metrics[key] for metrics in results]) for key in results[0]}
 

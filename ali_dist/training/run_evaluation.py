@@ -161,9 +161,10 @@ class RunEvaluator:
         if evaluator is None:
             self._say("Evaluation is skipped: there are no metrics for points that are of no known mixture.")
             return None, split, {}
+        samples = {name: count_samples(arrays) for name, arrays in loaded.items()}
         if any(arrays.total for arrays in loaded.values()):
-            self._say(f"{describe_samples(loaded.get('train'), loaded['holdout'])[:-1]} (data.memory_mb).")
-        return evaluator, split, {name: count_samples(arrays) for name, arrays in loaded.items()}
+            self._say(f"{describe_samples(samples)[:-1]} (data.memory_mb).")
+        return evaluator, split, samples
 
     def _load(self, split: DataSplit, among: Any = None) -> LabelledArrays:
         return load_evaluation_arrays(
