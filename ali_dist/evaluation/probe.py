@@ -26,7 +26,7 @@ PENALTY = 0.1
 MOST_ITERATIONS = 5000
 MOST_RAW_DIMENSIONS = 256
 """Dimensions that raw pixels are reduced to."""
-_ROWS_AT_ONCE = 5000  # a multiple of the batch, so that a model sees the same batches as in one piece
+_ROWS_AT_ONCE = 2000  # a multiple of the batch, so that a model sees the same batches as in one piece
 
 Array = NDArray[np.float64]
 
