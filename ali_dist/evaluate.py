@@ -111,7 +111,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--data", metavar="URL", help="folder or s3:// with shards; default: the run's own")
     data.add_argument("--split", help="to measure on; default: the run's holdout split")
     data.add_argument(
-        "--memory-mb", type=whole_number_type(1), help="largest split held in memory; default: as in the run"
+        "--memory-mb",
+        type=whole_number_type(1),
+        help="megabytes a split may take; of a larger one a sample is used; default: as in the run",
     )
     parser.add_argument_group("files").add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the results as JSON to FILE"
@@ -139,10 +141,13 @@ def _run_command(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         memory_mb=arguments.memory_mb or data.memory_mb,
         device=device,
+        open_split=lambda names: open_samples_for(run, arguments.data, names, storage),
     )
     estimates = _choose_metrics(evaluation.evaluate(request, options), arguments.metrics)
     _print_heading(request, arguments.seeds)
     print_table(estimates)
+    if request.notes:
+        print("", *request.notes, sep="\n")
     if arguments.json:
         _write_json(arguments, request, estimates)
 
@@ -206,6 +211,8 @@ def _write_json(arguments: argparse.Namespace, request: EvaluationRequest, estim
         "what": arguments.what,
         "data": request.holdout.store.url,
         "fingerprint": request.holdout.index.fingerprint,
+        **({"samples": request.samples} if request.samples else {}),
+        **({"notes": request.notes} if request.notes else {}),
         "seeds": list(range(arguments.seed, arguments.seed + arguments.seeds)),
         **estimates_to_json(estimates),
     }

@@ -18,7 +18,7 @@ class DataConfig:
         None, "built-in data written to a local data.url on first use"
     )
     split: str = setting("train", "split that is trained on")
-    holdout: str = setting("test", "split that evaluation uses")
+    holdout: str = setting("test", "split that the final evaluation reports on")
     image_size: int | None = setting(
         None, "resize images to this side, which must be the architecture's; none: sizes must match"
     )
@@ -28,7 +28,9 @@ class DataConfig:
     residency: Literal["auto", "device", "ram", "stream"] = setting(
         "auto", "where decoded samples live during training"
     )
-    memory_mb: int = setting(4096, "largest decoded data set (in MB) that auto keeps in memory")
+    memory_mb: int = setting(
+        4096, "largest decoded data set (in MB) that auto keeps in memory, and that evaluation uses all of"
+    )
     prefetch: int = setting(4, "global batches read ahead when streaming")
     bad_samples: Literal["stop", "substitute"] = setting("stop", "what to do with a sample that fails its check")
     labelled: int | None = setting(

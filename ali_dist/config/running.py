@@ -82,7 +82,9 @@ class ReportConfig:
 
     log_every: int = setting(6_400, "images between lines of metrics.jsonl and TensorBoard scalars")
     gallery_every: int = setting(0, "images between sample, reconstruction and interpolation grids")
-    evaluate_every: int = setting(0, "images between evaluations on the holdout split")
+    evaluate_every: int = setting(
+        0, "images between evaluations on the split valid (a tenth of the training split where there is none)"
+    )
     checkpoint_every: int = setting(32_000, "images between checkpoints")
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept")
     evaluation: Literal["auto", "none"] = setting("auto", "auto: the metrics that apply to the data")

@@ -27,7 +27,12 @@ def make_generator(seed: int, purpose: str) -> torch.Generator:
 
 
 def in_batches(
-    function: Callable[..., Tensor], x: Tensor, device: torch.device | str, result_name: str, c: Tensor | None = None
+    function: Callable[..., Tensor],
+    x: Tensor,
+    device: torch.device | str,
+    result_name: str,
+    c: Tensor | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Apply `function` to `x` [N, ...], at most `BATCH` rows at a time.
 
@@ -37,6 +42,7 @@ def in_batches(
         device: Where the function works.
         result_name: What the error calls the result.
         c: Conditions [N, A]; the function gets those of its rows as a second argument.
+        on_batch: Called after each batch with its number of rows; may raise to end the work.
 
     Returns:
         The results [N, ...] on the CPU in float32.
@@ -44,18 +50,25 @@ def in_batches(
     Raises:
         FloatingPointError: A result is not finite.
     """
+    results = torch.empty(0)
+    start = 0
     with torch.inference_mode():
-        if c is None:
-            results = [function(batch.to(device)).float().cpu() for batch in x.split(BATCH)]
-        else:
-            batches = zip(x.split(BATCH), c.split(BATCH), strict=True)
-            results = [function(x_batch.to(device), c_batch.to(device)).float().cpu() for x_batch, c_batch in batches]
-        result = torch.cat(results)
-        if not bool(result.isfinite().all()):
-            raise FloatingPointError(
-                f"The {result_name} holds NaN or infinity: the model has diverged, or its input is bad."
-            )
-    return result
+        for rows in torch.arange(len(x)).split(BATCH):  # one empty batch where there are no samples
+            given = [x[start : start + len(rows)].to(device)]
+            if c is not None:
+                given.append(c[start : start + len(rows)].to(device))
+            batch = function(*given).float().cpu()
+            if start == 0:  # filled in place: a list of batches and their concatenation would hold everything twice
+                results = torch.empty(len(x), *batch.shape[1:])
+            results[start : start + len(rows)] = batch
+            if not bool(batch.isfinite().all()):
+                raise FloatingPointError(
+                    f"The {result_name} holds NaN or infinity: the model has diverged, or its input is bad."
+                )
+            start += len(rows)
+            if on_batch is not None:
+                on_batch(len(rows))
+    return results
 
 
 def conditions_from_labels(model: BidirectionalModel, y: Tensor | None) -> Tensor | None:

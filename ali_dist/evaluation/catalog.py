@@ -340,13 +340,13 @@ _ROWS = (
     MetricInfo(
         key="svm_penalty",
         title="SVM penalty C",
-        meaning="the C that one draw and the held-out part of the training split chose",
+        meaning="the C that one draw and the split valid (else a held-out part of the training split) chose",
         least=0.0,
     ),
     MetricInfo(
         key="svm_validation_error",
         title="SVM validation error",
-        meaning="error of that C on the held-out part, with that draw",
+        meaning="error of that C there, with that draw",
         is_share=True,
     ),
     MetricInfo(key="svm_labels", title="SVM labels", meaning="labels in each draw"),
@@ -355,6 +355,35 @@ _ROWS = (
         key="svm_unconverged",
         title="SVM fits not converged",
         meaning="fits that reached the solver's limit of iterations",
+    ),
+    # ---- evaluate --what knn ----
+    MetricInfo(
+        key="knn_1_mu_error",
+        title="Error of the nearest neighbor on µ",
+        meaning="test samples whose nearest training sample on µ (Euclidean distance) has another class",
+        better="lower",
+        is_share=True,
+    ),
+    MetricInfo(
+        key="knn_5_mu_error",
+        title="Error of 5 nearest neighbors on µ",
+        meaning="the same by a vote of the 5 nearest",
+        better="lower",
+        is_share=True,
+    ),
+    MetricInfo(
+        key="knn_1_features_error",
+        title="Error of the nearest neighbor on features",
+        meaning="the same as on µ, on µ and the encoder's last three hidden layers, as in the paper's SVM",
+        better="lower",
+        is_share=True,
+    ),
+    MetricInfo(
+        key="knn_5_features_error",
+        title="Error of 5 nearest neighbors on features",
+        meaning="the same by a vote of the 5 nearest",
+        better="lower",
+        is_share=True,
     ),
     # ---- evaluate --what anomaly ----
     MetricInfo(

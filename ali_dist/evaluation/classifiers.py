@@ -22,6 +22,9 @@ BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 FEATURES = 64
 
+OnBatch = Callable[[int], None]
+"""Called with the number of samples or updates just done; may raise to end the work."""
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -37,9 +40,9 @@ class Classifier:
     head: nn.Module
     device: torch.device
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, on_batch: OnBatch | None = None) -> Tensor:
         """Penultimate features [N, 64], at least 0, of images [N, C, H, W]; on the CPU."""
-        return in_batches(self.trunk, x, self.device, "classifier's feature map")
+        return in_batches(self.trunk, x, self.device, "classifier's feature map", on_batch=on_batch)
 
     def classify(self, features: Tensor) -> Tensor:
         """Predict classes, int64 [N], from penultimate features [N, 64]."""
@@ -58,9 +61,9 @@ class AttributeClassifier:
     network: nn.Sequential
     device: torch.device
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, on_batch: OnBatch | None = None) -> Tensor:
         """Penultimate features [N, 64], at least 0, of images [N, C, H, W]; on the CPU."""
-        return in_batches(self.network[0], x, self.device, "attribute classifier's feature map")
+        return in_batches(self.network[0], x, self.device, "attribute classifier's feature map", on_batch=on_batch)
 
     def detect_attributes(self, x: Tensor) -> Tensor:
         """Predict which attributes images [N, C, H, W] have, bool [N, A] on the CPU."""
@@ -76,7 +79,12 @@ def classifier_updates(x: Tensor) -> int:
 
 
 def train_classifier(
-    train: LabelledArrays, *, seed: int, device: torch.device | str, steps: int | None = None
+    train: LabelledArrays,
+    *,
+    seed: int,
+    device: torch.device | str,
+    steps: int | None = None,
+    on_step: OnBatch | None = None,
 ) -> Classifier:
     """Train a classifier on a labelled split; the same arguments give the same one (bit for bit on a CPU).
 
@@ -87,16 +95,19 @@ def train_classifier(
         seed: Seed of weights and batches.
         device: Where it is trained and used.
         steps: Updates; None: 400, which is too few above about 16x16 (see `classifier_updates`).
+        on_step: Called with 1 after each update.
     """
     assert train.y is not None, "a classifier needs labels"
     device = torch.device(device)
     draws = make_generator(seed, "classifier")
     trunk, head = _build_network(train.x.shape[1], int(train.y.max()) + 1, draws, device)
-    _train_network(trunk, head, train.x, train.y, F.cross_entropy, draws, steps or STEPS, device)
+    _train_network(trunk, head, train.x, train.y, F.cross_entropy, draws, steps or STEPS, device, on_step)
     return Classifier(trunk.eval(), head.eval(), device)
 
 
-def train_attribute_classifier(x: Tensor, y: Tensor, *, seed: int, device: torch.device | str) -> AttributeClassifier:
+def train_attribute_classifier(
+    x: Tensor, y: Tensor, *, seed: int, device: torch.device | str, on_step: OnBatch | None = None
+) -> AttributeClassifier:
     """Train a classifier of attributes as `train_classifier` does one of classes, for `classifier_updates`.
 
     The loss is the mean of one binary cross-entropy for each attribute.
@@ -106,12 +117,14 @@ def train_attribute_classifier(x: Tensor, y: Tensor, *, seed: int, device: torch
         y: float32 [N, A]; 1 where the image has the attribute, 0 where it does not.
         seed: Seed of weights and batches.
         device: Where it is trained and used.
+        on_step: Called with 1 after each update.
     """
     assert y.ndim == 2 and y.dtype == torch.float32 and len(y) == len(x), f"attributes must be float32 [{len(x)}, A]"
     device = torch.device(device)
     draws = make_generator(seed, "attribute judge")  # part of the seed: another word would change every number
     trunk, head = _build_network(x.shape[1], y.shape[1], draws, device)
-    _train_network(trunk, head, x, y, F.binary_cross_entropy_with_logits, draws, classifier_updates(x), device)
+    criterion = F.binary_cross_entropy_with_logits
+    _train_network(trunk, head, x, y, criterion, draws, classifier_updates(x), device, on_step)
     return AttributeClassifier(nn.Sequential(trunk, head).eval(), device)
 
 
@@ -124,6 +137,7 @@ def _train_network(
     draws: torch.Generator,
     steps: int,
     device: torch.device,
+    on_step: OnBatch | None,
 ) -> None:
     parameters = [*trunk.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
@@ -135,6 +149,44 @@ def _train_network(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if on_step is not None:
+                on_step(1)
+
+
+def classifier_tensors(classifier: Classifier | AttributeClassifier) -> dict[str, Tensor]:
+    """The weights of a trained classifier by name, on the CPU."""
+    if isinstance(classifier, Classifier):
+        network = nn.Sequential(classifier.trunk, classifier.head)
+    else:
+        network = classifier.network
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def restore_classifier(
+    tensors: dict[str, Tensor], channels: int, classes: int, device: torch.device | str
+) -> Classifier:
+    """Build a classifier of classes with weights that `classifier_tensors` gave.
+
+    Raises:
+        RuntimeError: They are of another network.
+    """
+    trunk, head = _build_network(channels, classes, make_generator(0, "classifier"), torch.device(device))
+    nn.Sequential(trunk, head).load_state_dict(tensors)
+    return Classifier(trunk.eval(), head.eval(), torch.device(device))
+
+
+def restore_attribute_classifier(
+    tensors: dict[str, Tensor], channels: int, attributes: int, device: torch.device | str
+) -> AttributeClassifier:
+    """Build a classifier of attributes with weights that `classifier_tensors` gave.
+
+    Raises:
+        RuntimeError: They are of another network.
+    """
+    trunk, head = _build_network(channels, attributes, make_generator(0, "classifier"), torch.device(device))
+    network = nn.Sequential(trunk, head)
+    network.load_state_dict(tensors)
+    return AttributeClassifier(network.eval(), torch.device(device))
 
 
 def _build_network(

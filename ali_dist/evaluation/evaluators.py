@@ -24,7 +24,14 @@ from ali_dist.evaluation.coverage import mode_coverage, right_mode_share
 from ali_dist.evaluation.interfaces import BidirectionalModel, LabelledArrays, ModelEvaluator
 from ali_dist.evaluation.label_metrics import make_label_metrics
 from ali_dist.evaluation.latent import latent_match
-from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_distance, mean_squared_error
+from ali_dist.evaluation.monitor import EvaluationMonitor, WatchedModel
+from ali_dist.evaluation.reconstruction import (
+    constant_image_error,
+    mean_image,
+    mean_squared_distance,
+    mean_squared_error,
+)
+from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.evaluation.sample_quality import SampleQuality
 from ali_dist.model.data_spec import DataSpec
 
@@ -41,6 +48,8 @@ def make_evaluator(
     seed: int,
     native_from_unit: Callable[[Tensor], Tensor],
     device: torch.device | str,
+    monitor: EvaluationMonitor | None = None,
+    cache: ReferenceCache | None = None,
 ) -> ModelEvaluator | None:
     """Choose what measures models of such data, and prepare it.
 
@@ -52,6 +61,8 @@ def make_evaluator(
         seed: Seed of every draw.
         native_from_unit: Brings images from the training size to the size they are stored at.
         device: Where models and classifiers run.
+        monitor: Is told of progress, and may end the evaluation; None: nobody is told.
+        cache: Keeps what depends on the data alone; None: it is computed.
 
     Returns:
         None where there are no metrics for such data: points of no known mixture.
@@ -67,10 +78,18 @@ def make_evaluator(
             samples=samples,
             seed=seed,
             device=device,
+            monitor=monitor,
         )
     if spec.is_images:
         return ImageEvaluator(
-            load_train(), load_holdout(), samples=samples, seed=seed, native_from_unit=native_from_unit, device=device
+            load_train(),
+            load_holdout(),
+            samples=samples,
+            seed=seed,
+            native_from_unit=native_from_unit,
+            device=device,
+            monitor=monitor,
+            cache=cache,
         )
     return None
 
@@ -94,9 +113,12 @@ class ImageEvaluator:
         seed: Seed of every draw.
         native_from_unit: Brings images to the size they are stored at; reconstructions are compared there.
         device: Where models and the classifier run.
+        monitor: Is told of progress, and may end the evaluation.
+        cache: Keeps what depends on the data alone.
 
     Raises:
         InputError: A split is too small to be measured.
+        EvaluationStopped: The monitor ends the preparation.
     """
 
     def __init__(
@@ -108,6 +130,8 @@ class ImageEvaluator:
         seed: int,
         native_from_unit: Callable[[Tensor], Tensor] = keep_size,
         device: torch.device | str = "cpu",
+        monitor: EvaluationMonitor | None = None,
+        cache: ReferenceCache | None = None,
     ) -> None:
         _require_samples(train, "training")
         _require_samples(holdout, "holdout")
@@ -116,10 +140,20 @@ class ImageEvaluator:
         self._samples = samples
         self._seed = seed
         self._device = device
-        self._native_x = native_from_unit(holdout.x)
-        self._mean_image_error = mean_image_error(native_from_unit(train.x), self._native_x)
+        self._monitor = monitor or EvaluationMonitor()
+        cache = cache or ReferenceCache()
+        reference = cache.recall(
+            "mean-image", {"train": train.identity}, lambda: {"mean": mean_image(train.x, native_from_unit)}
+        )
+        self._mean_image_error = constant_image_error(holdout.x, reference["mean"], native_from_unit)
         self._label_metrics = make_label_metrics(
-            train, holdout, seed=seed, native_from_unit=native_from_unit, device=device
+            train,
+            holdout,
+            seed=seed,
+            native_from_unit=native_from_unit,
+            device=device,
+            monitor=self._monitor,
+            cache=cache,
         )
         self._sample_quality = SampleQuality.prepare(
             train.x,
@@ -133,26 +167,34 @@ class ImageEvaluator:
 
     def evaluate(self, model: BidirectionalModel) -> dict[str, float]:
         """Measure `model`: see `ModelEvaluator`."""
+        x = self._holdout.x
         c = conditions_from_labels(model, self._holdout.y)
-        mu, sigma, z_hat = encode_batched(model, self._holdout.x, self._seed, self._device, c)
-        x_rec = decode_batched(model, z_hat, self._device, c)
-        x_rec_mean = decode_batched(model, mu, self._device, c)
+        advance = self._monitor.start("Encoding and decoding", 3 * len(x) + self._samples)
+        watched = WatchedModel(model, advance)
+        mu, sigma, z_hat = encode_batched(watched, x, self._seed, self._device, c)
+        # One set of reconstructions at a time: each is as large as the split.
+        error_of_mean = self._reconstruction_error(decode_batched(watched, mu, self._device, c))
+        x_rec = decode_batched(watched, z_hat, self._device, c)
         metrics = {
-            "reconstruction_mse": mean_squared_error(self._native_x, self._native_from_unit(x_rec)),
-            "reconstruction_mse_mean": mean_squared_error(self._native_x, self._native_from_unit(x_rec_mean)),
+            "reconstruction_mse": self._reconstruction_error(x_rec),
+            "reconstruction_mse_mean": error_of_mean,
             "reconstruction_mse_reference": self._mean_image_error,
             **latent_match(z_hat, self._seed),
             "sigma_mean": float(sigma.double().mean()),
             "compared_images": float(self._compared_images),
         }
         c_samples = None if c is None else draw_rows(c, self._samples, self._seed)
-        x_tilde = sample_decoder(model, self._samples, self._seed, self._device, c_samples)
+        x_tilde = sample_decoder(watched, self._samples, self._seed, self._device, c_samples)
         if self._sample_quality is not None:
             metrics |= self._sample_quality.measure(x_tilde)
         if self._label_metrics is not None:
             metrics |= self._label_metrics.measure_images(x_tilde, c_samples, x_rec)
+            del x_tilde, x_rec
             metrics |= self._label_metrics.measure_model(model)
         return metrics
+
+    def _reconstruction_error(self, x_rec: Tensor) -> float:
+        return mean_squared_error(self._holdout.x, x_rec, self._native_from_unit)
 
 
 class MixtureEvaluator:
@@ -165,6 +207,7 @@ class MixtureEvaluator:
         samples: Decoder samples, at least 2 (2,500 is usual with a quality threshold, 10,000 in the paper).
         seed: Seed of every draw.
         device: Where models run.
+        monitor: Is told of progress, and may end the evaluation.
 
     Raises:
         InputError: The holdout split is too small to be measured.
@@ -179,8 +222,10 @@ class MixtureEvaluator:
         samples: int,
         seed: int,
         device: torch.device | str = "cpu",
+        monitor: EvaluationMonitor | None = None,
     ) -> None:
         _require_samples(holdout, "holdout")
+        self._monitor = monitor or EvaluationMonitor()
         self._holdout = holdout
         self._means = means
         self._std = std
@@ -196,6 +241,7 @@ class MixtureEvaluator:
         """
         x = self._holdout.x
         c = conditions_from_labels(model, self._holdout.y)
+        model = WatchedModel(model, self._monitor.start("Encoding and decoding", 2 * len(x) + self._samples))
         _, _, z_hat = encode_batched(model, x, self._seed, self._device, c)
         x_rec = decode_batched(model, z_hat, self._device, c)
         c_samples = None if c is None else draw_rows(c, self._samples, self._seed)

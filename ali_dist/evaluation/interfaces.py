@@ -61,17 +61,23 @@ class ModelEvaluator(Protocol):
 
 @dataclass(frozen=True)
 class LabelledArrays:
-    """One split of a data set, in memory, on the CPU.
+    """One split of a data set, or a sample of it, in memory, on the CPU.
 
     Attributes:
         x: Images, float32 [N, C, H, W] in [0, 1] at the size the model trains at, or points, float32 [N, D].
         y: Class labels from 0, int64 [N], or attributes, float32 [N, A] in {0, 1}; None where there are none.
         names: Names of the classes or attributes; empty where they have none.
+        split: Name of the split, for people; empty where it has none.
+        total: Samples of the whole split; None: all of them are here.
+        identity: What the samples are, and at what size: equal texts mean equal arrays. Empty: unknown.
     """
 
     x: Tensor
     y: Tensor | None = None
     names: tuple[str, ...] = ()
+    split: str = ""
+    total: int | None = None
+    identity: str = ""
 
     def __post_init__(self) -> None:
         assert self.x.dtype == torch.float32, f"x must be float32, not {self.x.dtype}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from ali_dist.evaluation.batched import encode_mean, in_batches
 from ali_dist.evaluation.classifiers import (
     AttributeClassifier,
     Classifier,
+    classifier_tensors,
     classifier_updates,
+    restore_attribute_classifier,
+    restore_classifier,
     train_attribute_classifier,
     train_classifier,
 )
@@ -21,7 +24,9 @@ from ali_dist.evaluation.conditional import condition_kept, real_image_reference
 from ali_dist.evaluation.coverage import histogram_entropy
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
 from ali_dist.evaluation.interfaces import BidirectionalModel, LabelledArrays
-from ali_dist.evaluation.probe import LinearProbe
+from ali_dist.evaluation.monitor import EvaluationMonitor, WatchedModel
+from ali_dist.evaluation.probe import MOST_RAW_DIMENSIONS, LinearProbe
+from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.model.data_space import condition_vectors
 
 ImageMap = Callable[[Tensor], Tensor]
@@ -53,6 +58,8 @@ def make_label_metrics(
     seed: int,
     native_from_unit: ImageMap,
     device: torch.device | str,
+    monitor: EvaluationMonitor | None = None,
+    cache: ReferenceCache | None = None,
 ) -> LabelMetrics | None:
     """Prepare the metrics that the labels of both splits allow.
 
@@ -62,17 +69,75 @@ def make_label_metrics(
         seed: Seed of every draw.
         native_from_unit: Brings images to the size they are stored at, for the raw-pixel probe.
         device: Where models and the classifier run.
+        monitor: Is told of progress, and may end the evaluation.
+        cache: Keeps what depends on the data alone.
 
     Returns:
         None without labels of one kind in both splits, or with a single class, of which a classifier learns nothing.
     """
     if train.y is None or holdout.y is None or train.y.ndim != holdout.y.ndim:
         return None
+    preparation = _Preparation(train, holdout, seed, device, monitor or EvaluationMonitor(), cache or ReferenceCache())
     if train.y.ndim == 2:
-        return _AttributeMetrics.prepare(train, holdout, seed, device)
+        return _AttributeMetrics.prepare(preparation)
     if len(train.y.unique()) < 2:
         return None
-    return _ClassMetrics.prepare(train, holdout, seed, native_from_unit, device)
+    return _ClassMetrics.prepare(preparation, native_from_unit)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What metrics are prepared from; the fields are the arguments of `make_label_metrics`."""
+
+    train: LabelledArrays
+    holdout: LabelledArrays
+    seed: int
+    device: torch.device | str
+    monitor: EvaluationMonitor
+    cache: ReferenceCache
+
+    def settings(self) -> dict[str, Any]:
+        """What decides a classifier of the training split."""
+        return {
+            "train": self.train.identity,
+            "seed": self.seed,
+            "updates": classifier_updates(self.train.x),
+            "device": torch.device(self.device).type,
+        }
+
+    def train_reference(self) -> tuple[dict[str, Tensor], Gaussian]:
+        """Train a classifier, or find it: its weights, and the moments of its features of the training images."""
+
+        def compute() -> dict[str, Tensor]:
+            classifier = self._train_classifier()
+            advance = self.monitor.start("Fréchet reference", len(self.train.x))
+            reference = Gaussian.fit(classifier.features(self.train.x, advance))
+            moments = {"mean": reference.mean, "covariance": reference.covariance}
+            return classifier_tensors(classifier) | {key: torch.from_numpy(value) for key, value in moments.items()}
+
+        tensors = dict(self.cache.recall("classifier", self.settings(), compute))
+        mean, covariance = (tensors.pop(key).numpy() for key in ("mean", "covariance"))
+        return tensors, Gaussian(mean, covariance)
+
+    def _train_classifier(self) -> Classifier | AttributeClassifier:
+        assert self.train.y is not None
+        updates = classifier_updates(self.train.x)
+        advance = self.monitor.start("Training the classifier", updates)
+        if self.train.y.ndim == 2:
+            return train_attribute_classifier(
+                self.train.x, self.train.y, seed=self.seed, device=self.device, on_step=advance
+            )
+        return train_classifier(self.train, seed=self.seed, device=self.device, steps=updates, on_step=advance)
+
+    def recall_constants(self, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Metrics that depend on both splits alone: computed, or found."""
+        settings = self.settings() | {"holdout": self.holdout.identity}
+
+        def as_tensors() -> dict[str, Tensor]:
+            return {key: torch.tensor(value, dtype=torch.float64) for key, value in compute().items()}
+
+        found = self.cache.recall("constants", settings, as_tensors)
+        return {key: float(value) for key, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -86,6 +151,7 @@ class _ClassMetrics:
         probe: Reads classes off representations.
         seed: Seed of the untrained encoder.
         device: Where models run.
+        monitor: Is told of progress, and may end the evaluation.
         constants: Metrics that depend on the data alone.
     """
 
@@ -95,40 +161,43 @@ class _ClassMetrics:
     probe: LinearProbe
     seed: int
     device: torch.device | str
+    monitor: EvaluationMonitor
     constants: dict[str, float]
 
     @classmethod
-    def prepare(
-        cls,
-        train: LabelledArrays,
-        holdout: LabelledArrays,
-        seed: int,
-        native_from_unit: ImageMap,
-        device: torch.device | str,
-    ) -> Self:
+    def prepare(cls, given: _Preparation, native_from_unit: ImageMap) -> Self:
+        train, holdout, monitor = given.train, given.holdout, given.monitor
         assert train.y is not None and holdout.y is not None
-        probe = LinearProbe(train, holdout, seed=seed)
-        classifier = train_classifier(train, seed=seed, device=device, steps=classifier_updates(train.x))
-        reference = Gaussian.fit(classifier.features(train.x))
-        features = classifier.features(holdout.x)
-        constants = {
-            "frechet_reference": scaled_frechet_distance(features, reference),
-            "classifier_accuracy": _agreement_share(classifier.classify(features), holdout.y),
-            "probe_raw_accuracy": probe.accuracy(native_from_unit),
-            "label_entropy_reference": histogram_entropy(torch.bincount(train.y)),
-        }
-        unseen = set(holdout.y.tolist()) - set(train.y.tolist())
+        y_train, y_holdout = train.y, holdout.y
+        probe = LinearProbe(train, holdout, seed=given.seed, monitor=monitor)
+        weights, reference = given.train_reference()
+        classifier = restore_classifier(weights, train.x.shape[1], int(y_train.max()) + 1, given.device)
+
+        def measure_data() -> dict[str, float]:
+            features = classifier.features(holdout.x, monitor.start("Classifying real images", len(holdout.x)))
+            return {
+                "frechet_reference": scaled_frechet_distance(features, reference),
+                "classifier_accuracy": _agreement_share(classifier.classify(features), y_holdout),
+                "probe_raw_accuracy": probe.accuracy(
+                    native_from_unit, name="raw pixels", dimensions=MOST_RAW_DIMENSIONS
+                ),
+                "label_entropy_reference": histogram_entropy(torch.bincount(y_train)),
+            }
+
+        constants = given.recall_constants(measure_data)
+        unseen = set(y_holdout.tolist()) - set(y_train.tolist())
         if unseen:
             constants["unseen_classes"] = float(len(unseen))
-        return cls(classifier, reference, holdout, probe, seed, device, constants)
+        return cls(classifier, reference, holdout, probe, given.seed, given.device, monitor, constants)
 
     def features(self, x: Tensor) -> Tensor:
         return self.classifier.features(x)
 
     def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None
-        features = self.classifier.features(x_tilde)
-        rec_labels = self.classifier.classify(self.classifier.features(x_rec))
+        advance = self.monitor.start("Classifying samples and reconstructions", len(x_tilde) + len(x_rec))
+        features = self.classifier.features(x_tilde, advance)
+        rec_labels = self.classifier.classify(self.classifier.features(x_rec, advance))
         metrics = {
             "frechet": scaled_frechet_distance(features, self.reference),
             "label_entropy": histogram_entropy(torch.bincount(self.classifier.classify(features))),
@@ -147,17 +216,23 @@ class _ClassMetrics:
         metrics = {}
         if model.num_classes:
             assert self.holdout.y is not None
-            logits = in_batches(model.classify, self.holdout.x, self.device, "discriminator's class logits")
+            watched = WatchedModel(model, self.monitor.start("Classes of D", len(self.holdout.x)))
+            logits = in_batches(watched.classify, self.holdout.x, self.device, "discriminator's class logits")
             metrics["semi_supervised_error"] = 1 - _agreement_share(logits.argmax(1), self.holdout.y)
         if model.condition_size:
             return metrics
-        untrained = model.untrained(self.seed)
+        # Each is encoded for a probe: the pool of drawn samples, and the holdout split.
+        watched = WatchedModel(model, self.monitor.start("Encoding for the probes", None))
+        untrained = watched.untrained(self.seed)
         return metrics | {
-            "probe_accuracy": self.probe.accuracy(lambda x: encode_mean(model, x, self.device)),
+            "probe_accuracy": self.probe.accuracy(lambda x: encode_mean(watched, x, self.device), name="µ"),
             "probe_features_accuracy": self.probe.accuracy(
-                lambda x: in_batches(model.features, x, self.device, "encoder's feature map")
+                lambda x: in_batches(watched.features, x, self.device, "encoder's feature map"),
+                name="µ and hidden layers",
             ),
-            "probe_random_accuracy": self.probe.accuracy(lambda x: encode_mean(untrained, x, self.device)),
+            "probe_random_accuracy": self.probe.accuracy(
+                lambda x: encode_mean(untrained, x, self.device), name="an untrained µ"
+            ),
         }
 
 
@@ -168,26 +243,34 @@ class _AttributeMetrics:
     classifier: AttributeClassifier
     reference: Gaussian
     holdout: LabelledArrays
+    monitor: EvaluationMonitor
     constants: dict[str, float]
 
     @classmethod
-    def prepare(cls, train: LabelledArrays, holdout: LabelledArrays, seed: int, device: torch.device | str) -> Self:
+    def prepare(cls, given: _Preparation) -> Self:
+        train, holdout, monitor = given.train, given.holdout, given.monitor
         assert train.y is not None and holdout.y is not None
-        classifier = train_attribute_classifier(train.x, train.y, seed=seed, device=device)
-        reference = Gaussian.fit(classifier.features(train.x))
-        constants = {
-            "frechet_reference": scaled_frechet_distance(classifier.features(holdout.x), reference),
-            "classifier_accuracy": _agreement_share(classifier.detect_attributes(holdout.x), holdout.y > 0.5),
-        }
-        return cls(classifier, reference, holdout, constants)
+        y_holdout = holdout.y
+        weights, reference = given.train_reference()
+        classifier = restore_attribute_classifier(weights, train.x.shape[1], train.y.shape[1], given.device)
+
+        def measure_data() -> dict[str, float]:
+            features = classifier.features(holdout.x, monitor.start("Classifying real images", len(holdout.x)))
+            return {
+                "frechet_reference": scaled_frechet_distance(features, reference),
+                "classifier_accuracy": _agreement_share(classifier.detect_attributes(holdout.x), y_holdout > 0.5),
+            }
+
+        return cls(classifier, reference, holdout, monitor, given.recall_constants(measure_data))
 
     def features(self, x: Tensor) -> Tensor:
         return self.classifier.features(x)
 
     def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None
+        advance = self.monitor.start("Classifying samples and reconstructions", len(x_tilde))
         metrics = {
-            "frechet": scaled_frechet_distance(self.classifier.features(x_tilde), self.reference),
+            "frechet": scaled_frechet_distance(self.classifier.features(x_tilde, advance), self.reference),
             "label_kept": _agreement_share(self.classifier.detect_attributes(x_rec), self.holdout.y > 0.5),
             **self.constants,
         }

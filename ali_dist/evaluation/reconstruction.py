@@ -1,14 +1,39 @@
-"""How close reconstructions G(z), z ~ q(z|x), come to x."""
+"""How close reconstructions G(z), z ~ q(z|x), come to x.
+
+Everything is computed in float64 on a part of the samples at a time, so that a split in memory is enough.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
+ImageMap = Callable[[Tensor], Tensor]
 
-def mean_squared_error(x: Tensor, x_rec: Tensor) -> float:
-    """Mean over samples and values of (x - x_rec)^2, for images [N, C, H, W] in [0, 1]."""
+_VALUES_AT_ONCE = 2**22
+
+
+def keep_as_is(x: Tensor) -> Tensor:
+    """Compare images as they are given."""
+    return x
+
+
+def mean_squared_error(x: Tensor, x_rec: Tensor, convert: ImageMap = keep_as_is) -> float:
+    """Mean over samples and values of (x - x_rec)^2, for images [N, C, H, W] in [0, 1].
+
+    Args:
+        x: Images.
+        x_rec: Their reconstructions.
+        convert: What both become before they are compared, such as another size; it maps every image by itself.
+    """
     assert x.shape == x_rec.shape, f"{tuple(x.shape)} against {tuple(x_rec.shape)}"
-    return float((x.double() - x_rec.double()).square().mean())
+    error = 0.0
+    for rows in _parts(x):
+        gap = convert(x[rows]).double() - convert(x_rec[rows]).double()
+        error += float(gap.square().mean()) * (len(gap) / len(x))
+    return error
 
 
 def mean_squared_distance(x: Tensor, x_rec: Tensor) -> float:
@@ -16,6 +41,30 @@ def mean_squared_distance(x: Tensor, x_rec: Tensor) -> float:
     return mean_squared_error(x, x_rec) * x.shape[1]
 
 
-def mean_image_error(train: Tensor, holdout: Tensor) -> float:
-    """The `mean_squared_error` on `holdout` of answering everything with the mean image of `train`, [N, C, H, W]."""
-    return mean_squared_error(holdout, train.double().mean(dim=0).expand_as(holdout))
+def mean_image(x: Tensor, convert: ImageMap = keep_as_is) -> Tensor:
+    """The mean, float64 [C, H, W], of images [N, C, H, W] after `convert`."""
+    mean = torch.zeros_like(convert(x[:1])[0], dtype=torch.float64)
+    for rows in _parts(x):
+        part = convert(x[rows]).double()
+        mean += part.mean(dim=0) * (len(part) / len(x))
+    return mean
+
+
+def constant_image_error(x: Tensor, image: Tensor, convert: ImageMap = keep_as_is) -> float:
+    """The `mean_squared_error` on `x` of answering everything with one image, which is not converted."""
+    error = 0.0
+    for rows in _parts(x):
+        gap = convert(x[rows]).double() - image.double()
+        error += float(gap.square().mean()) * (len(gap) / len(x))
+    return error
+
+
+def mean_image_error(train: Tensor, holdout: Tensor, convert: ImageMap = keep_as_is) -> float:
+    """The error on `holdout` of answering everything with the mean image of `train`, both [N, C, H, W]."""
+    return constant_image_error(holdout, mean_image(train, convert), convert)
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Rows of `x` [N, ...], about `_VALUES_AT_ONCE` values in each part."""
+    step = max(1, _VALUES_AT_ONCE // max(1, x[0].numel()))
+    return [slice(start, start + step) for start in range(0, len(x), step)]

@@ -2,7 +2,8 @@
 
 Source: Dumoulin et al., ICLR 2017 (arXiv 1606.00704), section 4.3 (SVHN), with what the authors' code adds to the text:
 - the features are used as they are: no scaling, no pooling;
-- the last 10,000 of 73,257 training samples are held out; the rest is the pool that labels are drawn from;
+- the last 10,000 of 73,257 training samples are held out (`prepare` writes them as the split `valid`); the rest is the
+  pool that labels are drawn from;
 - labels are drawn class-balanced, 100 of each of 10 classes;
 - C = exp(u), u on 50 even points of [-20, 20], the lowest validation error of one draw; then it stays;
 - test error, mean and population standard deviation over 100 draws.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +31,39 @@ OnFit = Callable[[int, int], None]
 """Called after each fit with (fits done, fits in all)."""
 
 
+Rows = slice | NDArray[np.int64] | NDArray[np.bool_]
+
+
+class FeatureRows(Protocol):
+    """Features float32 [N, F], in memory or in a file (`stored_features.py`)."""
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: Rows) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True)
 class EmbeddedSplit:
-    """One split as a classifier sees it: features float32 [N, F] and class labels int64 [N]."""
+    """One split as a classifier sees it: features float32 [N, F] and class labels int64 [N].
 
-    features: NDArray[np.float32]
+    Rows of it are in memory; the whole may be in a file.
+    """
+
+    features: FeatureRows
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         assert self.features.ndim == 2 and self.features.dtype == np.float32, "features must be float32 [N, F]"
         assert self.labels.shape == self.features.shape[:1], f"{self.labels.shape} labels for {self.features.shape}"
 
-    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> EmbeddedSplit:
+    def __getitem__(self, rows: Rows) -> EmbeddedSplit:
         return EmbeddedSplit(self.features[rows], self.labels[rows])
 
 
@@ -90,7 +113,7 @@ class LinearMachine:
         wrong = 0
         for start in range(0, len(split.labels), ROWS_AT_ONCE):
             rows = split[start : start + ROWS_AT_ONCE]
-            best = (rows.features.astype(np.float64) @ self.weights + self.bias).argmax(axis=1)
+            best = (rows.features[:].astype(np.float64) @ self.weights + self.bias).argmax(axis=1)
             wrong += int((self.classes[best] != rows.labels).sum())
         return wrong / len(split.labels)
 
@@ -188,7 +211,7 @@ def fit_svm(train: EmbeddedSplit, penalty: float, *, seed: int, standardize: boo
     """
     from sklearn.svm import LinearSVC
 
-    x = train.features.astype(np.float64)
+    x = train.features[:].astype(np.float64)
     mean = np.zeros(x.shape[1])
     scale = np.ones(x.shape[1])
     if standardize:

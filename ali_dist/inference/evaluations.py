@@ -8,32 +8,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
+from ali_dist.data.shards.reader import ShardReader
 from ali_dist.errors import InputError
 from ali_dist.evaluation.anomaly import one_vs_rest
 from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_batches, sample_decoder
 from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
 from ali_dist.evaluation.inception import check_inception_available, inception_distances, read_weights
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.split_loading import load_labelled_arrays, megabytes_in_memory
-from ali_dist.evaluation.svm import DRAWS, LABELS, EmbeddedSplit, SvmResult, hold_out_rows, svm_protocol
+from ali_dist.evaluation.monitor import EvaluationMonitor
+from ali_dist.evaluation.neighbors import NEIGHBORS, neighbor_errors
+from ali_dist.evaluation.reference_cache import ReferenceCache
+from ali_dist.evaluation.split_loading import count_samples, describe_samples, load_evaluation_arrays
+from ali_dist.evaluation.stored_features import StoredFeatures
+from ali_dist.evaluation.svm import DRAWS, LABELS, PENALTIES, EmbeddedSplit, SvmResult, hold_out_rows, svm_protocol
 from ali_dist.inference.conditions import find_class
 from ali_dist.inference.features import compute_features
 from ali_dist.inference.load import LoadedRun
-from ali_dist.inference.samples import conditions_for_samples
+from ali_dist.inference.samples import conditions_for_samples, read_samples, runs_of_shard
 from ali_dist.report.tables import MOST_SEEDS, MetricEstimate
-from ali_dist.report.terminal import show_progress
-from ali_dist.runs.datasets import DataSplit
+from ali_dist.report.terminal import show_progress, show_progress_bars
+from ali_dist.runs.datasets import VALID, DataSplit
+from ali_dist.storage import is_local
 
 Estimates = dict[str, MetricEstimate]
 Options = TypeVar("Options")
 REQUIRED = dataclasses.MISSING
+TRAIN = "train"
+"""The split that labels of the SVM protocol and of nearest neighbors are from."""
+_CHUNK_BYTES = 6_000_000  # samples whose features are in memory at a time
 
 
 def option(
@@ -56,6 +67,12 @@ def _samples_option() -> Any:
     return option("decoder samples (default: the run's own setting)", default=None, least=LEAST_SAMPLES)
 
 
+def _train_split_option() -> Any:
+    return option(
+        f"split that labels are from, whatever the run trained on (default {TRAIN})", default=TRAIN, metavar="SPLIT"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsOptions:
     """Options of the run's own metrics; samples None: as many as the run's setting says."""
@@ -71,6 +88,14 @@ class SvmOptions:
     labels: int = option(f"labels in a draw (default {LABELS})", default=LABELS, least=2)
     draws: int = option(f"draws of labels (default {DRAWS})", default=DRAWS)
     workers: int = option("processes that fit (default 1)", default=1, most=256)
+    train_split: str = _train_split_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighborOptions:
+    """Options of the nearest neighbors."""
+
+    train_split: str = _train_split_option()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +122,11 @@ class EvaluationRequest:
         open_train: Opens the training split.
         holdout: The split that is measured on.
         seed: Seed of the (first) evaluation.
-        memory_mb: Megabytes that a split may take.
+        memory_mb: Megabytes that a split may take; of a larger one a sample is used.
         device: Where the model is.
+        open_split: Opens the first that the data have of some splits, by name; None: there are no others.
+        notes: Sentences that stand beside the metrics; an evaluation adds to them.
+        samples: What of which split was used; an evaluation adds to it.
     """
 
     run: LoadedRun
@@ -107,42 +135,44 @@ class EvaluationRequest:
     seed: int
     memory_mb: int
     device: torch.device
+    open_split: Callable[[Sequence[str]], DataSplit] | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    samples: dict[str, dict[str, str | int]] = dataclasses.field(default_factory=dict)
 
-    def load_train(self) -> LabelledArrays:
+    def load_train(self, monitor: EvaluationMonitor | None = None) -> LabelledArrays:
         """Load the training split; see `load_holdout`."""
-        return self._load_split(self.open_train())
+        return self._load_split("train", self.open_train(), monitor)
 
-    def load_holdout(self) -> LabelledArrays:
-        """Load a whole split, at the size the model works at.
+    def load_holdout(self, monitor: EvaluationMonitor | None = None) -> LabelledArrays:
+        """Load a split, at the size the model works at: whole where it fits, else a sample; `samples` says so.
 
         Raises:
-            InputError: It is too large or damaged, or lacks the labels that the model needs.
+            InputError: It is damaged, or lacks the labels that the model needs.
         """
-        return self._load_split(self.holdout)
+        return self._load_split("holdout", self.holdout, monitor)
 
     def count_samples(self, samples: int | None) -> int:
         """Decoder samples to draw: those asked for, else as many as the run's own setting says."""
         return samples or self.run.config.report.evaluation_samples
 
-    def _load_split(self, split: DataSplit) -> LabelledArrays:
-        megabytes = megabytes_in_memory(split.index, self.run.space)
-        if megabytes > self.memory_mb:
-            raise InputError(
-                f"{split.store.url} would take {megabytes:,.0f} MB of memory, but {self.memory_mb:,} are allowed: "
-                "raise --memory-mb, or give a smaller data set by --data."
-            )
-        arrays = load_labelled_arrays(split.store, split.index, self.run.space)
+    def _load_split(self, purpose: str, split: DataSplit, monitor: EvaluationMonitor | None) -> LabelledArrays:
+        arrays = load_evaluation_arrays(split.store, split.index, self.run.space, self.memory_mb, monitor=monitor)
         conditions_for_samples(self.run, split, arrays.y)  # refuses labels that do not fit the model
+        self.samples[purpose] = count_samples(arrays)
         return arrays
 
 
 def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) -> Estimates:
     """Measure the run's own metrics; with several seeds, classifiers, draws and labels differ from one to the next."""
     run = request.run
-    load_train = functools.cache(request.load_train)
-    load_holdout = functools.cache(request.load_holdout)
     results = []
-    with show_progress("Evaluating", options.seeds) as advance:
+    with show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        # With one evaluation, of the training split only what the evaluator keeps stays in memory.
+        load_once = functools.partial(request.load_train, monitor)
+        load_train = functools.cache(load_once) if options.seeds > 1 else load_once
+        load_holdout = functools.cache(lambda: request.load_holdout(monitor))
+        advance = monitor.start("Evaluating", options.seeds)
         for seed in range(request.seed, request.seed + options.seeds):
             evaluator = make_evaluator(
                 run.spec,
@@ -152,6 +182,8 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 seed=seed,
                 native_from_unit=run.space.native_from_unit,
                 device=request.device,
+                monitor=monitor,
+                cache=_reference_cache(request),
             )
             if evaluator is None:
                 raise InputError(
@@ -160,15 +192,40 @@ def evaluate_run_metrics(request: EvaluationRequest, options: MetricsOptions) ->
                 )
             results.append(evaluator.evaluate(run.model))
             advance(1)
+    request.notes.append(describe_samples(request.samples))
+    request.notes.extend(monitor.notes)
     return {key: MetricEstimate.from_values([metrics[key] for metrics in results], key) for key in results[0]}
+
+
+def _reference_cache(request: EvaluationRequest) -> ReferenceCache:
+    """Keep references beside the training data where they lie in a folder of this machine; else with the run."""
+    data_store = request.open_train().store
+    return ReferenceCache([data_store, request.run.store] if is_local(data_store.url) else [request.run.store])
 
 
 def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
     """Run the paper's SVM protocol on mu beside the encoder's last three hidden layers."""
-    known = _embed_split(request, request.load_train())
-    test = _embed_split(request, request.load_holdout())
-    pool, validation = (known[rows] for rows in hold_out_rows(len(known.labels)))
-    with show_progress("Fitting SVMs", None) as advance:
+    with tempfile.TemporaryDirectory(prefix="ali-dist-features-") as folder, show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        train = _open_train_split(request, options.train_split)
+        pool = embed_split(request, train, Path(folder) / "train", monitor)
+        valid = _open_valid_split(request, train)
+        if valid is None:
+            pool_rows, validation_rows = hold_out_rows(len(pool.labels))
+            validation = pool[validation_rows]
+            assert isinstance(pool.features, StoredFeatures), "a split is embedded into a file"
+            pool = EmbeddedSplit(pool.features.first(pool_rows.stop), pool.labels[pool_rows])
+            request.notes.append(
+                f"Labels are from {train.name}; C was chosen on its last {len(validation.labels):,} samples, which are "
+                f"held out since the data have no other split {VALID}; errors are of {request.holdout.name}."
+            )
+        else:
+            validation = embed_split(request, valid, Path(folder) / "valid", monitor)
+            request.notes.append(
+                f"Labels are from {train.name}; C was chosen on {valid.name}; errors are of {request.holdout.name}."
+            )
+        test = embed_split(request, request.holdout, Path(folder) / "test", monitor)
+        advance = monitor.start("Fitting SVMs", len(PENALTIES) + options.draws)
         result = svm_protocol(
             pool,
             validation,
@@ -182,18 +239,78 @@ def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
     return {key: MetricEstimate(value) for key, value in _svm_metrics(result).items()}
 
 
-def _embed_split(request: EvaluationRequest, split: LabelledArrays) -> EmbeddedSplit:
-    if split.classes is None:
-        raise InputError("--what svm needs class labels, but the data have none: give data with classes.")
-    model = request.run.model
-    features = in_batches(
-        lambda x, c=None: compute_features(model, "mu+layers", x, c),
-        split.x,
-        request.device,
-        "encoder's feature map",
-        conditions_from_labels(model, split.y),
-    )
-    return EmbeddedSplit(features.numpy(), split.classes.numpy())
+def evaluate_neighbors(request: EvaluationRequest, options: NeighborOptions) -> Estimates:
+    """Measure the errors of 1 and 5 nearest neighbors on mu, and on the features of the paper's SVM."""
+    with tempfile.TemporaryDirectory(prefix="ali-dist-features-") as folder, show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        train = _open_train_split(request, options.train_split)
+        pool = embed_split(request, train, Path(folder) / "train", monitor)
+        test = embed_split(request, request.holdout, Path(folder) / "test", monitor)
+        request.notes.append(
+            f"Neighbors are among all {len(pool.labels):,} samples of {train.name}, by Euclidean distance; errors are "
+            f"of {request.holdout.name}."
+        )
+        estimates = {}
+        for kind, columns in (("mu", slice(0, request.run.model.latent_size)), ("features", slice(None))):
+            advance = monitor.start(f"Nearest neighbors on {kind}", len(pool.labels) * len(test.labels))
+            errors = neighbor_errors(pool, test, columns=columns, device=request.device, advance=advance)
+            for k, error in zip(NEIGHBORS, errors, strict=True):
+                estimates[f"knn_{k}_{kind}_error"] = MetricEstimate(error)
+    return estimates
+
+
+def _open_train_split(request: EvaluationRequest, name: str) -> DataSplit:
+    """Open the split that labels are from: by default `train`, or what the run trained on where there is none."""
+    if request.open_split is None:
+        return request.open_train()
+    return request.open_split([name, request.run.config.data.split] if name == TRAIN else [name])
+
+
+def _open_valid_split(request: EvaluationRequest, train: DataSplit) -> DataSplit | None:
+    """Open the split that C is chosen on; None where the data have none besides those of labels and errors."""
+    if request.open_split is None:
+        return None
+    try:
+        valid = request.open_split([VALID])
+    except InputError:
+        return None
+    used = (train.index.fingerprint, request.holdout.index.fingerprint)
+    return None if valid.index.fingerprint in used else valid
+
+
+def embed_split(request: EvaluationRequest, split: DataSplit, path: Path, monitor: EvaluationMonitor) -> EmbeddedSplit:
+    """Compute mu beside the encoder's last three hidden layers of a whole split, shard by shard, into a file.
+
+    Raises:
+        InputError: The data have no class labels, do not fit the model, or are damaged.
+    """
+    run = request.run
+    reader = ShardReader(split.store, split.index)
+    advance = monitor.start(f"Features of {split.name}", split.index.num_samples)
+    stored: StoredFeatures | None = None
+    labels: list[Tensor] = []
+    start = 0
+
+    def compute(x: Tensor, c: Tensor | None = None) -> Tensor:
+        return compute_features(run.model, "mu+layers", run.space.unit_from_stored(x), c)
+
+    for shard in range(len(split.index.shards)):
+        for sample_run in runs_of_shard(split, shard, _CHUNK_BYTES):
+            samples = read_samples(reader, sample_run)
+            if samples.y is None or samples.y.ndim != 1:
+                raise InputError(
+                    f"--what svm and knn need class labels, but the data in {split.store.url} have none: give data "
+                    "with classes."
+                )
+            c = conditions_for_samples(run, split, samples.y)
+            features = in_batches(compute, samples.x, request.device, "encoder's feature map", c, advance)
+            if stored is None:
+                stored = StoredFeatures(path, split.index.num_samples, features.shape[1])
+            stored.write(start, features.numpy())
+            start += len(features)
+            labels.append(samples.y)
+    assert stored is not None, "a split holds at least one sample"
+    return EmbeddedSplit(stored, torch.cat(labels).numpy())
 
 
 def _svm_metrics(result: SvmResult) -> dict[str, float]:
@@ -275,6 +392,11 @@ EVALUATIONS: Mapping[str, Evaluation[Any]] = {
         "the paper's protocol: a linear SVM on encoder features with 1000 labels, mean and std over 100 draws",
         SvmOptions,
         evaluate_svm,
+    ),
+    "knn": Evaluation(
+        "errors of 1 and 5 nearest neighbors, on encoder features and all labels of the training split",
+        NeighborOptions,
+        evaluate_neighbors,
     ),
     "anomaly": Evaluation(
         "EGBAD: AUROC of a model trained on the normal classes alone, all other classes being anomalies",

@@ -45,7 +45,7 @@ STEPS = 9
 FIGURE_POINTS = 2_500
 """Points of a mixture's figure."""
 IMAGES_NEEDED = RECONSTRUCTIONS + 2 * ROWS
-"""Images that the galleries of a run show, at most."""
+"""Images that the galleries of a run show, at most; see `choose_shown`."""
 
 PathFunction = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -215,38 +215,68 @@ def has_galleries(spec: DataSpec) -> bool:
     return spec.mixture is not None or (spec.is_images and spec.shape[0] in (1, 3))
 
 
+def choose_shown(spec: DataSpec, count: int, *, seed: int) -> Tensor:
+    """Choose the samples of a split that the galleries of a run show: nothing else of it need be read.
+
+    Args:
+        spec: What the data are.
+        count: Samples of the split.
+        seed: Seed of the choice.
+
+    Returns:
+        Sample ids, int64, in the order in which they are shown.
+    """
+    if spec.mixture is not None:
+        return torch.arange(min(count, FIGURE_POINTS))
+    order = _shuffled_order(count, seed)
+    return order if count <= IMAGES_NEEDED else torch.cat([order[:RECONSTRUCTIONS], order[-2 * ROWS :]])
+
+
+def _shuffled_order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
 def draw_run_galleries(
-    model: InferenceModel, data: LabelledArrays, spec: DataSpec, *, seed: int, device: torch.device | str
+    model: InferenceModel,
+    data: LabelledArrays,
+    spec: DataSpec,
+    *,
+    seed: int,
+    device: torch.device | str,
+    labels: Tensor | None = None,
 ) -> dict[str, Gallery]:
     """Draw the galleries that a run shows of itself while it trains.
 
     Args:
         model: The networks as they are now.
-        data: The holdout split, or `IMAGES_NEEDED` training samples where there is none.
+        data: The samples of a split that `choose_shown` names, in its order.
         spec: What the data are; `has_galleries` must hold.
         seed: Seed of every draw and of the choice of images.
         device: Where the model is.
+        labels: Labels of the whole split, for a conditional model: what samples are drawn under.
 
     Returns:
         Galleries by kind, in alphabetical order of their kinds.
     """
     if spec.mixture is not None:
         return {"mixture": _draw_run_mixture(model, data, spec.mixture, seed, device)}
-    order = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(seed))
-    x = data.x[order]
+    x = data.x
     c = conditions_from_labels(model, data.y)
-    c = None if c is None else c[order]
-    galleries: dict[str, Gallery] = {}
+    c_split = None
     if c is not None:
-        columns, labels = _run_columns(c, spec)
-        galleries["conditions"] = draw_conditions(model, columns, labels, count=ROWS, seed=seed, device=device)
+        assert labels is not None, "a conditional model is shown under the conditions of the split"
+        c_split = conditions_from_labels(model, labels[_shuffled_order(len(labels), seed)])
+    galleries: dict[str, Gallery] = {}
+    if c_split is not None:
+        columns, titles = _run_columns(c_split, spec)
+        galleries["conditions"] = draw_conditions(model, columns, titles, count=ROWS, seed=seed, device=device)
     # The first images are reconstructed, the last ones are ends of paths: an even number of them.
     pairs = slice(0, RECONSTRUCTIONS)
     first_end = max(0, len(x) - 2 * ROWS)
     ends = slice(first_end, first_end + min(2 * ROWS, len(x) // 2 * 2))
     galleries["interpolations"] = draw_interpolations(model, x[ends], _take(c, ends), seed=seed, device=device)
     galleries["reconstructions"] = draw_reconstructions(model, x[pairs], _take(c, pairs), seed=seed, device=device)
-    c_samples = None if c is None else draw_rows(c, SAMPLES, seed)
+    c_samples = None if c_split is None else draw_rows(c_split, SAMPLES, seed)
     galleries["samples"] = draw_samples(model, SAMPLES, c_samples, seed=seed, device=device)
     return galleries
 

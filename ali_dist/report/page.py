@@ -135,11 +135,13 @@ def _metrics_html(run: RunReader) -> tuple[Mapping[str, float], str]:
     """The final metrics, else those of the last evaluation, and a sentence on where they come from."""
     final = run.summary.get("metrics")
     if isinstance(final, dict) and final:
-        return _only_numbers(final), "At the end of the run."
+        split = run.summary.get("metrics_split")
+        return _only_numbers(final), f"Of the split {split}, as the run stands." if split else "At the end of the run."
     if run.evaluations:
         last = run.evaluations[-1]
         rest = {k: v for k, v in last.items() if k not in ("images", "step", "seconds")}
-        return _only_numbers(rest), f"From the last evaluation, after {last['images']:,} images."
+        on = f" on the split {last['split']}" if last.get("split") else ""
+        return _only_numbers(rest), f"From the last evaluation{on}, after {last['images']:,} images."
     return {}, "There has been no evaluation yet."
 
 

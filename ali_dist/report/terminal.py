@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from ali_dist.evaluation.catalog import METRICS
+from ali_dist.evaluation.monitor import Advance, StartBar
 from ali_dist.report.metric_rows import format_metric
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ class TrainingProgressDisplay:
     def message(self, text: str) -> None:
         """Show a sentence that stays."""
         self._view.message(text)
+
+    def start_bar(self, name: str, total: int | None) -> Advance:
+        """Show, beside the training, a part of an evaluation that takes long.
+
+        Args:
+            name: What is being done.
+            total: Where it ends; None: unknown.
+
+        Returns:
+            A function to be called with each advance.
+        """
+        return self._view.start_bar(name, total)
 
     def close(self) -> None:
         """Leave the last state standing; may be called twice."""
@@ -134,6 +147,10 @@ class _LineView:
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
+    def start_bar(self, name: str, total: int | None) -> Advance:
+        del name, total  # a log has no bars
+        return lambda advance: None
+
     def close(self) -> None:
         self._stream.flush()
 
@@ -151,12 +168,14 @@ class _LiveView:
         self._draw_time = 0.0
         self._train: Mapping[str, Any] = {}
         self._evaluation: Mapping[str, Any] = {}
+        self._activity = ""
         # Warnings on stderr go above the live lines; stdout is left alone so that pdb's prompt works.
         self._live = Live(self._render(), console=console, auto_refresh=False, redirect_stdout=False)
         self._live.start(refresh=True)
 
     def update(self, images: int, record: Mapping[str, Any] | None) -> None:
         self._images = images
+        self._activity = ""
         if record is not None and record.get("event") == "evaluation":
             self._evaluation = record
         elif record is not None:
@@ -169,7 +188,22 @@ class _LiveView:
     def message(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False)
 
+    def start_bar(self, name: str, total: int | None) -> Advance:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self._activity = f"evaluating: {name} {done:,}" + (f" / {total:,}" if total else "")
+            now = time.monotonic()
+            if now - self._draw_time >= REFRESH_SECONDS:
+                self._draw_time = now
+                self._live.update(self._render(), refresh=True)
+
+        return advance
+
     def close(self) -> None:
+        self._activity = ""
         self._live.update(self._render())
         self._live.stop()
 
@@ -188,7 +222,7 @@ class _LiveView:
             share,
             self._format_remaining_time(),
         )
-        lines = [training_line(self._train), evaluation_line(self._evaluation)]
+        lines = [training_line(self._train), evaluation_line(self._evaluation), self._activity]
         return Group(bar, *(Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines if line))
 
     def _format_remaining_time(self) -> str:
@@ -228,10 +262,6 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
 def _format_plain(value: object) -> str:
     """A value without blanks, floats in 5 digits."""
     return f"{value:.5g}" if isinstance(value, float) else str(value).replace(" ", "_")
-
-
-Advance = Callable[[int], None]
-StartBar = Callable[[str, int | None], Advance]
 
 
 @contextmanager

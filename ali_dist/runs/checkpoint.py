@@ -30,6 +30,7 @@ from ali_dist.storage.base import MissingObject, Store
 FORMAT_VERSION = 1
 _FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
+_LATER_FIELDS = ("data", "metrics_split")  # of `CheckpointMetadata`; older checkpoints of this format lack them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class CheckpointMetadata:
         config: Of the run, nested.
         precision: The loss scale, for fp16.
         metrics: Of the last evaluation.
+        metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         data: What the networks depend on; see `DataSpec`.
         format_version: Of the whole folder.
     """
@@ -61,6 +63,7 @@ class CheckpointMetadata:
     config: dict[str, Any]
     precision: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    metrics_split: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -234,9 +237,13 @@ def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
             f"The checkpoint has format {version}, but this version of ali_dist reads format {FORMAT_VERSION}: "
             "continue with the version that wrote it, or choose another run.name."
         )
-    # Checkpoints written before `data` was added have none.
+    # Checkpoints written before a field was added lack it.
     return CheckpointMetadata(
-        **{f.name: mapping[f.name] for f in fields(CheckpointMetadata) if f.name in mapping or f.name != "data"}
+        **{
+            f.name: mapping[f.name]
+            for f in fields(CheckpointMetadata)
+            if f.name in mapping or f.name not in _LATER_FIELDS
+        }
     )
 
 

@@ -1,4 +1,4 @@
-"""The data of a run: the split that is trained on, and the one that is held out."""
+"""The data of a run: the split that is trained on, and those that are held out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ali_dist.data.shards.index import Index, check_listing, find_split, load_in
 from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
+
+VALID = "valid"
+"""Name of the split that evaluations before the end, and sweeps, choose by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,11 @@ class DataSplit:
     store: Store
     index: Index
 
+    @property
+    def name(self) -> str:
+        """Its name: the last part of its folder."""
+        return self.store.url.rstrip("/").rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class RunData:
@@ -30,11 +38,13 @@ class RunData:
 
     Attributes:
         train: What is trained on.
-        holdout: What is evaluated on; None where the data have one split only.
+        holdout: What is reported on at the end; None where the data have one split only.
+        valid: What is chosen by, before the end; None where the data have no such split.
     """
 
     train: DataSplit
     holdout: DataSplit | None
+    valid: DataSplit | None = None
 
 
 def open_url(url: str, storage: StorageConfig) -> Store:
@@ -53,7 +63,7 @@ def open_run_store(config: Config) -> Store:
 
 
 def open_run_data(config: Config) -> RunData:
-    """Find both splits and check the training split's shards against its index; reads no shard.
+    """Find the splits and check the training split's shards against its index; reads no shard.
 
     Raises:
         InputError: No such place, no such split, no access, or an index that does not match its shards.
@@ -61,11 +71,18 @@ def open_run_data(config: Config) -> RunData:
     root = open_url(config.data.url, config.storage)
     train = _open_split(root, config.data.split)
     check_listing(train.store, train.index)
+    holdout = _open_other_split(root, config.data.holdout, train)
+    valid = _open_other_split(root, VALID, train)
+    return RunData(train, holdout, valid)
+
+
+def _open_other_split(root: Store, split: str, train: DataSplit) -> DataSplit | None:
+    """Open a split that is not the training split; None where the data do not have it."""
     try:
-        holdout = _open_split(root, config.data.holdout)
+        other = _open_split(root, split)
     except InputError:
-        return RunData(train, None)
-    return RunData(train, None if holdout.index.fingerprint == train.index.fingerprint else holdout)
+        return None
+    return None if other.index.fingerprint == train.index.fingerprint else other
 
 
 def _open_split(root: Store, split: str) -> DataSplit:

@@ -23,7 +23,8 @@ class RunReader:
         config: config.json; empty if it is missing.
         summary: summary.json; empty if it is missing.
         train: The training records of metrics.jsonl, ascending in `images`, one for each value of it.
-        evaluations: The evaluation records of metrics.jsonl, likewise.
+        evaluations: The evaluation records of metrics.jsonl, likewise; all of one split, the first one's, so that a
+            curve through them means one thing.
         images: The newest PNG of each kind, in the order of the report.
         problems: One sentence for each file that is missing or cannot be read.
     """
@@ -49,10 +50,15 @@ class RunReader:
             config,
             summary,
             _latest_by_images([r for r in records if r.get("event") == "train"]),
-            _latest_by_images([r for r in records if r.get("event") == "evaluation"]),
+            _latest_by_images(_of_one_split([r for r in records if r.get("event") == "evaluation"])),
             images,
             problems,
         )
+
+
+def _of_one_split(evaluations: list[Record]) -> list[Record]:
+    """Leave out evaluations of another split than the first: a run ends with one of the split it reports on."""
+    return [record for record in evaluations if record.get("split") == evaluations[0].get("split")]
 
 
 def newest_images(folder: Path) -> dict[str, Path]:

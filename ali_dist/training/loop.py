@@ -17,6 +17,7 @@ from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
 from ali_dist.training.randomness import seed_dropout
+from ali_dist.training.reporting import EvaluationOutcome
 from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import loss_weights_at
 
@@ -82,8 +83,8 @@ def fit(config: Config, context: Context) -> Record | None:
                 average_statistics(run)
             if due.draw and run.reporter is not None:
                 run.reporter.draw_galleries(run.progress.images)
-            if due.evaluate:
-                evaluate(run)
+            if due.evaluate and not evaluate(run):
+                save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
             if due.save:
                 save_checkpoint(run)
             if due.record:
@@ -116,11 +117,22 @@ def record_losses(run: TrainingRun) -> None:
         run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.learning_rates()})
 
 
-def evaluate(run: TrainingRun) -> None:
-    """Measure the networks on rank 0, and pass the metrics on. Collective."""
-    metrics = run.reporter.evaluate(run.position()) if run.reporter is not None else {}
-    run.progress.metrics = metrics or run.progress.metrics
-    run.context.report({"images": float(run.progress.images), **metrics})
+def evaluate(run: TrainingRun) -> bool:
+    """Measure the networks on rank 0, and pass the metrics on; False if that was asked to stop. Collective."""
+    outcome = EvaluationOutcome()
+    is_last = run.progress.step >= run.total_steps
+    if run.reporter is not None:
+        outcome = run.reporter.evaluate(run.position(), is_last=is_last)
+    if any_rank(outcome.is_stopped, run.device, run.world):
+        if is_last:  # whoever goes on sees that the run has not been measured yet
+            run.progress.metrics = {}
+            run.progress.metrics_split = ""
+        return False
+    if outcome.metrics:
+        run.progress.metrics = outcome.metrics
+        run.progress.metrics_split = outcome.split
+    run.context.report({"images": float(run.progress.images), **outcome.to_choose_by})
+    return True
 
 
 def save_checkpoint(run: TrainingRun) -> None:
@@ -151,6 +163,7 @@ def save_checkpoint(run: TrainingRun) -> None:
         config=run.config.to_mapping(),
         precision=run.state.precision.state_dict(),
         metrics=run.progress.metrics,
+        metrics_split=run.progress.metrics_split,
         data=index.spec.to_mapping(),
     )
     run.checkpoints.save(metadata, run.state.tensors())
@@ -192,12 +205,22 @@ def conclude(run: TrainingRun, status: str) -> Record | None:
 
 
 def conclude_finished_run(run: TrainingRun) -> Record | None:
-    """Nothing is left to train; a run that was killed between its last checkpoint and its summary gets the summary."""
+    """Nothing is left to train; a run without a summary gets it, with its evaluation if that was stopped. Collective.
+
+    Raises:
+        Stopped: The evaluation was asked to stop again.
+    """
+    summary = run.reporter.read_finished_summary() if run.reporter is not None else None
+    if run.reporter is not None:
+        run.reporter.say(
+            f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
+            "or choose another --run.name."
+        )
+    if not any_rank(summary is not None, run.device, run.world) and not run.progress.metrics and not evaluate(run):
+        raise Stopped(
+            f"Stopped on request while run {run.config.run.name!r} was evaluated, with all its training saved; run the "
+            "same command to evaluate it."
+        )
     if run.reporter is None:
         return None
-    summary = run.reporter.read_finished_summary()
-    run.reporter.say(
-        f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
-        "or choose another --run.name."
-    )
     return summary or run.reporter.write_summary(run.outcome("finished"), [])

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
 from ali_dist.config import Config
-from ali_dist.evaluation.evaluators import make_evaluator
-from ali_dist.evaluation.interfaces import LabelledArrays, ModelEvaluator
-from ali_dist.evaluation.split_loading import load_labelled_arrays, megabytes_in_memory
+from ali_dist.data.shards.reader import load_labels
+from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.monitor import Advance, EvaluationMonitor, EvaluationStopped
+from ali_dist.evaluation.reference_cache import ReferenceCache
+from ali_dist.evaluation.split_loading import load_rows
 from ali_dist.model.build import build_networks
 from ali_dist.model.inference_model import InferenceModel
-from ali_dist.report.galleries import IMAGES_NEEDED, draw_run_galleries, has_galleries
+from ali_dist.report.galleries import IMAGES_NEEDED, choose_shown, draw_run_galleries, has_galleries
 from ali_dist.report.page import write_page
 from ali_dist.report.terminal import TrainingProgressDisplay
-from ali_dist.runs.datasets import DataSplit, RunData
+from ali_dist.runs.datasets import RunData
 from ali_dist.runs.run_writer import RunWriter
 from ali_dist.runs.trackers import Record
+from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 from ali_dist.training.resume import TrainingProgress
+from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation
 from ali_dist.training.state import TrainState
 
-_SEED = 0
-"""Seed of evaluations and galleries in every run: runs are compared, so classifiers and draws must not differ."""
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOutcome:
+    """What an evaluation gives the loop.
+
+    Attributes:
+        metrics: What the run is said to have reached; empty where nothing was measured.
+        split: Name of the split that they are of.
+        to_choose_by: What a sweep may compare: never of the split that is reported on, where there is another.
+        is_stopped: Whether the evaluation was asked to stop, and has no metrics for that reason.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    split: str = ""
+    to_choose_by: dict[str, float] = field(default_factory=dict)
+    is_stopped: bool = False
 
 
 class RunReporter:
@@ -36,15 +56,37 @@ class RunReporter:
         state: The networks; their averages are shown where there are any.
         store: The run's folder.
         device: Where the networks are.
+        should_stop: Whether this rank was asked to stop: an evaluation then ends without metrics. None: never.
     """
 
-    def __init__(self, config: Config, data: RunData, state: TrainState, store: Store, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: RunData,
+        state: TrainState,
+        store: Store,
+        device: torch.device,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
         self._config = config
         self._data = data
         self._state = state
         self._device = device
         self._folder = RunWriter(store)
         self._display: TrainingProgressDisplay | None = None
+        self._evaluations: dict[str, SplitEvaluation] = {}
+        # References are kept beside the data where they lie in a folder of this machine; else with the run.
+        data_store = data.train.store
+        self._evaluator = RunEvaluator(
+            data,
+            state.space,
+            samples=config.report.evaluation_samples,
+            memory_mb=config.data.memory_mb,
+            device=device,
+            say=self.say,
+            monitor=EvaluationMonitor(self._start_bar, should_stop),
+            cache=ReferenceCache([data_store, store] if is_local(data_store.url) else [store]),
+        )
 
     def say(self, text: str) -> None:
         """Show a line to the user."""
@@ -85,17 +127,37 @@ class RunReporter:
         """Bring what has been written to the run folder, where that is not on this machine."""
         self._folder.publish()
 
-    def evaluate(self, position: Record) -> dict[str, float]:
-        """Measure the current networks on the holdout split, and log it; empty where there are no metrics.
+    def evaluate(self, position: Record, *, is_last: bool) -> EvaluationOutcome:
+        """Measure the current networks, and log it; an empty outcome where there are no metrics.
+
+        Before the end, the split that is chosen by is measured. At the end it is `data.holdout`, and before it, if
+        there were (or could have been) earlier evaluations, once more the other one.
 
         Args:
             position: Step, images and seconds of the record.
+            is_last: Whether training has ended.
         """
-        if self._config.report.evaluation == "none" or self._data.holdout is None or self._evaluator is None:
-            return {}
-        metrics = self._evaluator.evaluate(self._make_inference_model())
-        self.log_record({"event": "evaluation", **position, **metrics})
-        return metrics
+        report = self._config.report
+        if report.evaluation == "none" or self._data.holdout is None:
+            return EvaluationOutcome()
+        by_report_split = self._evaluator.chooses_by_report_split
+        chosen = reported = SplitEvaluation()
+        try:
+            if not is_last or (report.evaluate_every and not by_report_split):
+                chosen = self._measure(position, "choice")
+            if is_last:
+                reported = self._measure(position, "report")
+        except EvaluationStopped:
+            return EvaluationOutcome(is_stopped=True)
+        result = reported if is_last else chosen
+        return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics)
+
+    def _measure(self, position: Record, purpose: Purpose) -> SplitEvaluation:
+        result = self._evaluator.measure(self._make_inference_model(), purpose)
+        if result.metrics:
+            self._evaluations[purpose] = result
+            self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
+        return result
 
     def draw_galleries(self, images: int) -> None:
         """Draw what the current networks make of the same latents and images as at every other time.
@@ -106,13 +168,25 @@ class RunReporter:
         spec = self._data.train.index.spec
         if not has_galleries(spec):
             return
-        has_holdout = self._data.holdout is not None
-        images_shown = self._holdout if has_holdout else self._load_split(self._data.train, IMAGES_NEEDED)
+        data, labels = self._shown
         model = self._make_inference_model()
-        for kind, gallery in draw_run_galleries(model, images_shown, spec, seed=_SEED, device=self._device).items():
+        drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
+        for kind, gallery in drawn.items():
             path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
             gallery.save_picture(path)
             self._folder.log_image(path, images)
+
+    @functools.cached_property
+    def _shown(self) -> tuple[LabelledArrays, torch.Tensor | None]:
+        """The samples that galleries show, and the labels of all that they are from; nothing else is read."""
+        split = self._data.holdout or self._data.train
+        count = split.index.num_samples
+        if self._data.holdout is None:
+            count = min(count, IMAGES_NEEDED)
+        shown = choose_shown(split.index.spec, count, seed=SEED)
+        data = load_rows(split.store, split.index, self._state.space, shown.numpy())
+        labels = load_labels(split.store, split.index)
+        return data, None if labels is None else torch.from_numpy(labels[:count])
 
     def write_summary(self, outcome: Record, substituted: list[str]) -> Record:
         """Write the summary and the report page.
@@ -132,6 +206,10 @@ class RunReporter:
             "update": self._state.step.rule.name,
             "weights": "ema" if self._state.average is not None else "raw",
         }
+        if self._evaluations:
+            summary["evaluation"] = {purpose: result.to_json() for purpose, result in self._evaluations.items()}
+        if "choice" in self._evaluations:
+            summary["metrics_to_choose_by"] = self._evaluations["choice"].metrics
         if substituted:
             summary["substituted"] = substituted
         self._folder.write_json("summary.json", summary)
@@ -156,34 +234,8 @@ class RunReporter:
 
         return InferenceModel(self._state.inference_networks(), self._state.space, make_untrained)
 
-    @functools.cached_property
-    def _evaluator(self) -> ModelEvaluator | None:
-        """What measures the run, made at the first evaluation; None where nothing can."""
-        index = self._data.train.index
-        megabytes = megabytes_in_memory(index, self._state.space)
-        if index.spec.is_images and megabytes > self._config.data.memory_mb:
-            self.say(f"Evaluation is skipped: it would hold {megabytes:,.0f} MB (data.memory_mb allows less).")
-            return None
-        evaluator = make_evaluator(
-            index.spec,
-            lambda: self._load_split(self._data.train),
-            lambda: self._holdout,
-            samples=self._config.report.evaluation_samples,
-            seed=_SEED,
-            native_from_unit=self._state.space.native_from_unit,
-            device=self._device,
-        )
-        if evaluator is None:
-            self.say("Evaluation is skipped: there are no metrics for points that are of no known mixture.")
-        return evaluator
-
-    @functools.cached_property
-    def _holdout(self) -> LabelledArrays:
-        assert self._data.holdout is not None
-        return self._load_split(self._data.holdout)
-
-    def _load_split(self, split: DataSplit, limit: int | None = None) -> LabelledArrays:
-        return load_labelled_arrays(split.store, split.index, self._state.space, limit)
+    def _start_bar(self, name: str, total: int | None) -> Advance:
+        return self._display.start_bar(name, total) if self._display is not None else lambda advance: None
 
 
 def _device_name(device: torch.device) -> str:

@@ -43,7 +43,8 @@ class TrainingProgress:
         images: Real images seen, over all ranks.
         seconds: Training time of earlier starts.
         restarts: How often the run was gone on with.
-        metrics: Of the last evaluation.
+        metrics: Of the last evaluation; empty if there was none, or if the last one was stopped.
+        metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class TrainingProgress:
     seconds: float = 0.0
     restarts: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    metrics_split: str = ""
 
     def advance(self, images: int) -> None:
         """Count one update of so many images."""
@@ -99,6 +101,7 @@ def resume_run(
         seconds=metadata.seconds,
         restarts=metadata.restarts + 1,
         metrics=dict(metadata.metrics),
+        metrics_split=metadata.metrics_split,
     )
 
 

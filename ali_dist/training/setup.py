@@ -115,6 +115,7 @@ class TrainingRun:
             "world_size": self.world.size,
             "restarts": self.progress.restarts,
             "metrics": self.progress.metrics,
+            "metrics_split": self.progress.metrics_split,
         }
 
 
@@ -146,7 +147,7 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     store = open_run_store(config)
     reporter = None
     if world.is_main:
-        reporter = RunReporter(config, data, state, store, device)
+        reporter = RunReporter(config, data, state, store, device, context.stop_requested)
         stack.callback(reporter.close)
     say = reporter.say if reporter is not None else _say_nothing
     checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say)

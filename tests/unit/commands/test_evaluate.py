@@ -117,6 +117,39 @@ def test_the_svm_protocol_runs_on_mu_and_three_layers(plain, tmp_path):
     assert 0 <= result["svm_error"] <= 1
 
 
+def test_labels_are_from_train_and_c_is_chosen_on_valid_whatever_the_run_trained_on(plain, folder, tmp_path, capsys):
+    """Stripes tell the class, but `valid` and `extra` have other classes for them than `train` and `test`."""
+    data = folder / "protocol"
+    rng = np.random.default_rng(3)
+    for split, count, turn in (("extra", 60, 2), ("train", 120, 0), ("valid", 60, 1), ("test", 80, 0)):
+        y = np.arange(count) % 4
+        x = rng.integers(0, 60, (count, 1, SIDE, SIDE), dtype=np.uint8)
+        x[np.arange(count)[:, None], 0, 2 * y[:, None] + np.arange(2)] += 150
+        write_arrays(data / split, x, (y + turn) % 4, classes=CLASSES, per_shard=50)
+    words = (plain, "--data", data, "--what", "svm", "--labels", 40, "--draws", 2)
+    usual = evaluate_to_json(tmp_path, *words)
+    assert usual["metrics"]["svm_error"] < 0.1 < 0.9 < usual["metrics"]["svm_validation_error"]
+    assert "Labels are from train; C was chosen on valid; errors are of test." in usual["notes"]
+    (data / "valid" / "index.json").rename(data / "valid" / "kept")
+    held_out = evaluate_to_json(tmp_path, *words)
+    assert max(held_out["metrics"]["svm_error"], held_out["metrics"]["svm_validation_error"]) < 0.1
+    assert any("its last 16 samples" in note for note in held_out["notes"])
+    assert evaluate_to_json(tmp_path, *words, "--train-split", "extra")["metrics"]["svm_error"] > 0.9
+    assert "extras" in refusal(capsys, evaluate, *words, "--train-split", "extras")
+
+
+def test_nearest_neighbors_find_the_classes_that_are_there(plain, folder, tmp_path):
+    data = folder / "neighbors"
+    for split, seed in (("train", 0), ("test", 1)):
+        y = np.arange(100) % 4
+        x = np.random.default_rng(seed).integers(0, 60, (100, 1, SIDE, SIDE), dtype=np.uint8)
+        x[np.arange(100)[:, None], 0, 2 * y[:, None] + np.arange(2)] += 150
+        write_arrays(data / split, x, y, classes=CLASSES, per_shard=30)
+    result = evaluate_to_json(tmp_path, plain, "--data", data, "--what", "knn")
+    assert result["metrics"]["knn_1_features_error"] < 0.1
+    assert any("Euclidean" in note for note in result["notes"])
+
+
 def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
     result = evaluate_to_json(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero,1")
     low, high = result["intervals"]["auroc_reconstruction"]
@@ -145,11 +178,22 @@ def test_an_evaluation_that_cannot_be_made_ends_with_one_sentence(words, names, 
         assert name in sentence
 
 
-def test_data_larger_than_memory_allows_are_refused(plain, folder, capsys):
+def test_of_data_larger_than_memory_allows_a_sample_is_measured_and_said(plain, folder, tmp_path, capsys):
+    """2 MB are 1953 images at 16x16: every metric is there, and how many images each came from."""
     large = folder / "large"
-    for split in ("train", "test"):
-        write_arrays(large / split, np.zeros((1000, 1, SIDE, SIDE), np.uint8), [0] * 1000)
-    assert "--memory-mb" in refusal(capsys, evaluate, plain, "--data", large, "--memory-mb", 1)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2500), ("test", 2100)):
+        write_arrays(
+            large / split, rng.integers(0, 256, (count, 1, SIDE, SIDE), dtype=np.uint8), np.arange(count) % 4,
+            per_shard=500, classes=CLASSES,
+        )  # fmt: skip
+    result = evaluate_to_json(tmp_path, plain, "--data", large, "--memory-mb", 2)
+    assert set(result["metrics"]) == set(json.loads((Path(plain) / "summary.json").read_text())["metrics"])
+    assert result["samples"] == {
+        "train": {"split": "train", "samples": 1953, "of": 2500},
+        "holdout": {"split": "test", "samples": 1953, "of": 2100},
+    }
+    assert "1,953 of 2,100 samples of test" in capsys.readouterr().out
 
 
 def test_conditional_models_are_measured_under_the_holdout_s_conditions(by_class, by_attributes, tmp_path):
@@ -182,7 +226,7 @@ def test_help_is_readable_and_a_missing_run_is_named(command, capsys):
         (["--what", "svm", "--samples", "9"], "--samples applies to --what metrics or fid, not to svm"),
         (["--what", "anomaly", "--workers", "2"], "--workers applies to --what svm, not to anomaly"),
         (["--labels", "1"], "--labels is '1', but must be a whole number of at least 2"),
-        (["--what", "svn"], "--what is 'svn', but must be one of metrics, svm, anomaly, fid; did you mean svm"),
+        (["--what", "svn"], "--what is 'svn', but must be one of metrics, svm, knn, anomaly, fid; did you mean svm"),
     ],
 )
 def test_options_of_another_evaluation_are_refused(words, problem, plain, capsys):
@@ -195,7 +239,7 @@ def test_an_option_at_its_default_is_no_option_of_another_evaluation(plain, tmp_
 
 
 def test_every_evaluation_gives_metrics_of_the_catalog(plain, tmp_path):
-    requests = {"metrics": [], "svm": ["--labels", 8, "--draws", 1], "anomaly": ["--normal-class", "zero"]}
+    requests = {"metrics": [], "svm": ["--labels", 8, "--draws", 1], "knn": [], "anomaly": ["--normal-class", "zero"]}
     for what, options in requests.items():
         metrics = evaluate_to_json(tmp_path, plain, "--what", what, *options)["metrics"]
         assert metrics

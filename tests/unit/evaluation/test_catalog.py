@@ -23,6 +23,7 @@ PUBLIC_KEYS = {
     *("semi_supervised_error", "modes", "high_quality", "modes_assigned", "reverse_kl", "right_mode", "latent_mmd2"),
     *("latent_std_min", "latent_std_max", "sigma_mean", "label_entropy"),
     *("svm_error", "svm_error_std", "svm_penalty", "svm_validation_error", "svm_labels", "svm_features"),
+    *("knn_1_mu_error", "knn_5_mu_error", "knn_1_features_error", "knn_5_features_error"),
     *("svm_unconverged", "auroc_reconstruction", "auroc_cross_entropy", "auroc_features"),
     *("auroc_egbad_cross_entropy", "auroc_egbad_features", "auroc_egbad_cross_entropy_standardised"),
     *("auroc_egbad_features_standardised", "fid", "kid", "kid_std"),

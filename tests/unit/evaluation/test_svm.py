@@ -44,7 +44,7 @@ def test_fitting_in_the_span_of_the_samples_changes_nothing(classes: int) -> Non
 
     train, test = blobs(30, 3, classes=classes, features=100), blobs(400, 4, classes=classes, features=100)
     ours = fit_svm(train, 0.1, seed=5)
-    theirs = LinearSVC(C=0.1, random_state=5).fit(train.features.astype(np.float64), train.labels)
+    theirs = LinearSVC(C=0.1, random_state=5).fit(train.features[:].astype(np.float64), train.labels)
     np.testing.assert_allclose(ours.weights[:, -len(theirs.coef_) :], theirs.coef_.T, rtol=1e-6, atol=1e-9)
     assert ours.error(test) == pytest.approx(1 - theirs.score(test.features, test.labels))
     assert ours.error(test) > 0  # not a comparison of two perfect scores
@@ -54,9 +54,9 @@ def test_standardizing_undoes_scales_and_shifts() -> None:
     scales = np.geomspace(1e-3, 1e3, 40).astype(np.float32)
     plain, bent = (
         fit_svm(split, 0.1, seed=0, standardize=True)
-        for split in (POOL, EmbeddedSplit(POOL.features * scales + 5, POOL.labels))
+        for split in (POOL, EmbeddedSplit(POOL.features[:] * scales + 5, POOL.labels))
     )
-    assert bent.error(EmbeddedSplit(TEST.features * scales + 5, TEST.labels)) == pytest.approx(
+    assert bent.error(EmbeddedSplit(TEST.features[:] * scales + 5, TEST.labels)) == pytest.approx(
         plain.error(TEST), abs=0.01
     )
     assert fit_svm(
@@ -85,7 +85,7 @@ def test_the_protocol_reports_mean_and_population_spread_of_its_draws() -> None:
 def test_c_is_chosen_on_validation_alone() -> None:
     """Validation labels that contradict the pool's make another C best; the test split does not matter to it."""
     penalties = [1e-7, 1e-1]
-    rare = EmbeddedSplit(np.vstack([POOL.features, POOL.features[:1]]), np.append(POOL.labels, 0))
+    rare = EmbeddedSplit(np.vstack([POOL.features[:], POOL.features[:1]]), np.append(POOL.labels, 0))
     usual = svm_protocol(rare, VALIDATION, TEST, labels=60, draws=1, penalties=penalties)
     turned = EmbeddedSplit(TEST.features, (TEST.labels + 1) % 3)
     assert usual.penalty == svm_protocol(rare, VALIDATION, turned, labels=60, draws=1, penalties=penalties).penalty

@@ -81,7 +81,9 @@ def test_a_row_of_conditions_has_one_latent_and_a_column_one_condition() -> None
 @pytest.mark.parametrize("count", [3, 20, 80])
 def test_a_run_shows_its_galleries_for_any_number_of_images(count: int, tmp_path: Path) -> None:
     """Few images give fewer pairs and rows; of the same data and seed the pictures are the same."""
-    data = LabelledArrays(torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    rows = galleries.choose_shown(DataSpec((1, 4, 4)), count, seed=0)
+    assert len(set(rows.tolist())) == len(rows) == min(count, galleries.IMAGES_NEEDED)
+    data = LabelledArrays(torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))[rows])
     shown = galleries.draw_run_galleries(make_model(), data, DataSpec((1, 4, 4)), seed=0, device=CPU)
     assert list(shown) == ["interpolations", "reconstructions", "samples"]
     assert len(shown["samples"].named_images()) == galleries.SAMPLES
@@ -98,7 +100,7 @@ def test_a_conditional_run_shows_its_usual_attributes_and_each_of_them_turned_ov
     y = torch.tensor([[1.0, 0.0]] * 15 + [[0.0, 1.0]] * 5)
     data = LabelledArrays(torch.rand(20, 1, 4, 4), y, ("hat", "tie"))
     spec = DataSpec((1, 4, 4), attributes=("hat", "tie"))
-    shown = galleries.draw_run_galleries(make_model(2), data, spec, seed=0, device=CPU)
+    shown = galleries.draw_run_galleries(make_model(2), data, spec, seed=0, device=CPU, labels=y)
     assert list(shown) == ["conditions", "interpolations", "reconstructions", "samples"]
     names = [name.partition("-")[2] for name in shown["conditions"].named_images()]
     assert names[:3] == ["usual", "-hat", "+tie"]
