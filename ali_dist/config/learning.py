@@ -151,11 +151,6 @@ class ObjectiveConfig:
                 f"to 0."
             )
         # Whether an update rule is exact also depends on the networks: `training/update_rules.py` decides the rest.
-        if self.update == "scaled" and self.loss == "hinge":
-            raise InputError(
-                "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "
-                "vanishes where the generators' does not): use 'auto' or 'coupled'."
-            )
         if self.update == "scaled" and (self.r1 or self.r2) and self.penalty_every == 1:
             raise InputError(
                 "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "

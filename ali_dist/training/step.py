@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from ali_dist.training.update_rules import UpdateRule
 
 
+_FAR_LOGIT = 30.0
+
+
 class TrainBatch(NamedTuple):
     """What an update is given: this rank's part of a global batch."""
 
@@ -54,6 +57,7 @@ class StepResult(NamedTuple):
     penalty: Tensor
     cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
     supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
+    logits_beyond_30: Tensor  # share of each sample's logits, over both sides, whose magnitude is above 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +165,11 @@ class Step:
 
     def d_loss(self, output: ALIOutput, weights: LossWeights) -> Tensor:
         """Loss of the discriminator; a pack's counts for each of its samples. Collective with `weights.balance`."""
-        total = self._sum_over_logits(self.objective.d_loss, output)
+        return self._sum_over_logits(self.objective.d_loss, output) + self.class_loss(output, weights)
+
+    def class_loss(self, output: ALIOutput, weights: LossWeights) -> Tensor:
+        """The part of the discriminator's loss that is of classes, weighted. Collective with `weights.balance`."""
+        total = output.d_q.new_zeros(())
         classes = output.classes
         if classes is not None and classes.supervised is not None:
             total = total + weights.supervised * classes.supervised.sum()
@@ -248,7 +256,15 @@ class Step:
                 penalty=zero if penalty is None else penalty.detach(),
                 cycle=cycle.detach(),
                 supervised=zero if supervised is None else supervised.detach().sum(),
+                logits_beyond_30=self._count_far_logits(output),
             )
+
+    def _count_far_logits(self, output: ALIOutput) -> Tensor:
+        """Sum over samples of the share of their logits beyond 30, where D's own gradient is below 1e-13."""
+        logits = [output.d_q, output.d_p]
+        if output.unary_q is not None and output.unary_p is not None:
+            logits += [*output.unary_q.unbind(1), *output.unary_p.unbind(1)]
+        return (torch.stack(logits).abs() > _FAR_LOGIT).sum() * (self.packing / len(logits))
 
     def _sum_over_logits(self, pair_loss: PairLoss, output: ALIOutput) -> Tensor:
         """`pair_loss` of the joint logit and of each unary logit there is (BigBiGAN, arXiv 1907.02544, eq. 2)."""

@@ -129,7 +129,7 @@ def test_several_ranks_equal_one(trained, way, world_size):
     one, several = configs[1][way], configs[world_size][way]
     assert relative_difference(weights(one), weights(several)) < 1e-4
     for mine, theirs in zip(records(one), records(several), strict=True):
-        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle"):
+        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "logits_beyond_30"):
             assert theirs[key] == pytest.approx(mine[key], rel=1e-4, abs=1e-5), key
 
 
@@ -181,7 +181,7 @@ def test_two_ranks_equal_one_in_every_game(trained_variants, variant):
         parts = [{n: t for n, t in part.items() if n.startswith(network)} for part in (mine, theirs)]
         assert relative_difference(*parts) < 1e-4, network
     for record, other in zip(records(one), records(two), strict=True):
-        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "supervised"):
+        for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "supervised", "logits_beyond_30"):
             assert other[key] == pytest.approx(record[key], rel=1e-4, abs=1e-5), key
 
 

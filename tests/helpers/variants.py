@@ -72,13 +72,15 @@ class Variant:
         tables, shape = ARCHITECTURES[self.architecture], _SHAPES[self.architecture]
         return build_ali(tables, shape, self.sizes(), encoder=self.encoder, game=game, seed=1).eval()
 
-    def batch(self) -> TrainBatch:
+    def batch(self, dtype: torch.dtype = torch.float32) -> TrainBatch:
         """The same numbers at every call."""
         g, shape = torch.Generator().manual_seed(3), _SHAPES[self.architecture]
         x, x_labelled = (torch.rand(n, *shape, generator=g) * 2 - 1 for n in (BATCH, LABELLED))
         z, epsilon, more = (torch.randn(n, LATENT, generator=g) for n in (BATCH, BATCH, LABELLED))
         c = torch.randint(0, 2, (BATCH, ATTRIBUTES), generator=g).float() if self.conditional else None
         y = torch.randint(0, max(1, self.classes), (LABELLED,), generator=g)
+        x, z, epsilon, x_labelled, more = (t.to(dtype) for t in (x, z, epsilon, x_labelled, more))
+        c = None if c is None else c.to(dtype)
         return TrainBatch(x, z, epsilon, c, LabelledBatch(x_labelled, y, more) if self.classes else None)
 
 
@@ -102,14 +104,19 @@ UNARY = {
 }
 
 
+def dtype_of(ali: ALI) -> torch.dtype:
+    """The precision of the weights, which the formulas below are computed in."""
+    return ali.discriminator_parameters()[0].dtype
+
+
 def update(
-    variant: Variant, way: str, loss: str, weights: LossWeights, ali: ALI | None = None
+    variant: Variant, way: str, loss: str, weights: LossWeights, ali: ALI | None = None, *, precision: str = "fp32"
 ) -> tuple[list, StepResult]:
     """Gradients that one update steps with, theta_g's and then theta_d's, and its losses."""
     ali, batch = ali or variant.build(cycles=weights.cycle_x > 0), variant.batch()
     optimizer = Recorder([*ali.generator_parameters(), *ali.discriminator_parameters()], lr=1.0)
-    fp32 = Precision("fp32", CPU)
-    step = Step(UPDATE_RULES[way], loss, ali, ali, optimizer, fp32, global_batch_size=BATCH, packing=variant.packing)
+    policy = Precision(precision, CPU)
+    step = Step(UPDATE_RULES[way], loss, ali, ali, optimizer, policy, global_batch_size=BATCH, packing=variant.packing)
     losses = step(batch, weights)
     return optimizer.seen, losses
 
@@ -141,7 +148,8 @@ def scores(ali: ALI, variant: Variant, x: Tensor, z: Tensor, e: Tensor | None) -
     if e is not None:
         parts.append(packed(e).view(len(e) // m, -1, *spatial))
     out = d.d_xz(torch.cat(parts, dim=1)).flatten(1)
-    joint = out.exp().sum(1).log() if variant.classes else out[:, 0]
+    top = out.detach().amax(1, keepdim=True)  # taken out, so that no exponential overflows
+    joint = top[:, 0] + (out - top).exp().sum(1).log() if variant.classes else out[:, 0]
     return Scores(joint, tuple(others), out)
 
 
@@ -184,7 +192,7 @@ def _squared_slope(of: Scores, inputs: list[Tensor], packing: int) -> Tensor:
 
 def d_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Of D's loss, for theta_d: means over pairs (or packs); E, G and the embedding are constants."""
-    batch = variant.batch()
+    batch = variant.batch(dtype_of(ali))
     with torch.no_grad():
         e = embed(ali, batch.c)
         z_hat, x_tilde = encode(ali, batch.x, batch.epsilon, e)[0], decode(ali, batch.z, e)
@@ -211,7 +219,7 @@ def d_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> 
 
 def g_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Of the generators' loss, for theta_g: D's weights, and the condition as D sees it, are constants."""
-    batch = variant.batch()
+    batch = variant.batch(dtype_of(ali))
     e = embed(ali, batch.c)
     seen = None if e is None else e.detach()
     x_tilde, x = decode(ali, batch.z, e), batch.x

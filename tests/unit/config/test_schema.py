@@ -263,9 +263,9 @@ def test_small_beta2_is_refused_as_the_papers_notation(value: float) -> None:
     assert "0.999" in message
 
 
-@pytest.mark.parametrize("extra", [{"objective.loss": "hinge"}, {"objective.r1": 1.0}, {"objective.r2": 1.0}])
+@pytest.mark.parametrize("extra", [{"objective.r1": 1.0}, {"objective.r2": 1.0}])
 def test_scaled_update_refuses_what_it_cannot_do_exactly(extra: dict[str, Any]) -> None:
-    """The one-backward update is wrong for hinge and for a penalty at every step; both are said, with the way out."""
+    """The one-backward update is wrong for a penalty at every step; that is said, with the way out."""
     message = refusal({"objective.update": "scaled"}, extra)
     assert next(iter(extra)) in message
     assert "'auto'" in message

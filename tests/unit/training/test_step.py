@@ -178,7 +178,7 @@ def test_fp16_loss_scale_falls_on_overflow_and_survives_a_checkpoint():
         ("auto", "nonsaturating", False, False, "fp32", "scaled"),
         ("auto", "relativistic", False, True, "bf16", "penalised"),
         ("auto", "nonsaturating", True, False, "fp32", "coupled"),
-        ("auto", "hinge", False, False, "fp32", "coupled"),
+        ("auto", "hinge", False, False, "fp32", "scaled"),
         ("auto", "nonsaturating", False, False, "fp16", "coupled"),
         ("alternating", "hinge", True, False, "fp16", "alternating"),
     ],
