@@ -52,10 +52,39 @@ class _MaxOfTwo(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """Inverted dropout. On the CPU the mask comes from uniform numbers: twice as fast as torch's Bernoulli draws."""
+    """Inverted dropout of the rows of a batch.
+
+    Where training hands it factors, it multiplies with those: so a row's mask does not depend on the rows beside it.
+    Left alone it draws from torch's global generator. On the CPU that mask comes from uniform numbers: twice as fast as
+    torch's Bernoulli draws.
+
+    Args:
+        p: Probability of a number being dropped.
+        shape: Of one row of the input.
+    """
+
+    def __init__(self, p: float, shape: Shape) -> None:
+        super().__init__(p)
+        self.shape = shape
+        self._factors: Tensor | None = None
+        self._next_row = 0
+
+    def take_factors(self, factors: Tensor) -> None:
+        """Use `factors` [N, *shape], each 0 or 1 / (1 - p), for the N rows that come next, in however many calls."""
+        self._factors = factors
+        self._next_row = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
+        if not self.training or self.p == 0:
+            return x
+        if self._factors is not None:
+            # Always from row 0 on in a forward pass, and plain tensors: torch.compile sees one graph, without a break.
+            first = self._next_row
+            self._next_row = first + len(x)
+            if self._next_row > len(self._factors):
+                raise RuntimeError(f"dropout has masks for {len(self._factors)} rows, but is given more")
+            return x * self._factors[first : self._next_row]
+        if x.device.type != "cpu":
             return super().forward(x)
         return x * ((torch.rand_like(x) >= self.p) * (1 / (1 - self.p)))
 
@@ -115,7 +144,7 @@ def build_layer(
         The module and the shape of its output.
     """
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
-    parts: list[nn.Module] = [Dropout(layer.dropout)] if layer.dropout else []
+    parts: list[nn.Module] = [Dropout(layer.dropout, shape)] if layer.dropout else []
     parts.append(linear)
     if layer.bias == "pixel":
         parts.append(PixelBias(out))

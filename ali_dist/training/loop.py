@@ -16,7 +16,6 @@ from ali_dist.runs.checkpoint import CheckpointMetadata
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
-from ali_dist.training.randomness import seed_dropout
 from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import loss_weights_at
 
@@ -57,7 +56,7 @@ def fit(config: Config, context: Context) -> Record | None:
             weights = loss_weights_at(config.objective, run.progress.step, penalty)
 
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
-            seed_dropout(config.run.seed, run.progress.step, run.world.rank)
+            run.state.step.start_update(run.progress.step)
             result = run.state.step(batch, weights)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(

@@ -15,12 +15,15 @@ from ali_dist.distributed import World
 from ali_dist.model.ali import ALI
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
+from ali_dist.model.layers import Dropout
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
 from ali_dist.training.ddp import wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
+from ali_dist.training.randomness import DropoutMasks
 from ali_dist.training.step import Step
+from ali_dist.training.train_batches import rows_of_rank
 from ali_dist.training.update_rules import Situation, UpdateRule, choose_update_rule
 
 
@@ -124,8 +127,25 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         global_batch_size=config.data.global_batch_size,
         world_size=world.size,
         packing=config.objective.packing,
+        masks=_make_masks(ali, config, device, world),
     )
     return TrainState(ali=ali, space=space, average=average, optimizer=optimizer, precision=precision, step=step)
+
+
+def _make_masks(ali: ALI, config: Config, device: torch.device, world: World) -> DropoutMasks | None:
+    """The masks of D's dropout layers; None where it has none, or does not play."""
+    layers = [layer for layer in ali.discriminator.modules() if isinstance(layer, Dropout)]
+    if not layers or config.objective.game == "inverse":
+        return None
+    rows, packing = rows_of_rank(config, world), config.objective.packing
+    return DropoutMasks(
+        layers,
+        seed=config.run.seed,
+        rows=slice(rows.start // packing, rows.stop // packing),
+        global_rows=config.data.global_batch_size // packing,
+        parts=3 if config.objective.supervised else 2,
+        device=device,
+    )
 
 
 def _make_optimizer(ali: ALI, optim: OptimConfig) -> torch.optim.Adam:

@@ -29,6 +29,7 @@ from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
+from ali_dist.training.randomness import DropoutMasks
 
 if TYPE_CHECKING:
     from ali_dist.training.update_rules import UpdateRule
@@ -119,6 +120,7 @@ class Step:
         global_batch_size: B.
         world_size: Ranks that share B.
         packing: Pairs m that D judges together.
+        masks: Of D's dropout; None leaves them to torch's global generator.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Step:
         global_batch_size: int,
         world_size: int = 1,
         packing: int = 1,
+        masks: DropoutMasks | None = None,
     ) -> None:
         self.rule = rule
         self.objective = OBJECTIVES[loss]
@@ -144,6 +147,12 @@ class Step:
         self.global_batch_size = global_batch_size
         self.world_size = world_size
         self.packing = packing
+        self.masks = masks
+
+    def start_update(self, step: int) -> None:
+        """Say which update of the run the next one is: what is random in it follows from that."""
+        if self.masks is not None:
+            self.masks.start_update(step)
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
@@ -157,6 +166,8 @@ class Step:
 
     def forward(self, batch: TrainBatch, gate: GradientGate) -> ALIOutput:
         """z_hat, x_tilde, and D on both pairs."""
+        if self.masks is not None:
+            self.masks.draw()
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output

@@ -8,7 +8,7 @@ from ali_dist.model.build import build_ali
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training import schedules as schedule
 from ali_dist.training.ema import WeightAverage
-from ali_dist.training.randomness import NoiseSource, seed_dropout
+from ali_dist.training.randomness import NoiseSource
 
 CPU = torch.device("cpu")
 
@@ -84,13 +84,3 @@ def test_noise_is_standard_normal():
     z = torch.cat([NoiseSource(0, 500, 20, slice(0, 500), CPU).at_step(step)[0] for step in range(20)])
     assert abs(z.mean().item()) < 0.01
     assert z.std().item() == pytest.approx(1.0, abs=0.01)
-
-
-def test_ranks_drop_different_units_and_the_same_ones_again():
-    def mask(step: int, rank: int) -> list[bool]:
-        seed_dropout(0, step, rank)
-        return (torch.nn.functional.dropout(torch.ones(64), 0.5) > 0).tolist()
-
-    assert mask(1, 0) == mask(1, 0)
-    assert mask(1, 0) != mask(1, 1)
-    assert mask(1, 0) != mask(2, 0)
