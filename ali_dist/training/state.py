@@ -17,7 +17,7 @@ from ali_dist.model.build import build_networks, find_architecture, start_output
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.layers import Dropout
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
-from ali_dist.training.ddp import wrap_for_ddp
+from ali_dist.training.ddp import share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
@@ -115,6 +115,8 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
     average = None
     if config.optim.ema_half_life:
         average = WeightAverage(ali, discriminator=config.objective.supervised > 0)
+    if config.scale.batch_norm == "global":
+        share_batch_norm(ali, world)
     optimizer = _make_optimizer(ali, config.optim)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
     step = Step(
