@@ -180,6 +180,9 @@ class OptimConfig:
     beta1: float = setting(0.5, "Adam's first-moment decay")
     beta2: float = setting(0.999, "Adam's second-moment decay")
     eps: float = setting(1e-8, "Adam's epsilon")
+    eps_inside: bool = setting(
+        False, "add epsilon before Adam's bias correction (the paper's code): 1e-8 then acts as 3.2e-7 in update 1"
+    )
     schedule: Literal["constant", "cosine"] = setting("constant", "constant, or cosine to 0 over the second half")
     ema_half_life: float = setting(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
 

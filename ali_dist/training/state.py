@@ -52,6 +52,11 @@ class TrainState:
         for group, rate in zip(self.optimizer.param_groups, (lr_g, lr_d), strict=True):
             group["lr"] = rate
 
+    def set_epsilon(self, epsilon: float) -> None:
+        """Set Adam's epsilon of the next update."""
+        for group in self.optimizer.param_groups:
+            group["eps"] = epsilon
+
     def learning_rates(self) -> dict[str, float]:
         """The rates of the last update, by the names they have in metrics.jsonl."""
         lr_g, lr_d = (float(group["lr"]) for group in self.optimizer.param_groups)

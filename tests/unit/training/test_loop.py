@@ -77,8 +77,9 @@ def test_a_mixture_run_reports_its_modes(tmp_path):
         {"data__residency": "stream"},
         {"scale__precision": "fp16"},
         {"optim__ema_half_life": 0},
+        {"optim__eps_inside": True},
     ],
-    ids=["penalised", "scaled-dropout", "alternating", "stream", "fp16", "no-average"],
+    ids=["penalised", "scaled-dropout", "alternating", "stream", "fp16", "no-average", "eps-inside"],
 )
 def test_a_stopped_run_that_goes_on_equals_an_unbroken_one_bit_for_bit(run, changes):
     unbroken, broken = run(run__name="unbroken", **changes), run(run__name="broken", **changes)
