@@ -157,11 +157,6 @@ class ObjectiveConfig:
                 f"to 0."
             )
         # Whether an update rule is exact also depends on the networks: `training/update_rules.py` decides the rest.
-        if self.update == "scaled" and self.loss == "hinge":
-            raise InputError(
-                "objective.update is 'scaled', which cannot serve objective.loss 'hinge' (its discriminator gradient "
-                "vanishes where the generators' does not): use 'auto' or 'coupled'."
-            )
         if self.update == "scaled" and (self.r1 or self.r2) and self.penalty_every == 1:
             raise InputError(
                 "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "
@@ -191,6 +186,9 @@ class OptimConfig:
     beta1: float = setting(0.5, "Adam's first-moment decay")
     beta2: float = setting(0.999, "Adam's second-moment decay")
     eps: float = setting(1e-8, "Adam's epsilon")
+    eps_inside: bool = setting(
+        False, "add epsilon before Adam's bias correction (the paper's code): 1e-8 then acts as 3.2e-7 in update 1"
+    )
     schedule: Literal["constant", "cosine"] = setting("constant", "constant, or cosine to 0 over the second half")
     ema_half_life: float = setting(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
 

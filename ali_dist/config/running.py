@@ -42,7 +42,7 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleConfig:
-    """On what the run is spread. None of this changes what is learned, up to rounding and batch-norm statistics."""
+    """On what the run is spread. None of this changes what is learned, up to rounding, unless `batch_norm` is local."""
 
     workers: str = setting("auto", "auto, 0 (in this process, no Ray), N Ray Train workers, or MIN:MAX elastic")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: bf16 where the GPU has it, else fp32")
@@ -52,6 +52,9 @@ class ScaleConfig:
     gpus_per_worker: float = setting(1.0, "GPUs each Ray worker asks for, on a GPU cluster")
     cpus_per_worker: float = setting(1.0, "CPUs each Ray worker asks for")
     max_failures: int = setting(3, "restarts from the newest checkpoint after a worker is lost")
+    batch_norm: Literal["global", "local"] = setting(
+        "global", "global: statistics of the whole global batch; local: of each worker's part, without communication"
+    )
     compile: bool = setting(False, "torch.compile the three networks (CUDA)")
 
     def __post_init__(self) -> None:

@@ -65,12 +65,13 @@ class ScaleGradient:
 
     Where D treats samples independently, back-propagation through it is linear in each sample's cotangent, so the
     generators' gradient at D's inputs is the discriminator's times (g_loss' / d_loss') of that sample.
-    The factors are known after the forward pass and must be set before the backward pass.
+    The factors are known after the forward pass and must be set before the backward pass; what is back-propagated into
+    D must not vanish where the generators' gradient does not (`losses.bound_slope`).
     Prior art for plain GANs: Shen et al., "Training Generative Adversarial Networks in One Stage", CVPR 2021.
     """
 
-    factor_q: Tensor  # [B], for encoder pairs
-    factor_p: Tensor  # [B], for decoder pairs
+    factor_q: Tensor  # [B] fp32, for encoder pairs
+    factor_p: Tensor  # [B] fp32, for decoder pairs
 
     def discriminator_inputs(self, x: Tensor, z_hat: Tensor | None, x_tilde: Tensor, z: Tensor) -> DiscriminatorInputs:
         scaled_z_hat = None if z_hat is None else _ScaleBackward.apply(z_hat, self, "factor_q")
@@ -91,4 +92,6 @@ class _ScaleBackward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = grads
         factor = getattr(ctx.gate, ctx.factor_name)
-        return grad * factor.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)), None, None
+        # In the factor's precision: a factor that was rounded first would tilt the whole row.
+        scaled = grad * factor.view(-1, *[1] * (grad.dim() - 1))
+        return scaled.to(grad.dtype), None, None

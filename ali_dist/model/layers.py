@@ -5,18 +5,126 @@ Shapes: images are [B, C, H, W], points are [B, D]; a `Shape` leaves the batch a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow
 
 Shape = tuple[int, ...]
 
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+SumOverRanks = Callable[[Tensor], Tensor]
+
+
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm whose statistics are of the rows of all ranks, where there are several and training says so.
+
+    Rows may be spread unevenly. Everywhere else (one rank, evaluation) it is torch's own batch norm, whose parameters,
+    buffers and names it has. torch's SyncBatchNorm is for GPUs only.
+
+    Attributes:
+        sum_over_ranks: Sum of a tensor over all ranks, the same on each. Collective. None: this rank's rows alone.
+    """
+
+    sum_over_ranks: SumOverRanks | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.sum_over_ranks is None:
+            return super().forward(x)
+        return self._normalize_globally(x)
+
+    # A collective in a compiled graph would have to be known to the compiler; a break in the graph is as fast.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _normalize_globally(self, x: Tensor) -> Tensor:
+        assert self.sum_over_ranks is not None
+        self._check_input_dim(x)
+        mean, variance, count = _global_statistics(x, self.sum_over_ranks)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            unbiased = variance * (count / (count - 1))
+            self.running_var.lerp_(unbiased, self.momentum)
+        y: Tensor = _Normalize.apply(x, self.weight, self.bias, mean, variance, count, self.eps, self.sum_over_ranks)
+        return y
+
+
+class BatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
+    """See `_GlobalBatchNorm`; of [B, C]."""
+
+
+class BatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+    """See `_GlobalBatchNorm`; of [B, C, H, W]."""
+
+
+BatchNorm = BatchNorm1d | BatchNorm2d
+
+
+def _global_statistics(x: Tensor, sum_over_ranks: SumOverRanks) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and (biased) variance [C] fp32 of all ranks' values, and how many those are for each channel. Collective."""
+    variance, mean = (t.double() for t in torch.var_mean(x.detach().float(), _batch_axes(x), correction=0))
+    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
+    # In fp64, in which a variance may be taken as a difference of squares.
+    moments = sum_over_ranks(torch.cat([count * mean, count * (variance + mean.square()), count]))
+    total, total_of_squares, count = moments.split([len(mean), len(mean), 1])  # no value of which the host waits for
+    global_mean = total / count
+    global_variance = (total_of_squares / count - global_mean.square()).clamp_min(0)
+    return global_mean.float(), global_variance.float(), count.float()
+
+
+class _Normalize(torch.autograd.Function):
+    """Batch norm with given statistics [C] of all ranks' values, differentiated through these, too.
+
+    The backward pass is collective: the ranks' losses are summed, so that each rank's values have a part in all
+    gradients. The gradients of weight and bias are this rank's part.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        eps: float,
+        sum_over_ranks: SumOverRanks,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        ctx.sum_over_ranks = sum_over_ranks
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable  # D with batch norm has no gradient penalty
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, count = ctx.saved_tensors
+        axes = _batch_axes(x)
+        dy, normed = grads[0].float(), (x.float() - _per_channel(mean, x)) * _per_channel(scale, x)
+        d_weight, d_bias = (dy * normed).sum(axes), dy.sum(axes)
+        sums = ctx.sum_over_ranks(torch.stack([d_weight, d_bias]))
+        through_scale, through_mean = sums / count
+        dx = dy - _per_channel(through_mean, x) - normed * _per_channel(through_scale, x)
+        dx = dx * _per_channel(weight * scale, x)
+        return dx.to(x.dtype), d_weight, d_bias, None, None, None, None, None
+
+
+def _batch_axes(x: Tensor) -> list[int]:
+    """All axes but the channels'."""
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Values [C], shaped so that they meet the channels of `x`."""
+    return values.view(-1, *[1] * (x.dim() - 2))
 
 
 class Maxout(nn.Module):
@@ -52,10 +160,39 @@ class _MaxOfTwo(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """Inverted dropout. On the CPU the mask comes from uniform numbers: twice as fast as torch's Bernoulli draws."""
+    """Inverted dropout of the rows of a batch.
+
+    Where training hands it factors, it multiplies with those: so a row's mask does not depend on the rows beside it.
+    Left alone it draws from torch's global generator. On the CPU that mask comes from uniform numbers: twice as fast as
+    torch's Bernoulli draws.
+
+    Args:
+        p: Probability of a number being dropped.
+        shape: Of one row of the input.
+    """
+
+    def __init__(self, p: float, shape: Shape) -> None:
+        super().__init__(p)
+        self.shape = shape
+        self._factors: Tensor | None = None
+        self._next_row = 0
+
+    def take_factors(self, factors: Tensor) -> None:
+        """Use `factors` [N, *shape], each 0 or 1 / (1 - p), for the N rows that come next, in however many calls."""
+        self._factors = factors
+        self._next_row = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
+        if not self.training or self.p == 0:
+            return x
+        if self._factors is not None:
+            # Always from row 0 on in a forward pass, and plain tensors: torch.compile sees one graph, without a break.
+            first = self._next_row
+            self._next_row = first + len(x)
+            if self._next_row > len(self._factors):
+                raise RuntimeError(f"dropout has masks for {len(self._factors)} rows, but is given more")
+            return x * self._factors[first : self._next_row]
+        if x.device.type != "cpu":
             return super().forward(x)
         return x * ((torch.rand_like(x) >= self.p) * (1 / (1 - self.p)))
 
@@ -115,12 +252,12 @@ def build_layer(
         The module and the shape of its output.
     """
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
-    parts: list[nn.Module] = [Dropout(layer.dropout)] if layer.dropout else []
+    parts: list[nn.Module] = [Dropout(layer.dropout, shape)] if layer.dropout else []
     parts.append(linear)
     if layer.bias == "pixel":
         parts.append(PixelBias(out))
     if layer.norm:
-        norm = nn.BatchNorm1d if layer.op == "linear" else nn.BatchNorm2d
+        norm = BatchNorm1d if layer.op == "linear" else BatchNorm2d
         parts.append(norm(channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum))
     if layer.act == "maxout":
         parts.append(Maxout(layer.pieces))

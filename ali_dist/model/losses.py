@@ -18,7 +18,8 @@ from torch import Tensor
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 PairFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-EXPONENT_LIMIT = 30.0  # beyond it the discriminator's gradient has left the range of fp32 and bf16 anyway
+MINIMUM_SLOPE = 1e-20
+"""What slopes are kept from vanishing at: far below any gradient that counts, far above where fp32 and bf16 end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +31,28 @@ class Objective:
         g_loss: [B] loss of encoder and decoder.
         g_slopes: Derivative of `g_loss` with respect to (d_q, d_p), each [B].
         estimates_jsd: Whether d_loss bounds the Jensen-Shannon divergence (`jsd_estimate`): V and V'.
-        gradient_factors: (g_loss' / d_loss') at (d_q, d_p), each [B]; None where d_loss' can vanish and g_loss' not.
     """
 
     d_loss: PairLoss
     g_loss: PairLoss
     g_slopes: PairFunction
-    gradient_factors: PairFunction | None
     estimates_jsd: bool = False
 
+    def d_slopes(self, d_q: Tensor, d_p: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivative of `d_loss` with respect to (d_q, d_p), each [B].
 
-def _bounded_exp(x: Tensor) -> Tensor:
-    return x.clamp(max=EXPONENT_LIMIT).exp()
+        Taken by autograd and not from a formula: of an undecided D the slopes of both sides nearly cancel, so that
+        another rounding of them would be seen in D's gradient.
+        """
+        with torch.enable_grad():
+            logits = d_q.detach().requires_grad_(), d_p.detach().requires_grad_()
+            slope_q, slope_p = torch.autograd.grad(self.d_loss(*logits).sum(), logits)
+        return slope_q, slope_p
 
 
-def _on_both_sides(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, x
+def bound_slope(slope: Tensor) -> Tensor:
+    """`slope` with its sign and a magnitude of at least `MINIMUM_SLOPE`, so that one can divide by it."""
+    return slope.abs().clamp_min(MINIMUM_SLOPE).copysign(slope)
 
 
 # V', the paper's objective: labels swapped on both sides. Source: arXiv 1606.00704, section 2.2 and Algorithm 1.
@@ -53,7 +60,6 @@ _NONSATURATING = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: F.softplus(d_q) + F.softplus(-d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q), -torch.sigmoid(-d_p)),
-    gradient_factors=lambda d_q, d_p: (-_bounded_exp(d_q), -_bounded_exp(-d_p)),
     estimates_jsd=True,
 )
 
@@ -62,7 +68,6 @@ _MINIMAX = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: -F.softplus(-d_q) - F.softplus(d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(-d_q), -torch.sigmoid(d_p)),
-    gradient_factors=lambda d_q, d_p: _on_both_sides(torch.full_like(d_q, -1.0)),
     estimates_jsd=True,
 )
 
@@ -71,7 +76,6 @@ _RELATIVISTIC = Objective(
     d_loss=lambda d_q, d_p: F.softplus(d_p - d_q),
     g_loss=lambda d_q, d_p: F.softplus(d_q - d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q - d_p), -torch.sigmoid(d_q - d_p)),
-    gradient_factors=lambda d_q, d_p: _on_both_sides(-_bounded_exp(d_q - d_p)),
 )
 
 # Hinge. Source: Lim and Ye, arXiv 1705.02894; in a bidirectional game: BigBiGAN, arXiv 1907.02544.
@@ -79,7 +83,6 @@ _HINGE = Objective(
     d_loss=lambda d_q, d_p: F.relu(1 - d_q) + F.relu(1 + d_p),
     g_loss=lambda d_q, d_p: d_q - d_p,
     g_slopes=lambda d_q, d_p: (torch.ones_like(d_q), -torch.ones_like(d_p)),
-    gradient_factors=None,
 )
 
 OBJECTIVES = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ali_dist.distributed import World
+from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.model.ali import ALI
+from ali_dist.model.layers import BatchNorm
 from ali_dist.training.update_rules import UpdateRule
 
 
@@ -28,13 +30,25 @@ def wrap_for_ddp(ali: ALI, rule: UpdateRule, device: torch.device, world: World)
     return ali.with_networks(*wrapped)  # type: ignore[arg-type]
 
 
+def share_batch_norm(ali: ALI, world: World) -> None:
+    """Let batch norm use the statistics of the whole global batch; nothing changes for one rank. Local.
+
+    Every rank then runs every forward and backward pass together with the others.
+    """
+    if world.size == 1:
+        return
+    for module in ali.modules():
+        if isinstance(module, BatchNorm):
+            module.sum_over_ranks = partial(sum_over_ranks, world=world)
+
+
 def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:
     if not any(p.requires_grad for p in module.parameters()):
         return module  # a frozen decoder: nothing to reduce
     device_ids = [device.index] if device.type == "cuda" else None
     # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Batch-norm statistics are averaged when they are needed (`average_buffers`), not broadcast at every forward pass.
+    # Running statistics are made equal when they are needed (`average_buffers`), not broadcast at every forward pass.
     return DistributedDataParallel(
         module, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
     )

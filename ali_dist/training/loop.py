@@ -16,7 +16,6 @@ from ali_dist.runs.checkpoint import CheckpointMetadata
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
-from ali_dist.training.randomness import seed_dropout
 from ali_dist.training.reporting import EvaluationOutcome
 from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import loss_weights_at
@@ -55,10 +54,11 @@ def fit(config: Config, context: Context) -> Record | None:
             rate = schedules.learning_rate_factor(config.optim.schedule, images, config.run.images)
             penalty = schedules.penalty_factor(config.objective.penalty_final, images, config.run.images)
             run.state.set_learning_rates(lr_g=config.optim.lr_g * rate, lr_d=config.optim.lr_d * rate)
+            run.state.set_epsilon(schedules.adam_epsilon(config.optim, run.progress.step + 1))
             weights = loss_weights_at(config.objective, run.progress.step, penalty)
 
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
-            seed_dropout(config.run.seed, run.progress.step, run.world.rank)
+            run.state.step.start_update(run.progress.step)
             result = run.state.step(batch, weights)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(

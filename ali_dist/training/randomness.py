@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from ali_dist.model.layers import Dropout
 
 _NOISE, _DROPOUT = 1, 2  # purposes, whose streams of random numbers stay apart
 
@@ -55,13 +61,72 @@ class NoiseSource:
         return draws[:, self._rows].unbind()
 
 
-def seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Seed torch's global generators, from which dropout draws, for one update on one rank.
+class DropoutMasks:
+    """The discriminator's dropout masks, as functions of (seed, update, pass, layer, part, row of the global batch).
 
-    The numbers are those of `torch.manual_seed`, which would also format a stack trace at every call for each kind of
-    accelerator that has not been started.
+    D is given parts of one row for each sample (or pack) of the batch: encoder pairs, decoder pairs, labelled data. The
+    masks of all of them are drawn before the forward pass, so that nothing random happens within it.
+
+    On the CPU a row's numbers are a stretch of the stream of a counter-based generator (Philox, whose raw output numpy
+    keeps stable, NEP 19), 16 bits each, so that a rank starts at its first row and draws no others. On a GPU they are
+    drawn for the whole global batch and sliced. CPU and CUDA draw different numbers.
+
+    Args:
+        layers: The discriminator's.
+        seed: The run's seed.
+        rows: This rank's rows of each part.
+        global_rows: Rows of each part over all ranks.
+        parts: How many there are.
+        device: Where the masks are wanted.
     """
-    mixed = _mix_seed(_DROPOUT, seed, step, rank)
-    torch.default_generator.manual_seed(mixed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(mixed)
+
+    def __init__(
+        self, layers: Sequence[Dropout], *, seed: int, rows: slice, global_rows: int, parts: int, device: torch.device
+    ) -> None:
+        self._layers = list(layers)
+        self._seed = seed
+        self._rows = rows
+        self._global_rows = global_rows
+        self._parts = parts
+        self._generator = torch.Generator(device)
+        self._factors: list[Tensor] = []
+        self._step = 0
+        self._pass = 0
+
+    def start_update(self, step: int) -> None:
+        """Make the next pass the first one of update `step`."""
+        self._step = step
+        self._pass = 0
+
+    def draw(self) -> None:
+        """Hand every layer the masks of the next forward pass."""
+        if not self._factors:
+            # Filled anew for each pass: the graph of the pass before has been used by then.
+            count = self._parts * (self._rows.stop - self._rows.start)
+            device = self._generator.device
+            self._factors = [torch.empty(count, *layer.shape, device=device) for layer in self._layers]
+        key = _mix_seed(_DROPOUT, self._seed, self._step, self._pass)
+        self._pass += 1
+        draw_layer = self._draw_on_host if self._generator.device.type == "cpu" else self._draw_on_device
+        self._generator.manual_seed(key)
+        for number, (layer, factors) in enumerate(zip(self._layers, self._factors, strict=True)):
+            draw_layer(factors.view(self._parts, -1, math.prod(layer.shape)), layer.p, key, number)
+            layer.take_factors(factors)
+
+    def _draw_on_host(self, factors: Tensor, p: float, key: int, number: int) -> None:
+        """Fill `factors` [parts, rows, F] of layer `number`."""
+        # 16 numbers from each of the generator's counts; the parts of a row start at whole counts.
+        parts, rows, size = factors.shape
+        counts = -(-size // 16)
+        stream = np.random.Philox(key=[key, number], counter=self._rows.start * parts * counts)
+        numbers = stream.random_raw(rows * parts * counts * 4).view(np.int16).reshape(rows, parts, -1)
+        dropped = min(round(p * 2**16), 2**16 - 1)  # of 2^16 values
+        kept = torch.from_numpy(numbers[:, :, :size]) >= dropped - 2**15
+        factors.copy_(kept.transpose(0, 1)).mul_(2**16 / (2**16 - dropped))
+
+    def _draw_on_device(self, factors: Tensor, p: float, key: int, number: int) -> None:
+        """Fill `factors` [parts, rows, F] of a layer from where the generator is."""
+        del key, number
+        shape = (self._parts, self._global_rows, factors.shape[2])
+        numbers = torch.rand(shape, generator=self._generator, device=self._generator.device)
+        torch.mul(numbers[:, self._rows] >= p, 1 / (1 - p), out=factors)

@@ -32,6 +32,10 @@ _FIXED_SETTINGS = (
 )
 # What may change without a word: where and how the run goes, not what it computes.
 _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
+# What of these is said all the same.
+_SAID_SETTINGS = ("run.images", "scale.batch_norm")
+# Settings that came later, with what runs computed before there was a choice; a preset may choose otherwise.
+_VALUES_BEFORE = {"optim.eps_inside": False, "scale.batch_norm": "local"}
 
 
 @dataclass(slots=True)
@@ -90,7 +94,7 @@ def resume_run(
     if newest is None:
         return TrainingProgress()
     metadata = newest.metadata
-    changes = _check_same_run(config, metadata, fingerprint)
+    changes = _check_same_run(config, metadata, fingerprint, world)
     state.restore(newest.tensors, metadata.precision)
     say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
     for change in changes:
@@ -119,8 +123,10 @@ def _check_ranks_agree(step: int, world: World, device: torch.device) -> None:
         )
 
 
-def _check_same_run(config: Config, metadata: CheckpointMetadata, fingerprint: str) -> list[str]:
+def _check_same_run(config: Config, metadata: CheckpointMetadata, fingerprint: str, world: World) -> list[str]:
     """Refuse what cannot be continued, and describe in words what else differs.
+
+    A setting that the checkpoint does not have yet counts as unchanged, but for those of `_VALUES_BEFORE`.
 
     Raises:
         InputError: The data or a setting that decides what is computed differ.
@@ -135,6 +141,11 @@ def _check_same_run(config: Config, metadata: CheckpointMetadata, fingerprint: s
     new = dict(flatten_mapping(config.to_mapping()))
     old["data.lanes"] = _lanes_in_force(old)
     new["data.lanes"] = _lanes_in_force(new)
+    old = _VALUES_BEFORE | old
+    if metadata.world_size == 1:
+        old["scale.batch_norm"] = "global"  # one rank's part of the batch is the whole
+    if world.size == 1:
+        new["scale.batch_norm"] = "global"
     changes = []
     for key, value in new.items():
         old_value = old.get(key, value)
@@ -146,7 +157,7 @@ def _check_same_run(config: Config, metadata: CheckpointMetadata, fingerprint: s
                 f"Run {name!r} was started with {key} {old_value!r}, but now it is {value!r}: "
                 "give the old value, or choose another --run.name."
             )
-        if not key.startswith(_FREE_SECTIONS) or key == "run.images":
+        if not key.startswith(_FREE_SECTIONS) or key in _SAID_SETTINGS:
             changes.append(f"{key} from {old_value!r} to {value!r}")
     return changes
 

@@ -1,11 +1,14 @@
-"""Functions of images seen, the only clock: batch size and world size do not move them. Pure."""
+"""Functions of images seen, the only clock: batch size and world size do not move them. Pure.
+
+`adam_epsilon` alone counts updates, as Adam's own bias correction does.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-from ali_dist.config import ReportConfig
+from ali_dist.config import OptimConfig, ReportConfig
 
 
 def is_due(every: int, images_before: int, images_now: int) -> bool:
@@ -64,3 +67,17 @@ def ema_decay(half_life: float, batch: int, images_seen: int) -> float:
     if half_life == 0:
         return 0.0
     return float(0.5 ** (batch / max(min(half_life, 0.1 * images_seen), 1e-9)))
+
+
+def adam_epsilon(optim: OptimConfig, update: int) -> float:
+    """Epsilon as torch's Adam takes it, beside the corrected second moment, in an update (from 1 on).
+
+    Added before the correction of a moment v, as in the library of the authors' code: sqrt(v) + eps is
+    sqrt(1 - beta2^t) (sqrt(v / (1 - beta2^t)) + eps / sqrt(1 - beta2^t)). That library also lets beta1 decay by 1e-8 an
+    update, which is left out here. Updates that fp16 skips are counted, though Adam does not count them.
+
+    Source: Blocks (arXiv 1506.00619), `Adam` of 2016; Kingma and Ba, arXiv 1412.6980, end of section 2 (epsilon hat).
+    """
+    if not optim.eps_inside:
+        return optim.eps
+    return optim.eps / math.sqrt(1.0 - optim.beta2**update)

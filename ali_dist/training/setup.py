@@ -178,12 +178,20 @@ def _check_rows(config: Config, state: TrainState, rows: slice, world: World) ->
     """Refuse a share of the batch that batch norm cannot work on.
 
     Raises:
-        InputError: This rank has fewer than 2 rows.
+        InputError: Batch norm would see a single row.
     """
-    count = rows.stop - rows.start
-    if count < 2 and any(isinstance(m, BatchNorm) for m in state.ali.modules()):
+    if not any(isinstance(m, BatchNorm) for m in state.ali.modules()):
+        return
+    batch_size = config.data.global_batch_size
+    if batch_size < 2:
         raise InputError(
-            f"A worker has {count} image of each batch (data.global_batch_size is {config.data.global_batch_size}, "
-            f"workers {world.size}), but batch norm needs at least 2: raise data.global_batch_size, or use fewer "
-            "workers."
+            f"data.global_batch_size is {batch_size}, but batch norm needs at least 2 images: raise it, or choose an "
+            "architecture without batch norm."
+        )
+    count = rows.stop - rows.start
+    if count < 2 and config.scale.batch_norm == "local":
+        raise InputError(
+            f"A worker has {count} image of each batch (data.global_batch_size is {batch_size}, workers {world.size}), "
+            "but scale.batch_norm is 'local', which needs at least 2: use 'global', raise data.global_batch_size, or "
+            "use fewer workers."
         )

@@ -15,12 +15,15 @@ from ali_dist.distributed import World
 from ali_dist.model.ali import ALI
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
+from ali_dist.model.layers import Dropout
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
-from ali_dist.training.ddp import wrap_for_ddp
+from ali_dist.training.ddp import share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
+from ali_dist.training.randomness import DropoutMasks
 from ali_dist.training.step import Step
+from ali_dist.training.train_batches import rows_of_rank
 from ali_dist.training.update_rules import Situation, UpdateRule, choose_update_rule
 
 
@@ -48,6 +51,11 @@ class TrainState:
         """Set the rates of the next update."""
         for group, rate in zip(self.optimizer.param_groups, (lr_g, lr_d), strict=True):
             group["lr"] = rate
+
+    def set_epsilon(self, epsilon: float) -> None:
+        """Set Adam's epsilon of the next update."""
+        for group in self.optimizer.param_groups:
+            group["eps"] = epsilon
 
     def learning_rates(self) -> dict[str, float]:
         """The rates of the last update, by the names they have in metrics.jsonl."""
@@ -112,6 +120,8 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
     average = None
     if config.optim.ema_half_life:
         average = WeightAverage(ali, discriminator=config.objective.supervised > 0)
+    if config.scale.batch_norm == "global":
+        share_batch_norm(ali, world)
     optimizer = _make_optimizer(ali, config.optim)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
     step = Step(
@@ -124,8 +134,25 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         global_batch_size=config.data.global_batch_size,
         world_size=world.size,
         packing=config.objective.packing,
+        masks=_make_masks(ali, config, device, world),
     )
     return TrainState(ali=ali, space=space, average=average, optimizer=optimizer, precision=precision, step=step)
+
+
+def _make_masks(ali: ALI, config: Config, device: torch.device, world: World) -> DropoutMasks | None:
+    """The masks of D's dropout layers; None where it has none, or does not play."""
+    layers = [layer for layer in ali.discriminator.modules() if isinstance(layer, Dropout)]
+    if not layers or config.objective.game == "inverse":
+        return None
+    rows, packing = rows_of_rank(config, world), config.objective.packing
+    return DropoutMasks(
+        layers,
+        seed=config.run.seed,
+        rows=slice(rows.start // packing, rows.stop // packing),
+        global_rows=config.data.global_batch_size // packing,
+        parts=3 if config.objective.supervised else 2,
+        device=device,
+    )
 
 
 def _make_optimizer(ali: ALI, optim: OptimConfig) -> torch.optim.Adam:

@@ -30,6 +30,9 @@ from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
+from ali_dist.training.randomness import DropoutMasks
+
+_FAR_LOGIT = 30.0
 
 
 class TrainBatch(NamedTuple):
@@ -52,6 +55,7 @@ class StepResult(NamedTuple):
     penalty: Tensor
     cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
     supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
+    logits_beyond_30: Tensor  # share of each sample's logits, over both sides, whose magnitude is above 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +129,7 @@ class Step:
         global_batch_size: B.
         world_size: Ranks that share B.
         packing: Pairs m that D judges together.
+        masks: Of D's dropout; None leaves them to torch's global generator.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class Step:
         global_batch_size: int,
         world_size: int = 1,
         packing: int = 1,
+        masks: DropoutMasks | None = None,
     ) -> None:
         self.rule = rule
         self.objective = OBJECTIVES[loss]
@@ -150,6 +156,12 @@ class Step:
         self.global_batch_size = global_batch_size
         self.world_size = world_size
         self.packing = packing
+        self.masks = masks
+
+    def start_update(self, step: int) -> None:
+        """Say which update of the run the next one is: what is random in it follows from that."""
+        if self.masks is not None:
+            self.masks.start_update(step)
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
@@ -163,6 +175,8 @@ class Step:
 
     def forward(self, batch: TrainBatch, gate: GradientGate) -> ALIOutput:
         """z_hat, x_tilde, and D on both pairs."""
+        if self.masks is not None:
+            self.masks.draw()
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output
@@ -171,7 +185,11 @@ class Step:
 
     def d_loss(self, output: ALIOutput, weights: LossWeights) -> Tensor:
         """Loss of the discriminator; a pack's counts for each of its samples. Collective with `weights.balance`."""
-        total = self._sum_over_logits(self.objective.d_loss, output)
+        return self._sum_over_logits(self.objective.d_loss, output) + self.class_loss(output, weights)
+
+    def class_loss(self, output: ALIOutput, weights: LossWeights) -> Tensor:
+        """The part of the discriminator's loss that is of classes, weighted. Collective with `weights.balance`."""
+        total = output.d_q.new_zeros(())
         classes = output.classes
         if classes is not None and classes.supervised is not None:
             total = total + weights.supervised * classes.supervised.sum()
@@ -258,7 +276,15 @@ class Step:
                 penalty=zero if penalty is None else penalty.detach(),
                 cycle=cycle.detach(),
                 supervised=zero if supervised is None else supervised.detach().sum(),
+                logits_beyond_30=self._count_far_logits(output),
             )
+
+    def _count_far_logits(self, output: ALIOutput) -> Tensor:
+        """Sum over samples of the share of their logits beyond 30, where D's own gradient is below 1e-13."""
+        logits = [output.d_q, output.d_p]
+        if output.unary_q is not None and output.unary_p is not None:
+            logits += [*output.unary_q.unbind(1), *output.unary_p.unbind(1)]
+        return (torch.stack(logits).abs() > _FAR_LOGIT).sum() * (self.packing / len(logits))
 
     def _sum_over_logits(self, pair_loss: PairLoss, output: ALIOutput) -> Tensor:
         """`pair_loss` of the joint logit and of each unary logit there is (BigBiGAN, arXiv 1907.02544, eq. 2)."""

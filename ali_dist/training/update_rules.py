@@ -1,7 +1,7 @@
 """How the gradients of both players are computed: one function and one `UpdateRule` for each way.
 
 scaled       One backward pass of d_loss; a gate before D multiplies each sample's gradient by g_loss' / d_loss'.
-coupled      Two backward passes over one forward pass: for discriminators with batch norm, and for the hinge loss.
+coupled      Two backward passes over one forward pass: for discriminators with batch norm.
 penalised    D's input gradient J, which R1 and R2 need anyway, times each sample's g_loss' is the generators' gradient.
 alternating  Updates D, runs a second forward pass, then updates E and G: not the paper's rule, for comparison.
 inverse      No game: the encoder alone learns to invert a decoder.
@@ -22,7 +22,7 @@ from ali_dist.config import ObjectiveConfig
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALIOutput
 from ali_dist.model.gradient_gates import PassThrough, ScaleGradient, StopGradient
-from ali_dist.model.losses import OBJECTIVES
+from ali_dist.model.losses import bound_slope
 from ali_dist.training.step import InputGradients, LossWeights, Step, StepResult, TrainBatch
 
 
@@ -94,17 +94,23 @@ def choose_update_rule(choice: str, situation: Situation) -> UpdateRule:
 
 
 def scaled_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
-    """One forward and one backward pass: D's gradient, rescaled sample by sample, is the generators'."""
+    """One forward and one backward pass: D's gradient, rescaled sample by sample, is the generators'.
+
+    D's slopes vanish where it is sure, and there the generators' slopes are largest. So what is back-propagated into D
+    is its slope bounded away from 0, and the gate multiplies with g_loss' / that: the generators' gradient is exact at
+    every finite logit, and D's is off by at most `MINIMUM_SLOPE` a logit.
+    """
     gate = ScaleGradient()
     output = step.forward(batch, gate)
-    gradient_factors = step.objective.gradient_factors
-    if gradient_factors is None:
-        raise ValueError("the scaled rule needs an objective with gradient factors")
-    factor_q, factor_p = gradient_factors(output.d_q.detach(), output.d_p.detach())
-    gate.factor_q = step.per_sample(factor_q)
-    gate.factor_p = step.per_sample(factor_p)
+    d_q, d_p = output.d_q.detach(), output.d_p.detach()
+    d_slope_q, d_slope_p = map(bound_slope, step.objective.d_slopes(d_q, d_p))
+    g_slope_q, g_slope_p = step.objective.g_slopes(d_q, d_p)
+    gate.factor_q = step.per_sample(g_slope_q / d_slope_q)
+    gate.factor_p = step.per_sample(g_slope_p / d_slope_p)
+    # Its gradient is that of d_loss with bounded slopes; its value means nothing.
+    surrogate_d_loss = step.packing * (output.d_q @ d_slope_q + output.d_p @ d_slope_p)
     cycle = step.cycle_loss(output, weights)
-    step.backward(step.d_loss(output, weights) + cycle)
+    step.backward(surrogate_d_loss + step.class_loss(output, weights) + cycle)
     return step.result(output, cycle=cycle)
 
 
@@ -123,11 +129,6 @@ def _why_not_scaled(situation: Situation) -> str | None:
         return _unary_refusal("scaled")
     if situation.couples_samples:
         return _coupling_refusal("scaled")
-    if OBJECTIVES[objective.loss].gradient_factors is None:
-        return (
-            f"objective.update is 'scaled', which cannot serve objective.loss {objective.loss!r} (its discriminator "
-            f"gradient vanishes where the generators' does not): use 'auto' or 'coupled'."
-        )
     if situation.precision == "fp16":
         return "objective.update is 'scaled', whose factors overflow fp16: use bf16, fp32 or 'auto'."
     if situation.has_penalty:
@@ -183,7 +184,7 @@ def penalised_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> 
 def _can_scale(step: Step, weights: LossWeights) -> bool:
     """Whether an update without a penalty may be a scaled one."""
     has_class_terms = weights.entropy or weights.balance
-    return step.objective.gradient_factors is not None and step.precision.name != "fp16" and not has_class_terms
+    return step.precision.name != "fp16" and not has_class_terms
 
 
 def _surrogate_g_loss(step: Step, output: ALIOutput, gradients: InputGradients) -> Tensor:

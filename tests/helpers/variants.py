@@ -18,9 +18,11 @@ from ali_dist.model.ali import ALI, GameSpec, LabelledBatch
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.networks import NetworkSizes
+from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, StepResult, TrainBatch
 from tests.helpers.networks import (
     BATCH_SIZE,
+    CPU,
     LATENT_SIZE,
     SAMPLE_SHAPES,
     GradientRecorder,
@@ -87,7 +89,7 @@ class Variant:
             seed=1,
         ).eval()
 
-    def make_batch(self) -> TrainBatch:
+    def make_batch(self, dtype: torch.dtype = torch.float32) -> TrainBatch:
         """Draw a batch: the same numbers at every call."""
         shape = _SHAPES[self.architecture]
         g = torch.Generator().manual_seed(3)
@@ -97,6 +99,10 @@ class Variant:
         epsilon_labelled = torch.randn(LABELLED_COUNT, LATENT_SIZE, generator=g)
         c = torch.randint(0, 2, (BATCH_SIZE, ATTRIBUTE_COUNT), generator=g).float() if self.conditional else None
         y = torch.randint(0, max(1, self.classes), (LABELLED_COUNT,), generator=g)
+        x, z, epsilon, x_labelled, epsilon_labelled = (
+            t.to(dtype) for t in (x, z, epsilon, x_labelled, epsilon_labelled)
+        )
+        c = None if c is None else c.to(dtype)
         labelled = LabelledBatch(x_labelled, y, epsilon_labelled) if self.classes else None
         return TrainBatch(x, z, epsilon, c, labelled)
 
@@ -121,8 +127,13 @@ UNARY_VARIANTS = {
 }
 
 
+def dtype_of(ali: ALI) -> torch.dtype:
+    """The precision of the weights, which the formulas below are computed in."""
+    return ali.discriminator_parameters()[0].dtype
+
+
 def run_update(
-    variant: Variant, rule: str, loss: str, weights: LossWeights, ali: ALI | None = None
+    variant: Variant, rule: str, loss: str, weights: LossWeights, ali: ALI | None = None, *, precision: str = "fp32"
 ) -> tuple[list[Tensor], StepResult]:
     """Do one update of the variant's batch.
 
@@ -132,7 +143,7 @@ def run_update(
     if ali is None:
         ali = variant.build(cycles=weights.cycle_x > 0)
     optimizer = GradientRecorder(trained_parameters(ali), lr=1.0)
-    step = make_step(ali, rule, loss, optimizer, packing=variant.packing)
+    step = make_step(ali, rule, loss, optimizer, precision=Precision(precision, CPU), packing=variant.packing)
     losses = step(variant.make_batch(), weights)
     return optimizer.gradients, losses
 
@@ -169,7 +180,8 @@ def compute_scores(ali: ALI, variant: Variant, x: Tensor, z: Tensor, e: Tensor |
     if e is not None:
         parts.append(pack(e).view(len(e) // m, -1, *spatial))
     out = d.d_xz(torch.cat(parts, dim=1)).flatten(1)
-    joint = out.exp().sum(1).log() if variant.classes else out[:, 0]
+    top = out.detach().amax(1, keepdim=True)  # taken out, so that no exponential overflows
+    joint = top[:, 0] + (out - top).exp().sum(1).log() if variant.classes else out[:, 0]
     return Scores(joint, unary, out)
 
 
@@ -214,7 +226,7 @@ def _squared_slope(scores: Scores, inputs: list[Tensor], packing: int) -> Tensor
 
 def expected_d_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Differentiate D's loss with respect to theta_d; E, G and the embedding are constants."""
-    batch = variant.make_batch()
+    batch = variant.make_batch(dtype_of(ali))
     with torch.no_grad():
         e = embed_condition(ali, batch.c)
         z_hat, _ = encode_by_hand(ali, batch.x, batch.epsilon, e)
@@ -243,7 +255,7 @@ def expected_d_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWei
 
 def expected_g_gradients(ali: ALI, variant: Variant, loss: str, weights: LossWeights) -> list[Tensor]:
     """Differentiate the generators' loss with respect to theta_g; D, and the embedding that D takes, are constants."""
-    batch = variant.make_batch()
+    batch = variant.make_batch(dtype_of(ali))
     x = batch.x
     e = embed_condition(ali, batch.c)
     e_of_d = None if e is None else e.detach()

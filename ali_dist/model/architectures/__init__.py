@@ -17,6 +17,7 @@ ARCHITECTURES = {
     "celeba-table": paper.make_celeba_table(),
     "cifar10": paper.make_cifar10(),
     "cifar10-table": paper.make_cifar10(widen=2),
+    "cifar10-untied": paper.make_cifar10(bias="pixel"),
     "digits": stabilised.make_digits(),
     "imagenet64": paper.make_imagenet64(),
     "mixture": points.make_mixture(point_scale=2.83, decoder_layers=6),  # standard deviation of the grid

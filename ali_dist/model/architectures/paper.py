@@ -4,7 +4,19 @@ Where table and code differ the code is followed, and the other reading is there
 
 cifar10   The printed widths of maxout layers count before the maxout in the code. Read as counting after it
           (`cifar10-table`), D(x) and D(z) are twice as wide and together have the 1024 channels that the table prints.
-          Dropout is the table's, on every layer; the code leaves out the inputs of D(x)'s third and fourth layer.
+
+          Biases of D(x): the script leaves open whether a bias belongs to a channel or to every output pixel, which its
+          library decided. Under Blocks as it was when the scripts were written (before commit 3d51aebb, 3 June 2016)
+          every pixel has its own: `cifar10-untied`, D 2,663,329 and all 6,762,977 parameters. Under a later Blocks, as
+          in the other models' scripts, which ask for it, each channel has one: `cifar10`, D 2,611,009, all 6,710,657.
+
+          Dropout is the table's, on the input of every layer. The code has three faults there, and is not followed:
+          (1) the inputs of D(x)'s third convolution get none; (2) neither do those of its fourth; (3) instead, dropout
+          0.5 falls on the input of the third maxout, between a convolution and its own activation, where the two pieces
+          of a unit are dropped independently of each other. All come from one slice. D(x) is a list of ten bricks,
+          convolution and maxout in turn, of which every third from number 2 on is taken (counted from 0): number 2 is
+          the second convolution, 5 the third maxout, 8 the fifth convolution. Where a layer has three bricks, as with
+          batch norm, such a slice meets one brick of each. D(z) and D(x, z) are sliced by twos, and right.
 celeba    The table has batch norm on all layers of D(x) and dropout on none (`celeba-table`). In the code the first
           layer has a bias instead, and all have dropout 0.2, as in the other two models with batch norm in D.
 
@@ -13,6 +25,8 @@ G's last layer has a bias of its own for every pixel.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable, conv, convs, tconvs
 
@@ -59,11 +73,12 @@ def _discriminator_xz(channels: int) -> LayerTable:
     return (hidden, hidden, conv(1, 1, OUTPUT, bias="channel", dropout=0.2))
 
 
-def make_cifar10(widen: int = 1) -> Architecture:
+def make_cifar10(widen: int = 1, bias: Literal["channel", "pixel"] = "channel") -> Architecture:
     """32x32, n_z 64.
 
     Args:
         widen: Factor on the channels of D before maxout: 1 is the code, 2 the other reading of the table.
+        bias: What has a bias of its own in D(x): channel is tied (6,710,657 parameters), pixel untied (6,762,977).
     """
     dropout = (0.2, 0.5, 0.5, 0.5, 0.5)
     joint = conv(1, 1, 1024 * widen, bias="channel", dropout=0.5, act="maxout")
@@ -73,7 +88,7 @@ def make_cifar10(widen: int = 1) -> Architecture:
         (*_BODY_32, (1, 1, 512)),
         tconvs(_UP_32, norm=True, act="lrelu"),
         d_x=tuple(
-            conv(kernel, stride, out * widen, bias="channel", dropout=p, act="maxout")
+            conv(kernel, stride, out * widen, bias=bias, dropout=p, act="maxout")
             for (kernel, stride, out), p in zip(_BODY_32, dropout, strict=True)
         ),
         d_z=tuple(conv(1, 1, 512 * widen, dropout=p, act="maxout") for p in (0.2, 0.5)),

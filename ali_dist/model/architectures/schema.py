@@ -58,6 +58,11 @@ class Architecture:
     point_scale: float = 1.0  # points are divided by this inside the model
     fourier: tuple[float, int] | None = None  # (base, count) of Fourier features of x in D
 
+    def __post_init__(self) -> None:
+        if any(row.dropout for table in (self.encoder, self.decoder) for row in table):
+            # E and G run on other rows than those of the batch, too; masks are drawn for D (`DropoutMasks`).
+            raise ValueError("only the discriminator may have dropout")
+
     @property
     def couples_samples(self) -> bool:
         """Whether one sample's logit depends on the others' (batch norm in D)."""

@@ -269,8 +269,8 @@ def test_a_small_beta2_is_refused_as_the_papers_notation(value: float) -> None:
     assert "0.999" in message
 
 
-@pytest.mark.parametrize("extra", [{"objective.loss": "hinge"}, {"objective.r1": 1.0}, {"objective.r2": 1.0}])
-def test_the_scaled_rule_is_refused_for_the_hinge_loss_and_for_penalties(extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize("extra", [{"objective.r1": 1.0}, {"objective.r2": 1.0}])
+def test_the_scaled_rule_is_refused_for_penalties(extra: dict[str, Any]) -> None:
     """It would be wrong there; the refusal names the setting and the remedy."""
     message = refuse_layers({"objective.update": "scaled"}, extra)
     assert next(iter(extra)) in message

@@ -40,6 +40,8 @@ RULES = {"cifar10": "scaled", **dict.fromkeys(OUR_COLOR_PRESETS, "penalised")}
 # Preset, other settings; parameters of encoder, decoder and discriminator, and of all.
 PARAMETER_COUNTS = [
     ("cifar10", {}, (3_118_496, 981_152, 2_611_009), 6_710_657),
+    # a bias for each pixel: 32 x 28 x 28 + 64 x 13 x 13 + 128 x 10 x 10 + 256 x 4 x 4 + 512 instead of 992
+    ("cifar10", {"model.architecture": "cifar10-untied"}, (3_118_496, 981_152, 2_611_009 + 52_320), 6_762_977),
     ("cifar10", {"model.architecture": "cifar10-table"}, (3_118_496, 981_152, 10_366_593), 14_466_241),
     ("cifar10", {"model.encoder": "deterministic"}, (3_118_496 - 64 * 513, 981_152, 2_611_009), 6_710_657 - 64 * 513),
     ("svhn", {}, (3_315_488, 1_767_584, 5_283_073), 10_366_145),
@@ -69,6 +71,11 @@ OUTPUT_SIDES = {
 ADDITIONS = {
     "cifar10": (
         [(1, "bias", 0.2), (4, "bias", 0.5)],
+        [(1, "", 0.2), (1, "", 0.5)],
+        [(3, "bias", 0.5)],
+    ),
+    "cifar10-untied": (
+        [(1, "pixel", 0.2), (4, "pixel", 0.5)],
         [(1, "", 0.2), (1, "", 0.5)],
         [(3, "bias", 0.5)],
     ),
@@ -143,7 +150,7 @@ def list_additions(ali: ALI, stack: str) -> list[tuple[int, str, float]]:
 
 @pytest.mark.parametrize("name", ADDITIONS)
 def test_batch_norm_biases_and_dropout_are_where_the_authors_have_them(name):
-    preset = name.removesuffix("-table")
+    preset = name.removesuffix("-table").removesuffix("-untied")
     ali = make_networks(preset, **{"model.architecture": name, "model.width": 0.125})
     stacks = ("discriminator.d_x", "discriminator.d_z", "discriminator.d_xz")
     assert tuple(list_additions(ali, stack) for stack in stacks) == ADDITIONS[name]
@@ -180,6 +187,7 @@ def test_presets_train_as_the_paper_says(preset):
     extras = ("r1", "r2", "cycle_x", "cycle_z", "cycle_samples", "supervised")
     assert not any(getattr(objective, name) for name in extras)
     assert (optim.lr_d, optim.lr_g, optim.beta1, optim.beta2) == (1e-4, 1e-4, 0.5, 0.999)
+    assert (optim.eps, optim.eps_inside) == (1e-8, True)
     assert (optim.schedule, optim.ema_half_life) == ("constant", 0.0)
     large = preset in ("imagenet64", "celeba-conditional")
     assert config.data.global_batch_size == (128 if large else 100)
@@ -217,8 +225,10 @@ def make_config(folder: Path, preset: str, data: str, **changes: object) -> Conf
 
 @pytest.mark.parametrize("preset", [*SIDES, *OUR_COLOR_PRESETS])
 def test_a_preset_takes_real_updates_and_continues_from_its_checkpoint_bit_for_bit(preset, tmp_path, random_data):
+    # With epsilon inside, the first steps of CIFAR10's decoder at this width are lost in the rounding of weights of 1.
     unbroken, broken = (
-        make_config(tmp_path, preset, random_data(preset), run__name=name) for name in ("unbroken", "broken")
+        make_config(tmp_path, preset, random_data(preset), run__name=name, optim__eps_inside=False)
+        for name in ("unbroken", "broken")
     )
     summary = fit(unbroken, StoppingContext())
     assert summary is not None

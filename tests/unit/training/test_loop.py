@@ -59,7 +59,9 @@ def test_a_run_leaves_what_the_readme_promises(make_config):
     assert summary["images"] == 192
     expected = {"frechet", "reconstruction_mse", "label_kept", "probe_accuracy", "latent_mmd2"}
     assert expected <= summary["metrics"].keys()
-    assert [r["images"] for r in read_records(config) if r["event"] == "train"] == [48, 96, 144, 192]
+    trained = [r for r in read_records(config) if r["event"] == "train"]
+    assert [r["images"] for r in trained] == [48, 96, 144, 192]
+    assert all(0 <= r["logits_beyond_30"] <= 1 for r in trained)
 
 
 def test_a_mixture_run_reports_its_modes(tmp_path):
@@ -80,8 +82,9 @@ def test_a_mixture_run_reports_its_modes(tmp_path):
         {"data__residency": "stream"},
         {"scale__precision": "fp16"},
         {"optim__ema_half_life": 0},
+        {"optim__eps_inside": True},
     ],
-    ids=["penalised", "scaled-dropout", "alternating", "stream", "fp16", "no-average"],
+    ids=["penalised", "scaled-dropout", "alternating", "stream", "fp16", "no-average", "eps-inside"],
 )
 def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one_bit_for_bit(make_config, changes):
     unbroken = make_config(run__name="unbroken", **changes)

@@ -12,11 +12,13 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset, preset_names
+from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, Stopped
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
+from ali_dist.training.setup import _check_rows
 from ali_dist.training.state import build_train_state
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, index_without_shards, tiny_config
@@ -252,3 +254,30 @@ def test_a_run_is_not_continued_as_another_game(tmp_path, images, before, after,
     with pytest.raises(InputError) as refusal:
         fit(tiny_config(tmp_path, **same_data, **after), StoppingContext())
     assert_is_sentence_with(str(refusal.value), key, "--run.name")
+
+
+# ---- batch norm on many workers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "said"),
+    [
+        ({}, 1, None),
+        ({"scale__batch_norm": "local"}, 2, None),
+        ({"scale__batch_norm": "local"}, 1, ("scale.batch_norm is 'local'", "'global'", "size is 24")),
+        ({"data__global_batch_size": 1, "data__lanes": 1}, 1, ("data.global_batch_size is 1", "at least 2")),
+    ],
+)
+def test_batch_norm_is_refused_a_single_row_of_its_own(changes, rows, said, tmp_path):
+    """Of the whole batch, unless statistics are local."""
+    config = tiny_config(tmp_path, **changes)
+    index = Index(
+        encoding="raw", dtype="uint8", shape=(1, 8, 8), shards=(), mean=(0.5,), std=(0.5,), pixel_mean=(0.5,) * 64
+    )
+    state = build_train_state(config, index, torch.device("cpu"), World())
+    if said is None:
+        _check_rows(config, state, slice(0, rows), World(size=24))
+        return
+    with pytest.raises(InputError) as refusal:
+        _check_rows(config, state, slice(0, rows), World(size=24))
+    assert all(part in str(refusal.value) for part in said)

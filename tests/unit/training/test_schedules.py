@@ -6,12 +6,14 @@ Run: `make test ARGS=tests/unit/training/test_schedules.py`
 import pytest
 import torch
 
+from ali_dist.config import OptimConfig
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training import schedules
 from ali_dist.training.ema import WeightAverage
-from ali_dist.training.randomness import NoiseSource, seed_dropout
+from ali_dist.training.randomness import NoiseSource
+from ali_dist.training.schedules import adam_epsilon
 
 CPU = torch.device("cpu")
 
@@ -90,11 +92,39 @@ def test_noise_is_standard_normal():
     assert z.std().item() == pytest.approx(1.0, abs=0.01)
 
 
-def test_dropout_follows_from_the_step_and_the_rank():
-    def draw_mask(step: int, rank: int) -> list[bool]:
-        seed_dropout(0, step, rank)
-        return (torch.nn.functional.dropout(torch.ones(64), 0.5) > 0).tolist()
+def blocks_steps(gradients: list[torch.Tensor], optim: OptimConfig) -> list[torch.Tensor]:
+    """Steps of the authors' library, by hand: epsilon is added to the moment as it stands, and the rate corrected."""
+    mean = variance = torch.zeros_like(gradients[0])
+    steps = []
+    for t, gradient in enumerate(gradients, 1):
+        mean = (1 - optim.beta1) * gradient + optim.beta1 * mean
+        variance = (1 - optim.beta2) * gradient * gradient + optim.beta2 * variance
+        rate = optim.lr_d * (1 - optim.beta2**t) ** 0.5 / (1 - optim.beta1**t)
+        steps.append(rate * mean / (variance**0.5 + optim.eps))
+    return steps
 
-    assert draw_mask(1, 0) == draw_mask(1, 0)
-    assert draw_mask(1, 0) != draw_mask(1, 1)
-    assert draw_mask(1, 0) != draw_mask(2, 0)
+
+@pytest.mark.parametrize("size", [1e-9, 1e-7, 1e-2])
+@pytest.mark.parametrize("beta1", [0.5, 0.2])
+def test_epsilon_inside_takes_the_steps_of_the_authors_library(size, beta1):
+    """In float64, over 300 updates, with gradients below, about and above epsilon."""
+    optim = OptimConfig(beta1=beta1, eps_inside=True)
+    g = torch.Generator().manual_seed(0)
+    gradients = [size * torch.randn(50, generator=g, dtype=torch.float64) for _ in range(300)]
+    p = torch.nn.Parameter(torch.zeros(50, dtype=torch.float64))
+    adam = torch.optim.Adam([p], lr=optim.lr_d, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+    for update, (gradient, expected) in enumerate(zip(gradients, blocks_steps(gradients, optim), strict=True), 1):
+        with torch.no_grad():
+            p.zero_()
+        p.grad = gradient.clone()
+        adam.param_groups[0]["eps"] = adam_epsilon(optim, update)
+        adam.step()
+        torch.testing.assert_close(-p.detach(), expected, rtol=1e-10, atol=0)
+
+
+def test_epsilon_beside_is_the_one_that_was_set():
+    assert {adam_epsilon(OptimConfig(eps=3e-8), update) for update in (1, 2, 10_000)} == {3e-8}
+    inside = [adam_epsilon(OptimConfig(eps_inside=True), update) for update in (1, 100, 100_000)]
+    assert inside[0] == pytest.approx(3.162e-7, rel=1e-3)
+    assert inside == sorted(inside, reverse=True)
+    assert inside[2] == pytest.approx(1e-8)

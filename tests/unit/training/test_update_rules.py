@@ -44,7 +44,7 @@ FEATURES = {
 }
 # The features that make a rule inexact by themselves.
 REFUSED_FEATURES = {
-    "scaled": set(FEATURES),
+    "scaled": set(FEATURES) - {"hinge"},
     "coupled": {"r1", "r2"},
     "penalised": {"unary", "batch norm"},
     "alternating": set[str](),
@@ -137,7 +137,7 @@ def test_auto_takes_the_first_rule_that_is_exact_in_every_situation() -> None:
         ("auto", "nonsaturating", False, False, "fp32", "scaled"),
         ("auto", "relativistic", False, True, "bf16", "penalised"),
         ("auto", "nonsaturating", True, False, "fp32", "coupled"),
-        ("auto", "hinge", False, False, "fp32", "coupled"),
+        ("auto", "hinge", False, False, "fp32", "scaled"),
         ("auto", "nonsaturating", False, False, "fp16", "coupled"),
         ("alternating", "hinge", True, False, "fp16", "alternating"),
     ],
