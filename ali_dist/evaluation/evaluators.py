@@ -37,6 +37,7 @@ from ali_dist.model.data_spec import DataSpec
 
 LEAST_SAMPLES = 2
 """Fewest samples of a split, and of the decoder, that the metrics are defined for."""
+_ROWS_AT_ONCE = 2000  # a multiple of the batch, so that a model sees the same batches as in one piece
 
 
 def make_evaluator(
@@ -172,11 +173,10 @@ class ImageEvaluator:
         advance = self._monitor.start("Encoding and decoding", 3 * len(x) + self._samples)
         watched = WatchedModel(model, advance)
         mu, sigma, z_hat = encode_batched(watched, x, self._seed, self._device, c)
-        # One set of reconstructions at a time: each is as large as the split.
-        error_of_mean = self._reconstruction_error(decode_batched(watched, mu, self._device, c))
-        x_rec = decode_batched(watched, z_hat, self._device, c)
+        error_of_mean, _ = self._measure_reconstructions(watched, mu, c)
+        error, rec_labels = self._measure_reconstructions(watched, z_hat, c)
         metrics = {
-            "reconstruction_mse": self._reconstruction_error(x_rec),
+            "reconstruction_mse": error,
             "reconstruction_mse_mean": error_of_mean,
             "reconstruction_mse_reference": self._mean_image_error,
             **latent_match(z_hat, self._seed),
@@ -187,14 +187,30 @@ class ImageEvaluator:
         x_tilde = sample_decoder(watched, self._samples, self._seed, self._device, c_samples)
         if self._sample_quality is not None:
             metrics |= self._sample_quality.measure(x_tilde)
-        if self._label_metrics is not None:
-            metrics |= self._label_metrics.measure_images(x_tilde, c_samples, x_rec)
-            del x_tilde, x_rec
+        if self._label_metrics is not None and rec_labels is not None:
+            metrics |= self._label_metrics.measure_images(x_tilde, c_samples, rec_labels)
+            del x_tilde
             metrics |= self._label_metrics.measure_model(model)
         return metrics
 
-    def _reconstruction_error(self, x_rec: Tensor) -> float:
-        return mean_squared_error(self._holdout.x, x_rec, self._native_from_unit)
+    def _measure_reconstructions(
+        self, model: BidirectionalModel, z: Tensor, c: Tensor | None
+    ) -> tuple[float, Tensor | None]:
+        """Decode the codes z [N, n_z] of the holdout split, a part at a time: together they are as large as the split.
+
+        Returns:
+            The mean squared error, and what the classifier sees in the reconstructions, where there is one.
+        """
+        x = self._holdout.x
+        error = 0.0
+        labels: list[Tensor] = []
+        for start in range(0, len(x), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            x_rec = decode_batched(model, z[rows], self._device, None if c is None else c[rows])
+            error += mean_squared_error(x[rows], x_rec, self._native_from_unit) * (len(x_rec) / len(x))
+            if self._label_metrics is not None:
+                labels.append(self._label_metrics.label_images(x_rec))
+        return error, torch.cat(labels) if labels else None
 
 
 class MixtureEvaluator:

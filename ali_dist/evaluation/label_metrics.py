@@ -38,14 +38,17 @@ class LabelMetrics(Protocol):
     def features(self, x: Tensor) -> Tensor:
         """Features [N, F] of images [N, C, H, W] by the classifier that the metrics rest on."""
 
-    def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
+    def measure_images(self, x_tilde: Tensor, c: Tensor | None, rec_labels: Tensor) -> dict[str, float]:
         """Measure what a model has made.
 
         Args:
             x_tilde: Decoder samples [N, C, H, W] in [0, 1].
             c: Their conditions [N, A]; None for an unconditional model.
-            x_rec: Reconstructions of the whole holdout split.
+            rec_labels: What `label_images` gives for the reconstructions of the whole holdout split.
         """
+
+    def label_images(self, x: Tensor) -> Tensor:
+        """What the classifier sees in images [N, C, H, W]: classes int64 [N], or attributes bool [N, A]."""
 
     def measure_model(self, model: BidirectionalModel) -> dict[str, float]:
         """Measure the encoder's representation, and the model as a classifier."""
@@ -193,11 +196,9 @@ class _ClassMetrics:
     def features(self, x: Tensor) -> Tensor:
         return self.classifier.features(x)
 
-    def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
+    def measure_images(self, x_tilde: Tensor, c: Tensor | None, rec_labels: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None
-        advance = self.monitor.start("Classifying samples and reconstructions", len(x_tilde) + len(x_rec))
-        features = self.classifier.features(x_tilde, advance)
-        rec_labels = self.classifier.classify(self.classifier.features(x_rec, advance))
+        features = self.classifier.features(x_tilde, self.monitor.start("Classifying samples", len(x_tilde)))
         metrics = {
             "frechet": scaled_frechet_distance(features, self.reference),
             "label_entropy": histogram_entropy(torch.bincount(self.classifier.classify(features))),
@@ -207,6 +208,9 @@ class _ClassMetrics:
         if c is not None:
             metrics |= _condition_metrics(self.classifier, x_tilde, c, self.holdout)
         return metrics
+
+    def label_images(self, x: Tensor) -> Tensor:
+        return self.classifier.classify(self.classifier.features(x))
 
     def measure_model(self, model: BidirectionalModel) -> dict[str, float]:
         """Measure how linearly readable the encoder is, beside the same encoder untrained, and the K+1 classes' error.
@@ -266,17 +270,20 @@ class _AttributeMetrics:
     def features(self, x: Tensor) -> Tensor:
         return self.classifier.features(x)
 
-    def measure_images(self, x_tilde: Tensor, c: Tensor | None, x_rec: Tensor) -> dict[str, float]:
+    def measure_images(self, x_tilde: Tensor, c: Tensor | None, rec_labels: Tensor) -> dict[str, float]:
         assert self.holdout.y is not None
-        advance = self.monitor.start("Classifying samples and reconstructions", len(x_tilde))
+        advance = self.monitor.start("Classifying samples", len(x_tilde))
         metrics = {
             "frechet": scaled_frechet_distance(self.classifier.features(x_tilde, advance), self.reference),
-            "label_kept": _agreement_share(self.classifier.detect_attributes(x_rec), self.holdout.y > 0.5),
+            "label_kept": _agreement_share(rec_labels, self.holdout.y > 0.5),
             **self.constants,
         }
         if c is not None:
             metrics |= _condition_metrics(self.classifier, x_tilde, c, self.holdout)
         return metrics
+
+    def label_images(self, x: Tensor) -> Tensor:
+        return self.classifier.detect_attributes(x)
 
     def measure_model(self, model: BidirectionalModel) -> dict[str, float]:
         del model  # linear probes are of classes
