@@ -152,7 +152,7 @@ def test_logits_beyond_30_are_counted_over_both_sides(name, logit, share):
 
 
 def test_a_share_of_the_logits_is_counted_as_that_share():
-    ali, batch = networks_with_logits_apart(PLAIN, 60.0), PLAIN.batch()
+    ali, batch = networks_with_logits_apart(PLAIN, 60.0), PLAIN.make_batch()
     with torch.no_grad():
         z_hat, x_tilde = ali.encoder(batch.x, batch.epsilon)[0], ali.decoder(batch.z)
         d = torch.cat([compute_scores(ali, PLAIN, x, z, None).joint for x, z in ((batch.x, z_hat), (x_tilde, batch.z))])
