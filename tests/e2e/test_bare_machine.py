@@ -82,7 +82,9 @@ def test_data_are_prepared_and_a_run_is_trained_evaluated_and_used(bare_env: dic
     assert encoded.returncode == 0, encoded.stderr
     evaluated = run_module(bare_env, tmp_path, "ali_dist.evaluate", "tiny")
     assert evaluated.returncode == 0, evaluated.stderr
-    heading, *rows = evaluated.stdout.splitlines()[2:]  # after a line on what was evaluated, and an empty one
+    _, table, notes = evaluated.stdout.split("\n\n")  # a line on what was evaluated comes first
+    assert "samples" in notes
+    heading, *rows = table.splitlines()
     assert heading.startswith("Metric ")
     assert all(row[: heading.index("Value")].strip() for row in rows)  # each row is one line, aligned under the heading
 
