@@ -44,7 +44,7 @@ def make_action(error: BaseException):
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"),
             1,
-            "ali_dist.x: runs: Read-only file system; choose another place, or mend this one.\n",
+            "ali_dist.x: runs: Read-only file system; choose another folder, or fix this one.\n",
         ),
     ],
 )
