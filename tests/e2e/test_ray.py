@@ -58,7 +58,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         assert "Continuing from the checkpoint" in running.read_output()
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
-    run_distributed(train_rank, 2, 2, unbroken.to_mapping(), None, True)
+    run_distributed(train_rank, 2, 2, unbroken.to_mapping())
     for file in ("model", "ema", "optimizer"):
         assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
     fit(alone, StoppingContext())
