@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from ali_dist.evaluation.catalog import METRICS
-from ali_dist.evaluation.monitor import Advance, StartBar
 from ali_dist.report.metric_rows import format_metric
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from ali_dist.evaluation.monitor import Advance, StartBar
 
 REFRESH_SECONDS = 0.125
 """Shortest time between two drawings of the live lines."""
