@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,6 +51,9 @@ def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:
     # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Running statistics are made equal when they are needed (`average_buffers`), not broadcast at every forward pass.
-    return DistributedDataParallel(
-        module, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **_NO_BROADCAST)
+
+
+# The same switch: torch 2.14 has another name for it, and warns of the old one.
+_HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_NO_BROADCAST: dict[str, Any] = {"forward_sync_buffers" if _HAS_NEW_NAME else "broadcast_buffers": False}
