@@ -77,15 +77,15 @@ class DataSpace:
         """
         if self.image_size is None or self.stored_shape[-1] >= self.image_size:
             return x
-        inverse = _inverse_enlargement(self.stored_shape[-1], self.image_size).to(x)
+        inverse = _inverse_enlargement(self.stored_shape[-1], self.image_size, x.device, x.dtype)
         return inverse @ x @ inverse.mT
 
 
-@cache
-def _inverse_enlargement(small: int, large: int) -> Tensor:
+@cache  # on the device, too: a copy from the host would make every update wait for it
+def _inverse_enlargement(small: int, large: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[small, large] least-squares inverse of the resize along one axis."""
     columns = torch.eye(small, dtype=torch.float64).view(small, 1, small, 1).expand(-1, -1, -1, small)
-    return torch.linalg.pinv(_resize_images(columns, large)[:, 0, :, 0].T)
+    return torch.linalg.pinv(_resize_images(columns, large)[:, 0, :, 0].T).to(device, dtype)
 
 
 def condition_vectors(y: Tensor, size: int) -> Tensor:
