@@ -268,4 +268,11 @@ def load_optimizer(
     entries = {key.rpartition(".")[2] for key in tensors}
     for name, parameter in parameters.items():
         state = {entry: tensors[f"{name}.{entry}"] for entry in entries if f"{name}.{entry}" in tensors}
-        optimizer.state[parameter] = {entry: value.to(parameter.device) for entry, value in state.items()}
+        optimizer.state[parameter] = {entry: _laid_out_like(parameter, value) for entry, value in state.items()}
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of an entry on the parameter's device, and in its layout: fused Adam reads both as they lie in memory."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)  # the count of updates
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
