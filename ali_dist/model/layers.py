@@ -154,9 +154,23 @@ class _MaxOfTwo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
         (first_is_larger,) = ctx.saved_tensors
-        to_first = grads[0] * first_is_larger
-        return torch.stack([to_first, grads[0] - to_first], dim=2).flatten(1, 2)
+        if torch.is_grad_enabled():
+            to_first = grad * first_is_larger
+            return torch.stack([to_first, grad - to_first], dim=2).flatten(1, 2)
+        # Not differentiated again: each number is written once, in the layout that GPUs have images in.
+        layout = _layout_of(grad)
+        shape = (len(grad), 2 * grad.shape[1], *grad.shape[2:])
+        both = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+        first = torch.mul(grad, first_is_larger, out=both[:, 0::2])
+        torch.sub(grad, first, out=both[:, 1::2])
+        return both
+
+
+def _layout_of(x: Tensor) -> torch.memory_format:
+    is_channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
 class Dropout(nn.Dropout):

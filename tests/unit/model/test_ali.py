@@ -103,6 +103,21 @@ def test_discriminator_dropout_reaches_every_layer_of_the_discriminator_and_noth
     assert not [m for part in (ali.encoder, ali.decoder) for m in part.modules() if isinstance(m, nn.Dropout)]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maxouts_gradient_goes_to_the_larger_channel_in_every_layout(layout):
+    """Written twice: for a gradient that is differentiated again, and for one that is not."""
+    x = torch.randn(2, 6, 3, 4, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    x.requires_grad_()
+    upstream = torch.randn(2, 3, 3, 4).contiguous(memory_format=layout)
+    y = Maxout(2)(x)
+    (expected,) = torch.autograd.grad(x.unflatten(1, (3, 2)).amax(2), x, upstream)
+    (once,) = torch.autograd.grad(y, x, upstream, retain_graph=True)
+    (again,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+    assert torch.equal(once, expected)
+    assert torch.equal(again, expected)
+    assert once.is_contiguous(memory_format=layout)
+
+
 def test_maxout_takes_the_largest_of_adjacent_channels():
     x = torch.tensor([[1.0, 5.0, -2.0, -3.0]]).view(1, 4, 1, 1)
     assert Maxout(2)(x).flatten().tolist() == [5.0, -2.0]
