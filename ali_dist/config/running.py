@@ -56,6 +56,9 @@ class ScaleConfig:
         "global", "global: statistics of the whole global batch; local: of each worker's part, without communication"
     )
     compile: bool = setting(False, "torch.compile the three networks (CUDA)")
+    cuda_graph: Literal["auto", "off"] = setting(
+        "auto", "auto: record an update once and replay it, on one GPU without scale.compile; off: launch each kernel"
+    )
 
     def __post_init__(self) -> None:
         low, high = self.worker_range() or (0, 0)

@@ -59,7 +59,7 @@ def fit(config: Config, context: Context) -> Record | None:
 
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
             run.state.step.start_update(run.progress.step)
-            result = run.state.step(batch, weights)
+            result = run.state.update(batch, weights)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(
                 schedules.ema_decay(config.optim.ema_half_life, run.global_batch_size, run.progress.images)

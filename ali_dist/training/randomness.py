@@ -111,6 +111,11 @@ class DropoutMasks:
         self._generator.manual_seed(key)
         for number, (layer, factors) in enumerate(zip(self._layers, self._factors, strict=True)):
             draw_layer(factors.view(self._parts, -1, math.prod(layer.shape)), layer.p, key, number)
+        self.hand_out()
+
+    def hand_out(self) -> None:
+        """Hand every layer the masks that were drawn last, from the first row on."""
+        for layer, factors in zip(self._layers, self._factors, strict=True):
             layer.take_factors(factors)
 
     def _draw_on_host(self, factors: Tensor, p: float, key: int, number: int) -> None:

@@ -105,7 +105,8 @@ class RunReporter:
         self.say(
             f"Training {config.run.name!r} on {config.data.url}: "
             + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-            + f" parameters; {state.step.rule.name} update, {state.precision.name} on {self._device}."
+            + f" parameters; {state.step.rule.name} update, {state.precision.name} on {self._device}"
+            + (f", {state.launching}." if state.launching else ".")
         )
         self.say(f"Results go to {self._folder.store.url}.")
         if self._data.holdout is None:
@@ -204,6 +205,7 @@ class RunReporter:
             "precision": self._state.precision.name,
             "device": _device_name(self._device),
             "update": self._state.step.rule.name,
+            "launching": self._state.launching,
             "weights": "ema" if self._state.average is not None else "raw",
         }
         if self._evaluations:

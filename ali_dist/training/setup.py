@@ -150,6 +150,8 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         reporter = RunReporter(config, data, state, store, device, context.stop_requested)
         stack.callback(reporter.close)
     say = reporter.say if reporter is not None else _say_nothing
+    if state.captured is not None:
+        state.captured.say = say
     checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say)
     stack.callback(checkpoints.close)
 

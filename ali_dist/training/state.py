@@ -15,14 +15,15 @@ from ali_dist.distributed import World
 from ali_dist.model.ali import ALI
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
-from ali_dist.model.layers import Dropout
+from ali_dist.model.layers import Dropout, FullConv, FullConvTranspose
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
+from ali_dist.training.captured_update import CapturedUpdates, why_not_captured
 from ali_dist.training.ddp import share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
 from ali_dist.training.randomness import DropoutMasks
-from ali_dist.training.step import Step
+from ali_dist.training.step import LossWeights, Step, StepResult, TrainBatch
 from ali_dist.training.train_batches import rows_of_rank
 from ali_dist.training.update_rules import Situation, UpdateRule, choose_update_rule
 
@@ -38,6 +39,8 @@ class TrainState:
         optimizer: One Adam with a parameter group for theta_g and one for theta_d, in this order.
         precision: What is cast and scaled.
         step: One update.
+        captured: The same update, replayed on a GPU; None where it cannot be.
+        launching: How the GPU is given an update, in words; empty on a CPU.
     """
 
     ali: ALI
@@ -46,11 +49,20 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     precision: Precision
     step: Step
+    captured: CapturedUpdates | None = None
+    launching: str = ""
+
+    def update(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
+        """Update from this rank's part of a global batch; the result is valid until the next update. Collective."""
+        return self.step(batch, weights) if self.captured is None else self.captured(batch, weights)
 
     def set_learning_rates(self, *, lr_g: float, lr_d: float) -> None:
         """Set the rates of the next update."""
         for group, rate in zip(self.optimizer.param_groups, (lr_g, lr_d), strict=True):
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def set_epsilon(self, epsilon: float) -> None:
         """Set Adam's epsilon of the next update."""
@@ -117,12 +129,14 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
     rule = choose_update_rule(config.objective.update, situation)
     ali.fp32_discriminator = situation.has_penalty and precision.name == "fp16"
     ali.to(device)
+    if device.type == "cuda":
+        _lay_out_channels_last(ali)
     average = None
     if config.optim.ema_half_life:
         average = WeightAverage(ali, discriminator=config.objective.supervised > 0)
     if config.scale.batch_norm == "global":
         share_batch_norm(ali, world)
-    optimizer = _make_optimizer(ali, config.optim)
+    optimizer = _make_optimizer(ali, config.optim, device)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
     step = Step(
         rule,
@@ -136,7 +150,29 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         packing=config.objective.packing,
         masks=_make_masks(ali, config, device, world),
     )
-    return TrainState(ali=ali, space=space, average=average, optimizer=optimizer, precision=precision, step=step)
+    captured, launching = None, ""
+    if device.type == "cuda":
+        obstacle = why_not_captured(config, rule, precision.name, world)
+        captured = CapturedUpdates(step, device) if obstacle is None else None
+        launching = "replayed as a CUDA graph" if obstacle is None else f"not replayed as a CUDA graph ({obstacle})"
+    return TrainState(
+        ali=ali,
+        space=space,
+        average=average,
+        optimizer=optimizer,
+        precision=precision,
+        step=step,
+        captured=captured,
+        launching=launching,
+    )
+
+
+def _lay_out_channels_last(ali: ALI) -> None:
+    """Keep the weights of convolutions as cuDNN's kernels want them, which would else transpose at every call."""
+    for module in ali.modules():
+        is_convolution = isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        if is_convolution and not isinstance(module, FullConv | FullConvTranspose):  # those are matrix products
+            module.to(memory_format=torch.channels_last)
 
 
 def _make_masks(ali: ALI, config: Config, device: torch.device, world: World) -> DropoutMasks | None:
@@ -155,16 +191,23 @@ def _make_masks(ali: ALI, config: Config, device: torch.device, world: World) ->
     )
 
 
-def _make_optimizer(ali: ALI, optim: OptimConfig) -> torch.optim.Adam:
+def _make_optimizer(ali: ALI, optim: OptimConfig, device: torch.device) -> torch.optim.Adam:
+    on_gpu = device.type == "cuda"
+
+    def as_rate(rate: float) -> float | Tensor:
+        # On a GPU a number that lies there, so that a replayed update takes the rate of its moment.
+        return torch.tensor(rate, device=device) if on_gpu else rate
+
     return torch.optim.Adam(
         [
-            {"params": ali.generator_parameters(), "lr": optim.lr_g},
-            {"params": ali.discriminator_parameters(), "lr": optim.lr_d},
+            {"params": ali.generator_parameters(), "lr": as_rate(optim.lr_g)},
+            {"params": ali.discriminator_parameters(), "lr": as_rate(optim.lr_d)},
         ],
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
         # Exact only for gradients with their parameters' strides, which .backward() makes; never set .grad by hand.
         fused=True,
+        capturable=on_gpu,
     )
 
 

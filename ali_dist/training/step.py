@@ -60,10 +60,13 @@ class StepResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
-    """Factors of the update's terms at one moment."""
+    """Factors of the update's terms at one moment.
 
-    r1: float = 0.0
-    r2: float = 0.0
+    r1 and r2 may be numbers on the device, which are then more than 0: a captured update reads them there.
+    """
+
+    r1: float | Tensor = 0.0
+    r2: float | Tensor = 0.0
     cycle_x: float = 0.0
     cycle_z: float = 0.0
     cycle_samples: float = 0.0
@@ -74,7 +77,7 @@ class LossWeights:
     @property
     def has_penalty(self) -> bool:
         """Whether a gradient penalty is due."""
-        return self.r1 > 0 or self.r2 > 0
+        return any(isinstance(weight, Tensor) or weight > 0 for weight in (self.r1, self.r2))
 
 
 def loss_weights_at(objective: ObjectiveConfig, step: int, penalty_factor: float) -> LossWeights:
@@ -157,11 +160,17 @@ class Step:
         self.world_size = world_size
         self.packing = packing
         self.masks = masks
+        self.draws_in_forward = True  # False while an update is captured: what is random in it is drawn before
 
     def start_update(self, step: int) -> None:
         """Say which update of the run the next one is: what is random in it follows from that."""
         if self.masks is not None:
             self.masks.start_update(step)
+
+    def draw(self) -> None:
+        """Draw what is random in the next forward pass."""
+        if self.masks is not None:
+            self.masks.draw()
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
@@ -175,8 +184,10 @@ class Step:
 
     def forward(self, batch: TrainBatch, gate: GradientGate) -> ALIOutput:
         """z_hat, x_tilde, and D on both pairs."""
-        if self.masks is not None:
-            self.masks.draw()
+        if self.draws_in_forward:
+            self.draw()
+        elif self.masks is not None:
+            self.masks.hand_out()
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output

@@ -89,7 +89,10 @@ class TrainBatches:
         return TrainBatch(self._to_model(data.x), z, epsilon, self._conditions(data.y), labelled)
 
     def _to_model(self, x: Tensor) -> Tensor:
-        return self._space.model_from_unit(self._space.unit_from_stored(x))
+        x = self._space.model_from_unit(self._space.unit_from_stored(x))
+        # As the weights lie on a GPU, see `state.py`.
+        is_image_on_gpu = x.dim() == 4 and x.device.type == "cuda"
+        return x.contiguous(memory_format=torch.channels_last) if is_image_on_gpu else x
 
     def _conditions(self, y: Tensor | None) -> Tensor | None:
         if not self._condition_size:

@@ -61,6 +61,7 @@ class UpdateRule:
         why_not: None where a user may choose the rule; else the sentence that refuses it. For the rules of
             `AUTOMATIC_RULES`, None means that they are exact.
         backward_passes: 1 takes one DDP wrapper around ALI, more take one for each network.
+        forward_passes: Of all networks together; each draws its own dropout.
         reuses_discriminator_graph: Whether D's graph is used or differentiated twice, which compiled code cannot be.
             With a gradient penalty, D is never compiled, whatever the rule.
     """
@@ -69,6 +70,7 @@ class UpdateRule:
     gradients: Callable[[Step, TrainBatch, LossWeights], StepResult]
     why_not: Callable[[Situation], str | None]
     backward_passes: int = 1
+    forward_passes: int = 1
     reuses_discriminator_graph: bool = False
 
 
@@ -295,7 +297,13 @@ UPDATE_RULES = {
             why_not=_why_not_penalised,
             reuses_discriminator_graph=True,
         ),
-        UpdateRule(name="alternating", gradients=alternating_gradients, why_not=_why_no_penalty, backward_passes=2),
+        UpdateRule(
+            name="alternating",
+            gradients=alternating_gradients,
+            why_not=_why_no_penalty,
+            backward_passes=2,
+            forward_passes=2,
+        ),
         UpdateRule(name="inverse", gradients=inverse_gradients, why_not=_why_not_inverse),
     )
 }

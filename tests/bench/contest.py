@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """An update that is measured, with networks and optimizers of its own."""
+    """An update that is measured, with networks and optimizers of its own.
+
+    `has_own_pool` says that its memory stays allocated between updates, so that its peak cannot be read.
+    """
 
     name: str
     update: Callable[[], object]
     networks: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
+    has_own_pool: bool = False
 
     def resident_bytes(self) -> int:
         """Bytes of weights, buffers, gradients and optimizer state, as they are now."""
@@ -65,7 +69,8 @@ def take_turns(
         The times of each contestant, by its name.
     """
     times = {contestant.name: TurnTimes([]) for contestant in contestants}
-    warm_up = 3 if device.type == "cuda" else 1  # fills caches; the first turn also compiles and chooses kernels
+    # Fills caches; the first turn also compiles, chooses kernels, and records what is replayed.
+    warm_up = 5 if device.type == "cuda" else 1
     for number in range(rounds):
         first = number % len(contestants)
         for contestant in [*contestants[first:], *contestants[:first]]:
@@ -74,7 +79,7 @@ def take_turns(
             own_times = times[contestant.name]
             in_use, resident = _reset_peak_memory(contestant, device)
             own_times.seconds.append(_time_updates(contestant.update, updates, device, clock))
-            if device.type == "cuda":
+            if device.type == "cuda" and not contestant.has_own_pool:
                 # What the other contestants keep on the device does not count.
                 peak = torch.cuda.max_memory_allocated(device) - in_use + resident
                 own_times.peak_bytes = max(peak, own_times.peak_bytes or 0)

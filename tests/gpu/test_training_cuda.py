@@ -22,7 +22,7 @@ from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 from ali_dist.training.state import build_train_state
-from ali_dist.training.step import TrainBatch, loss_weights_at
+from ali_dist.training.step import Step, TrainBatch, loss_weights_at
 from tests.helpers.arrays import write_arrays
 from tests.helpers.batches import B, X, Y, assert_same_batches, open_batch_source, take_batches
 from tests.helpers.networks import copy_state, total_error
@@ -127,6 +127,54 @@ def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(
     states = [json.loads((find_newest_checkpoint(c) / "state.json").read_text()) for c in (unbroken, broken)]
     assert states[0]["precision"] == states[1]["precision"]
     assert bool(states[0]["precision"]) == (precision == "fp16")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective__penalty_every": 2, "objective__penalty_final": 0.1, "optim__schedule": "cosine"},
+        {"objective__r1": 0, "objective__r2": 0, "model__discriminator_dropout": 0.3, "objective__update": "scaled"},
+        {"objective__r1": 0, "objective__r2": 0, "model__discriminator_dropout": 0.3, "objective__update": "coupled"},
+        {"scale__precision": "bf16"},
+    ],
+    ids=["lazy", "scaled", "coupled", "bf16"],
+)
+def test_replayed_updates_are_the_launched_ones_bit_for_bit(make_config: MakeConfig, changes: dict[str, Any]) -> None:
+    """With rates, penalties and masks of their own moment, and over a change between updates with and without one."""
+    skip_unless_supported(changes.get("scale__precision", "fp32"))
+    settings = {"scale__precision": "fp32", "run__images": 480, **changes}
+    launched = make_config(run__name="launched", scale__cuda_graph="off", **settings)
+    replayed = make_config(run__name="replayed", **settings)
+    summaries = [train_on_gpu(config) for config in (launched, replayed)]
+    ways = [summary["launching"] for summary in summaries if summary is not None]
+    assert ways == ["not replayed as a CUDA graph (scale.cuda_graph is 'off')", "replayed as a CUDA graph"]
+    for file in ("model", "optimizer", "ema"):
+        assert_bitwise_equal(load_weights(launched, file), load_weights(replayed, file))
+    assert read_losses(launched) == read_losses(replayed)
+
+
+def read_losses(config: Config) -> list[dict[str, Any]]:
+    timings = ("seconds", "images_per_second", "data_wait")
+    return [{key: value for key, value in r.items() if key not in timings} for r in read_train_records(config)]
+
+
+def test_an_update_that_cannot_be_recorded_is_launched_and_the_run_says_so(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here because it waits for the device; the weights are those of a run that does not try."""
+    launched = make_config(run__name="launched", scale__cuda_graph="off")
+    train_on_gpu(launched)
+    update_parameters = Step.update_parameters
+
+    def wait_and_update(step: Step) -> None:
+        torch.cuda.synchronize()
+        update_parameters(step)
+
+    monkeypatch.setattr(Step, "update_parameters", wait_and_update)
+    tried = make_config(run__name="tried")
+    train_on_gpu(tried)
+    assert "Updates are not replayed as a CUDA graph, and go on without" in "".join(capsys.readouterr())
+    assert_bitwise_equal(load_weights(launched), load_weights(tried))
 
 
 def test_a_run_of_the_gpu_can_be_continued_on_the_cpu(make_config: MakeConfig) -> None:

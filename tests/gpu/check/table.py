@@ -172,7 +172,7 @@ def _format_cells(results: Results) -> Iterator[str]:
         return
     yield "Update: images/s of the usual style and of our exact way, its share of the roof, and ratios to the usual"
     yield (
-        f"{'preset':<8}{'batch':>6} {'prec.':<6}{'mode':<9}{'usual':>9}{'ours':>9} {'way':<10}{'ms':>8}{'roof':>7}"
+        f"{'preset':<8}{'batch':>5} {'prec.':<6}{'mode':<9}{'usual':>7}{'ours':>8} {'way':<16}{'ms':>8}{'roof':>7}"
         f"{'MB':>8}{'ratio':>7}{'layers':>8}{'coupled':>8}{'altern.':>8}"
     )
     for cell in cells:
@@ -182,15 +182,16 @@ def _format_cells(results: Results) -> Iterator[str]:
 def _format_cell(cell: Figure, results: Results) -> str:
     settings, best = cell["settings"], best_exact_row(cell)
     rows = {row["step"]: row for row in cell["rows"]}
-    head = f"{settings['preset']:<8}{settings['batch']:>6} {cell['conditions']['precision']:<6}{describe_mode(cell):<9}"
-    head += f"{cell['rows'][0]['images_per_second']:>9,.0f}"
+    head = f"{settings['preset']:<8}{settings['batch']:>5} {cell['conditions']['precision']:<6}{describe_mode(cell):<9}"
+    head += f"{cell['rows'][0]['images_per_second']:>7,.0f}"
     if best is None:
         return head
     peak = "-" if best["peak_bytes"] is None else f"{best['peak_bytes'] / 1e6:,.0f}"
     others = [rows.get(step) for step in ("usual, our layers", "coupled", "alternating")]
     ratios = "".join(f"{'-' if row in (None, best) else format(row['ratio'], '.2f'):>8}" for row in others)
+    way = best["step"].replace(", replayed", "+graph")
     return (
-        f"{head}{best['images_per_second']:>9,.0f} {best['step']:<10}{best['seconds_per_update'] * 1e3:>8.2f}"
+        f"{head}{best['images_per_second']:>8,.0f} {way:<16}{best['seconds_per_update'] * 1e3:>8.2f}"
         f"{format_share_of_roof(best, results):>7}{peak:>8}{best['ratio']:>7.2f}{ratios}"
     )
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.distributed import World
-from ali_dist.runs.checkpoint import CheckpointMetadata
+from ali_dist.runs.checkpoint import CheckpointMetadata, copy_to_host, load_optimizer, optimizer_tensors
+from ali_dist.training.captured_update import why_not_captured
 from ali_dist.training.resume import _check_same_run
+from ali_dist.training.update_rules import UPDATE_RULES
 
 
 def changes_said(
@@ -73,3 +77,53 @@ def test_other_statistics_of_batch_norm_are_said_where_they_are_other_ones(ranks
     saved = None if old is None else from_mapping(load_preset("digits"), {"scale.batch_norm": old})
     without = ("scale.batch_norm",) if old is None else ()
     assert changes_said(config, saved=saved, without=without, ranks=ranks) == said
+
+
+def test_adams_state_is_loaded_in_the_layout_of_its_weights():
+    """Fused Adam reads weights, gradients and moments as they lie in memory: a file has none of a GPU's layout."""
+    updates = 3
+
+    def make_convolution() -> nn.Conv2d:
+        torch.manual_seed(0)
+        return nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+
+    def update(network: nn.Conv2d, optimizer: torch.optim.Optimizer) -> None:
+        network(torch.ones(2, 4, 5, 5)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    unbroken, first = make_convolution(), make_convolution()
+    optimizers = [torch.optim.Adam(net.parameters(), lr=0.1, fused=True) for net in (unbroken, first)]
+    for network, optimizer in zip((unbroken, first), optimizers, strict=True):
+        for _ in range(updates):
+            update(network, optimizer)
+    saved = copy_to_host(optimizer_tensors(optimizers[1], dict(first.named_parameters())))
+    assert saved["weight.exp_avg"].is_contiguous()
+
+    second = make_convolution()
+    second.load_state_dict({name: t.contiguous() for name, t in first.state_dict().items()})
+    optimizer = torch.optim.Adam(second.parameters(), lr=0.1, fused=True)
+    load_optimizer(optimizer, dict(second.named_parameters()), saved)
+    assert optimizer.state[second.weight]["exp_avg"].stride() == second.weight.stride()
+    update(unbroken, optimizers[0])
+    update(second, optimizer)
+    assert torch.equal(unbroken.weight, second.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "precision", "obstacle"),
+    [
+        ({}, 1, "bf16", None),
+        ({"scale.cuda_graph": "off"}, 1, "bf16", "scale.cuda_graph is 'off'"),
+        ({"scale.compile": True}, 1, "bf16", "scale.compile is true"),
+        ({"optim.eps_inside": True}, 1, "bf16", "optim.eps_inside"),
+        ({"objective.update": "alternating"}, 1, "bf16", "'alternating'"),
+        ({}, 2, "bf16", "several workers"),
+        ({}, 1, "fp16", "fp16"),
+    ],
+)
+def test_updates_are_replayed_only_where_everything_in_them_can_be_recorded(changes, ranks, precision, obstacle):
+    config = from_mapping(load_preset("cifar10"), {"optim.eps_inside": False}, changes)
+    rule = UPDATE_RULES["alternating" if config.objective.update == "alternating" else "scaled"]
+    reason = why_not_captured(config, rule, precision, World(size=ranks))
+    assert (reason is None) if obstacle is None else (reason is not None and obstacle in reason)

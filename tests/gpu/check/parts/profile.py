@@ -36,17 +36,12 @@ def _profile_update(task: PartTask, batch: int) -> None:
     device = task.device
     updates = 1 if task.is_tiny else 10
     precision = "fp32" if task.is_tiny else "bf16"
-    settings = bench.Settings(preset="cifar10", batch=batch, precision=precision, steps=("scaled",))
+    step = "scaled" + (bench.REPLAYED if device.type == "cuda" else "")
+    settings = bench.Settings(preset="cifar10", batch=batch, precision=precision, steps=(step,))
     _, contestant = bench.make_contestants(settings, device, **(TINY_SETTINGS if task.is_tiny else {}))
-    for _ in range(3):
+    for _ in range(5):
         contestant.update()
-    peak = None
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        contestant.update()
-        torch.cuda.synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     # Measured without the profiler, which slows the host down, and in a row, so that the host can run ahead.
     seconds = median_seconds(lambda: [contestant.update() for _ in range(updates)], device) / updates
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
