@@ -55,6 +55,9 @@ class ScaleConfig:
     batch_norm: Literal["global", "local"] = setting(
         "global", "global: statistics of the whole global batch; local: of each worker's part, without communication"
     )
+    micro_batch: int | None = setting(
+        None, "samples that a worker gives the networks at once; gradients add up to the batch's; default: all it has"
+    )
     compile: bool = setting(False, "torch.compile the three networks (CUDA)")
     cuda_graph: Literal["auto", "off"] = setting(
         "auto", "auto: record an update once and replay it, on one GPU without scale.compile; off: launch each kernel"
@@ -64,6 +67,8 @@ class ScaleConfig:
         low, high = self.worker_range() or (0, 0)
         require_value(0 <= low <= high, "scale.workers", self.workers, "auto, 0, N or MIN:MAX with 1 <= MIN <= MAX")
         require_value(self.threads is None or self.threads >= 1, "scale.threads", self.threads, "at least 1")
+        micro = self.micro_batch
+        require_value(micro is None or micro >= 1, "scale.micro_batch", micro, "at least 1")
         require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
         require_value(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
         whole_or_less = self.gpus_per_worker < 1 or self.gpus_per_worker.is_integer()  # as Ray has it

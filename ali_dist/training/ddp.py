@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -42,6 +44,20 @@ def share_batch_norm(ali: ALI, world: World) -> None:
     for module in ali.modules():
         if isinstance(module, BatchNorm):
             module.sum_over_ranks = partial(sum_over_ranks, world=world)
+
+
+@contextmanager
+def pause_reduction(networks: nn.Module) -> Iterator[None]:
+    """Let gradients add up on this rank; the first backward pass after that reduces all of them. Local.
+
+    Args:
+        networks: What `wrap_for_ddp` made.
+    """
+    with ExitStack() as stack:
+        for module in networks.modules():
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        yield
 
 
 def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:

@@ -113,9 +113,11 @@ class DropoutMasks:
             draw_layer(factors.view(self._parts, -1, math.prod(layer.shape)), layer.p, key, number)
         self.hand_out()
 
-    def hand_out(self) -> None:
-        """Hand every layer the masks that were drawn last, from the first row on."""
+    def hand_out(self, rows: slice | None = None) -> None:
+        """Hand every layer the masks that were drawn last: all, or those of some of this rank's rows of each part."""
         for layer, factors in zip(self._layers, self._factors, strict=True):
+            if rows is not None:
+                factors = factors.unflatten(0, (self._parts, -1))[:, rows].flatten(0, 1)
             layer.take_factors(factors)
 
     def _draw_on_host(self, factors: Tensor, p: float, key: int, number: int) -> None:

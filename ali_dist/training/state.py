@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from ali_dist.config import Config, OptimConfig
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
+from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
-from ali_dist.model.layers import Dropout, FullConv, FullConvTranspose
+from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
 from ali_dist.training.captured_update import CapturedUpdates, why_not_captured
-from ali_dist.training.ddp import share_batch_norm, wrap_for_ddp
+from ali_dist.training.ddp import pause_reduction, share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
@@ -127,6 +129,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         precision=precision.name,
     )
     rule = choose_update_rule(config.objective.update, situation)
+    _check_micro_batch(config, ali, rule)
     ali.fp32_discriminator = situation.has_penalty and precision.name == "fp16"
     ali.to(device)
     if device.type == "cuda":
@@ -138,17 +141,20 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         share_batch_norm(ali, world)
     optimizer = _make_optimizer(ali, config.optim, device)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
+    wrapped = wrap_for_ddp(networks, rule, device, world)
     step = Step(
         rule,
         config.objective.loss,
         ali,
-        wrap_for_ddp(networks, rule, device, world),
+        wrapped,
         optimizer,
         precision,
         global_batch_size=config.data.global_batch_size,
         world_size=world.size,
         packing=config.objective.packing,
         masks=_make_masks(ali, config, device, world),
+        micro_batch=config.scale.micro_batch,
+        pause_reduction=partial(pause_reduction, wrapped),
     )
     captured, launching = None, ""
     if device.type == "cuda":
@@ -165,6 +171,36 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         captured=captured,
         launching=launching,
     )
+
+
+def _check_micro_batch(config: Config, ali: ALI, rule: UpdateRule) -> None:
+    """Refuse parts of a batch whose gradients do not add up to the whole's.
+
+    Raises:
+        InputError: They do not.
+    """
+    size, packing = config.scale.micro_batch, config.objective.packing
+    if size is None:
+        return
+    if size % packing:
+        raise InputError(
+            f"scale.micro_batch is {size}, but D judges packs of {packing} pairs (objective.packing): use a multiple."
+        )
+    if rule.forward_passes > 1:
+        raise InputError(
+            f"scale.micro_batch is {size}, but the update rule {rule.name!r} moves D before the generators' gradient "
+            "is there: use objective.update 'auto', or no micro batch."
+        )
+    if config.objective.balance:
+        raise InputError(
+            f"scale.micro_batch is {size}, but objective.balance is {config.objective.balance:g}, a term of the whole "
+            "batch's classes: set objective.balance to 0, or use no micro batch."
+        )
+    if config.scale.batch_norm == "global" and any(isinstance(module, BatchNorm) for module in ali.modules()):
+        raise InputError(
+            f"scale.micro_batch is {size}, but architecture {config.model.architecture!r} has batch norm over the "
+            "whole batch: set scale.batch_norm to 'local' to have it over each part, or use no micro batch."
+        )
 
 
 def _lay_out_channels_last(ali: ALI) -> None:

@@ -18,8 +18,9 @@ DistributedDataParallel averages over ranks; ranks may hold different numbers of
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -133,6 +134,9 @@ class Step:
         world_size: Ranks that share B.
         packing: Pairs m that D judges together.
         masks: Of D's dropout; None leaves them to torch's global generator.
+        micro_batch: Samples that the networks are given at once, a multiple of m; None: all of this rank. The gradients
+            of the parts add up to those of the whole, but for rounding, where no network has batch norm.
+        pause_reduction: A context in which backward passes leave gradients on their rank, see `ddp.pause_reduction`.
     """
 
     def __init__(
@@ -148,6 +152,8 @@ class Step:
         world_size: int = 1,
         packing: int = 1,
         masks: DropoutMasks | None = None,
+        micro_batch: int | None = None,
+        pause_reduction: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.rule = rule
         self.objective = OBJECTIVES[loss]
@@ -160,6 +166,9 @@ class Step:
         self.world_size = world_size
         self.packing = packing
         self.masks = masks
+        self.micro_batch = micro_batch
+        self._pause_reduction = pause_reduction
+        self._part: slice | None = None  # the rows that a forward pass is given, where it is not given all
         self.draws_in_forward = True  # False while an update is captured: what is random in it is drawn before
 
     def start_update(self, step: int) -> None:
@@ -175,22 +184,40 @@ class Step:
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
         # (1) is in the batch. (2) to (5): forward pass, losses, and the gradients of both players.
-        result = self.rule.gradients(self, batch, weights)
+        if self.micro_batch is None or self.micro_batch >= len(batch.x):
+            result = self.rule.gradients(self, batch, weights)
+        else:
+            result = self._accumulate_gradients(batch, weights, self.micro_batch)
         # (6) Both players move.
         self.update_parameters()
         return result
+
+    def _accumulate_gradients(self, batch: TrainBatch, weights: LossWeights, size: int) -> StepResult:
+        """(2) to (5) for `size` rows after another: gradients add up, and ranks exchange them once. Collective."""
+        if self.draws_in_forward:
+            self.draw()
+        parts = [slice(start, start + size) for start in range(0, len(batch.x), size)]
+        results = []
+        for self._part in parts:
+            with nullcontext() if self._part is parts[-1] else self._pause_reduction():
+                results.append(self.rule.gradients(self, _take_rows(batch, self._part), weights))
+        self._part = None
+        return StepResult(*(torch.stack(sums).sum(0) for sums in zip(*results, strict=True)))
 
     # ---- (2) and (3): the networks -----------------------------------------------------------------------------
 
     def forward(self, batch: TrainBatch, gate: GradientGate) -> ALIOutput:
         """z_hat, x_tilde, and D on both pairs."""
-        if self.draws_in_forward:
+        if self._part is None and self.draws_in_forward:
             self.draw()
         elif self.masks is not None:
-            self.masks.hand_out()
+            self.masks.hand_out(self._rows_of_packs(self._part))
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output
+
+    def _rows_of_packs(self, part: slice | None) -> slice | None:
+        return None if part is None else slice(part.start // self.packing, part.stop // self.packing)
 
     # ---- (4): the losses, summed over this rank's samples ----------------------------------------------------------
 
@@ -310,3 +337,10 @@ class Step:
         if self.world_size > 1:
             dist.all_reduce(total)
         return total / self.global_batch_size
+
+
+def _take_rows(batch: Any, rows: slice) -> Any:
+    """The same rows of every tensor in nested named tuples."""
+    if isinstance(batch, Tensor):
+        return batch[rows]
+    return None if batch is None else type(batch)(*(_take_rows(part, rows) for part in batch))

@@ -281,6 +281,18 @@ def pass_through(norm, x: torch.Tensor, rows: slice) -> list[torch.Tensor]:
     return [y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
 
 
+def test_two_ranks_that_take_their_rows_in_parts_equal_one_that_does_not(tmp_path):
+    """They exchange gradients once an update, after the last part."""
+    data = tmp_path / "data"
+    ensure_prepared("mixture-grid", str(data))
+    common = {**COMMON, "data__url": str(data), "data__lanes": 4, "run__images": 96}
+    one = tiny_config(tmp_path, "mixture", run__name="one", **common)
+    two = tiny_config(tmp_path, "mixture", run__name="two", scale__micro_batch=5, **common)
+    train_rank(0, 1, one.to_mapping())
+    run_distributed(train_rank, 2, 2, two.to_mapping(), timeout=240)
+    assert relative_difference(load_weights(one), load_weights(two)) < 1e-5
+
+
 @pytest.mark.parametrize("kind", ["points", "images"])
 def test_batch_norm_of_three_uneven_ranks_is_that_of_one(kind):
     """Even where a rank has one row. Gradients of its parameters are the ranks' parts, which DDP averages."""
