@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from ali_dist.config import Config
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.runs.datasets import RunData, open_run_data
+from ali_dist.training.memory import MemoryEstimate, estimate_memory
 from ali_dist.training.update_rules import Situation, choose_update_rule
 
-_BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in fp32
+_EXAMPLE_GPU = 16 * 2**30
 
 
 def describe_run(config: Config) -> str:
@@ -39,11 +42,36 @@ def describe_run(config: Config) -> str:
             "parameters   " + ", ".join(f"{name} {count:,}" for name, count in sizes.items()) + f"; all {total:,}",
             f"update       {rule.name}, {config.total_steps():,} updates of {config.data.global_batch_size} images in "
             f"{config.data.num_lanes()} lanes",
-            f"memory       {total * _BYTES_PER_PARAMETER / 1e6:,.1f} MB a worker for weights, gradients and Adam, "
-            "plus activations",
+            f"memory       {_describe_memory(config, estimate_memory(config, spec, rule))}",
             f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
             f"data         {_describe_data(config, data) if data else f'not there yet: {why_no_data}'}",
         ]
+    )
+
+
+def _describe_memory(config: Config, estimate: MemoryEstimate) -> str:
+    """What a worker needs, and how many samples at once fit on this machine's GPU, or on one as many have."""
+    half_precision = config.scale.precision in ("bf16", "fp16")
+    low, _ = config.scale.worker_range() or (1, 1)
+    rows = -(-config.data.global_batch_size // max(1, low))
+    at_once = min(config.scale.micro_batch or rows, rows)
+    activations = estimate.activations(at_once, half_precision=half_precision)
+    has_gpu = torch.cuda.is_available()
+    gpu_memory = torch.cuda.get_device_properties(0).total_memory if has_gpu else _EXAMPLE_GPU
+    gpu = f"{'this' if has_gpu else 'a'} GPU of {gpu_memory / 2**30:.0f} GiB"
+    fitting = estimate.largest_micro_batch(
+        gpu_memory, packing=config.objective.packing, half_precision=half_precision or config.scale.precision == "auto"
+    )
+    if fitting >= at_once:
+        advice = f"fits on {gpu}"
+    elif fitting:
+        advice = f"too much for {gpu}: set scale.micro_batch to {fitting}"
+    else:
+        advice = f"too much for {gpu}, even sample by sample"
+    return (
+        f"{estimate.weights / 1e6:,.1f} MB a worker for weights, gradients and Adam, and about "
+        f"{activations / 1e6:,.1f} MB for the activations of {at_once} samples in "
+        f"{config.scale.precision if half_precision else 'fp32'}; {advice}"
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 
+import torch
+
 from ali_dist.config import Config
 from ali_dist.distributed import any_rank, average_buffers, check_replicas, gather_texts
 from ali_dist.errors import Stopped, TrainingError
@@ -16,9 +18,10 @@ from ali_dist.runs.checkpoint import CheckpointMetadata
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
+from ali_dist.training.memory import advise_on_memory
 from ali_dist.training.reporting import EvaluationOutcome
 from ali_dist.training.setup import TrainingRun, set_up_run
-from ali_dist.training.step import loss_weights_at
+from ali_dist.training.step import LossWeights, StepResult, TrainBatch, loss_weights_at
 
 STOP_POLL = 10
 """Updates between two votes of several ranks on stopping."""
@@ -59,7 +62,7 @@ def fit(config: Config, context: Context) -> Record | None:
 
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
             run.state.step.start_update(run.progress.step)
-            result = run.state.update(batch, weights)
+            result = update_networks(run, batch, weights)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(
                 schedules.ema_decay(config.optim.ema_half_life, run.global_batch_size, run.progress.images)
@@ -91,6 +94,18 @@ def fit(config: Config, context: Context) -> Record | None:
                 run.meter.start(run.progress.images, run.batches.wait_seconds)
 
         return conclude(run, "finished")
+
+
+def update_networks(run: TrainingRun, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """One update. Collective.
+
+    Raises:
+        TrainingError: The GPU's memory does not hold it.
+    """
+    try:
+        return run.state.update(batch, weights)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(advise_on_memory(run.config, run.state.ali, run.world)) from error
 
 
 def must_stop(run: TrainingRun) -> bool:
