@@ -40,7 +40,7 @@ def test_weights_count_16_bytes_and_activations_grow_with_the_networks_and_the_p
 
 
 def test_conditions_and_packs_are_counted_for() -> None:
-    for changes in ({"model__condition": "classes"}, {"objective__packing": 4}):
+    for changes in ({"model__condition": "classes"}, {"objective__packing": 2}):
         assert estimate_for("penalised", **changes).per_sample > 0
 
 
