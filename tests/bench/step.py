@@ -29,6 +29,7 @@ from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture
 from ali_dist.model.data_space import DataSpace
+from ali_dist.model.data_spec import DataSpec
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
@@ -85,11 +86,11 @@ def _has_penalty(config: Config) -> bool:
     return config.objective.r1 > 0 or config.objective.r2 > 0
 
 
-def rules_for(config: Config) -> list[str]:
+def rules_for(config: Config, spec: DataSpec) -> list[str]:
     """List the update rules that are exact for these networks and terms, fastest first; then the alternating one."""
     if _has_penalty(config):
         return ["penalised", "alternating"]
-    if find_architecture(config.model.architecture).couples_samples:
+    if find_architecture(config, spec).couples_samples:
         return ["coupled", "alternating"]
     return [*(["scaled"] if config.scale.precision != "fp16" else []), "coupled", "alternating"]
 
@@ -117,7 +118,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     index = index_without_shards(SAMPLE_SHAPES[settings.preset])
     weights = loss_weights_at(config.objective, 0, 1.0)
     contestants = []
-    steps = settings.steps or (USUAL_OUR_LAYERS, *rules_for(config))
+    steps = settings.steps or (USUAL_OUR_LAYERS, *rules_for(config, index.spec))
     for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in steps)):
         ali, space = build_networks(config, index.spec, config.run.seed)
         inputs = _make_inputs(config, space, device)
@@ -133,7 +134,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
             fused=settings.fused_usual,
         )
         contestants.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
-    for rule in (rule for rule in rules_for(config) if rule in steps):
+    for rule in (rule for rule in rules_for(config, index.spec) if rule in steps):
         state = build_train_state(config_for(settings, layer, {"objective.update": rule}), index, device, World())
         assert state.step.rule.name == rule
         contestants.append(Contestant(rule, partial(state.step, inputs, weights), state.ali, (state.optimizer,)))
