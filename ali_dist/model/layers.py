@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow
-from ali_dist.model.resizing import Resize, SubpixelConv, double_sides, halve_sides
+from ali_dist.model.resizing import Enlargement, Resize, double_sides, halve_sides
 
 Shape = tuple[int, ...]
 
@@ -280,10 +280,6 @@ def _linear_map(layer: LayerRow, channels: int, shape: Shape, bias: bool) -> tup
         return nn.Linear(shape[0], channels, bias), (channels,)
     c, h, w = shape
     k, s, p = layer.kernel, layer.stride, layer.padding
-    if layer.shuffle > 1:
-        if (k, s, p) != (3, 1, 1):
-            raise ValueError("a convolution whose channels are shuffled into pixels has kernel 3, stride 1, padding 1")
-        return SubpixelConv(c, channels, layer.shuffle, bias=bias), (channels, h * layer.shuffle, w * layer.shuffle)
     if layer.op == "conv":
         out = tuple((side + 2 * p - k) // s + 1 for side in (h, w))
         if min(out) < 1:
@@ -315,6 +311,9 @@ def build_layer(
         shape = (shape[0] * layer.unshuffle**2, *(side // layer.unshuffle for side in shape[1:]))
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
+    if layer.resize == "up":
+        parts.append(Enlargement())
+        out = (out[0], *(2 * side for side in out[1:]))
     if layer.bias == "pixel":
         parts.append(PixelBias(out))
     if layer.norm:

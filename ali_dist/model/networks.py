@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable
 from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, ResidualBlock, Shape, build_layer
-from ali_dist.model.resizing import SubpixelConv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,5 +274,3 @@ def initialize_weights(module: nn.Module, architecture: Architecture) -> None:
     for layer in module.modules():
         if isinstance(layer, ResidualBlock):
             layer.start_at_shortcut()
-        elif isinstance(layer, SubpixelConv):
-            layer.start_bilinear()

@@ -1,8 +1,8 @@
 """Residual image models for every power-of-two side from 16 to 256: no checkerboards, and no batch norm in D.
 
-Sides change by averages of 2x2 pixels and by bilinear enlargement; no kernels overlap unevenly. The branches of all
-blocks start at 0 (arXiv 2501.05441). At the full side there are pixels alone, no channels: from 32 on the first
-convolution takes them folded into channels, and the decoder's last one gives them so.
+Sides change by means of 2x2 pixels and by bilinear enlargement: no kernels overlap unevenly, and no pixel has weights
+of its own. The branches of all blocks start at 0 (arXiv 2501.05441). Blocks work from a half or a quarter of the
+images' side on, where most of the time would go: above it are a convolution in and one out.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable, block, conv, tconv
+from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerRow, LayerTable, block, conv, tconv
 
 SIDES = (16, 32, 64, 128, 256)
 CHANNELS = (1, 3)  # of images
 _LAST_SIDE = 4  # of the maps
-
-
-def _fold_of(side: int) -> int:
-    """Pixels a side that the first convolution takes as channels."""
-    return {16: 1, 256: 4}.get(side, 2)
+_PIXEL_CHANNELS = 16  # of maps at the images' side
 
 
 def _channels_at(side: int) -> int:
     """Channels of maps of this side: as many multiplications at 4x4, 8x8 and 16x16, and never too few."""
     return min(128, max(24, 512 // side))
+
+
+def _fold_of(side: int) -> int:
+    """How many times smaller than the images the largest maps are that blocks work on."""
+    return {16: 1, 256: 4}.get(side, 2)
 
 
 def _sides_down(side: int) -> list[int]:
@@ -35,29 +36,46 @@ def _sides_down(side: int) -> list[int]:
 def _stage(side: int, depth: int, *, resize: Literal["none", "down", "up"], norm: bool) -> LayerTable:
     """`depth` blocks at one side, the first of which brings the maps there."""
     out = _channels_at(side)
-    return (block(out, resize, norm=norm), *[block(out, norm=norm)] * (depth - 1))
+    return (block(out, resize=resize, norm=norm), *[block(out, norm=norm)] * (depth - 1))
 
 
-def _body_down(side: int, fold: int, depth: int, *, norm: bool) -> LayerTable:
+def _stem(side: int, *, smooth: bool) -> tuple[LayerRow, int, Literal["none", "down"]]:
+    """The first convolution, the side where blocks begin, and how these get there.
+
+    Args:
+        side: Of the images.
+        smooth: Treat all pixels alike, as D has to: the generators would learn a grid from what it says of them.
+    """
+    fold = _fold_of(side)
+    first = side // fold
+    if smooth and fold == 2:
+        return conv(3, 1, _PIXEL_CHANNELS, padding=1, bias="channel", act="lrelu"), first, "down"
+    return conv(3, 1, _channels_at(first), padding=1, bias="channel", unshuffle=fold), first, "none"
+
+
+def _body_down(side: int, depth: int, *, norm: bool, smooth: bool) -> LayerTable:
     """From an image of `side` to a vector: a stem, stages down to 4x4, and one full convolution."""
-    first, *others = _sides_down(side // fold)
-    rows = [conv(3, 1, _channels_at(first), padding=1, bias="channel", unshuffle=fold)]
-    rows += _stage(first, depth, resize="none", norm=norm)
+    stem, side, resize = _stem(side, smooth=smooth)
+    first, *others = _sides_down(side)
+    rows = [stem, *_stage(first, depth, resize=resize, norm=norm)]
     for smaller in others:
         rows += _stage(smaller, depth, resize="down", norm=norm)
     rows[-1] = dataclasses.replace(rows[-1], act="lrelu")
     return (*rows, conv(_LAST_SIDE, 1, 256, norm=norm, bias="none" if norm else "channel", act="lrelu"))
 
 
-def _body_up(side: int, fold: int, depth: int, *, norm: bool) -> LayerTable:
-    """From a vector to an image of `side`: the mirror of `_body_down`."""
-    *others, first = _sides_down(side // fold)
+def _body_up(side: int, depth: int, *, norm: bool) -> LayerTable:
+    """From a vector to an image of `side`: stages up from 4x4, enlargements to the image's side, one convolution."""
+    fold = _fold_of(side)
+    first, *others = reversed(_sides_down(side // fold))
     rows = [tconv(_LAST_SIDE, 1, _channels_at(first), bias="channel")]
     rows += _stage(first, depth, resize="none", norm=norm)
-    for larger in reversed(others):
+    for larger in others:
         rows += _stage(larger, depth, resize="up", norm=norm)
     rows[-1] = dataclasses.replace(rows[-1], act="lrelu")
-    return (*rows, conv(3, 1, OUTPUT, padding=1, bias="channel", act="tanh", shuffle=fold))
+    bias: Literal["none", "channel"] = "none" if norm else "channel"
+    rows += [conv(1, 1, _PIXEL_CHANNELS, resize="up", norm=norm, bias=bias, act="lrelu")] * (fold.bit_length() - 1)
+    return (*rows, conv(3, 1, OUTPUT, padding=1, bias="channel", act="tanh"))
 
 
 def make_residual(side: int, depth: int = 1, *, normalized: bool = True) -> Architecture:
@@ -68,14 +86,13 @@ def make_residual(side: int, depth: int = 1, *, normalized: bool = True) -> Arch
         depth: Residual blocks at each side of the maps.
         normalized: Whether E and G have batch norm; D has none, so that R1 and R2 apply.
     """
-    fold = _fold_of(side)
     hidden_z = conv(1, 1, 128, bias="channel", act="lrelu")
     hidden = conv(1, 1, 256, bias="channel", act="lrelu")
     return Architecture(
         image_size=side,
-        encoder=(*_body_down(side, fold, depth, norm=normalized), conv(1, 1, OUTPUT, bias="channel")),
-        decoder=_body_up(side, fold, depth, norm=normalized),
-        d_x=_body_down(side, fold, depth, norm=False),
+        encoder=(*_body_down(side, depth, norm=normalized, smooth=False), conv(1, 1, OUTPUT, bias="channel")),
+        decoder=_body_up(side, depth, norm=normalized),
+        d_x=_body_down(side, depth, norm=False, smooth=True),
         d_z=(hidden_z, hidden_z),
         d_xz=(hidden, hidden, conv(1, 1, OUTPUT, bias="channel")),
         log_sigma_bias=-1.0,

@@ -27,9 +27,8 @@ class LayerRow:
     dropout: float = 0.0
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"] = "linear"
     pieces: int = 2
-    resize: Literal["none", "down", "up"] = "none"  # blocks: sides are halved or doubled first
-    unshuffle: int = 1  # convolutions: so many pixels a side become channels first
-    shuffle: int = 1  # convolutions: channels become so many pixels a side afterwards
+    unshuffle: int = 1  # so many pixels a side become channels before a convolution
+    resize: Literal["none", "down", "up"] = "none"  # blocks: halves or doubles sides; convolutions: up, afterwards
 
 
 LayerTable = tuple[LayerRow, ...]
@@ -45,7 +44,7 @@ class RowOptions(TypedDict, total=False):
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"]
     pieces: int
     unshuffle: int
-    shuffle: int
+    resize: Literal["none", "down", "up"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +87,9 @@ def tconv(kernel: int, stride: int, out: int, **options: Unpack[RowOptions]) -> 
     return LayerRow(op="tconv", kernel=kernel, stride=stride, out=out, **options)
 
 
-def block(out: int, resize: Literal["none", "down", "up"] = "none", **options: Unpack[RowOptions]) -> LayerRow:
+def block(out: int, **options: Unpack[RowOptions]) -> LayerRow:
     """A residual block of two 3x3 convolutions."""
-    return LayerRow(op="block", out=out, resize=resize, **options)
+    return LayerRow(op="block", out=out, **options)
 
 
 def linear(out: int, **options: Unpack[RowOptions]) -> LayerRow:
