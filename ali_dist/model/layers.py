@@ -227,7 +227,7 @@ class FullConvTranspose(nn.ConvTranspose2d):
 class ResidualBlock(nn.Module):
     """s + f(s), where s is the input at C channels and another side: [B, C_in, H, W] -> [B, C, H', W'].
 
-    f works at the smaller number of pixels where sides are halved, and channels change at the smaller one always.
+    Channels change at the smaller side.
 
     Source: arXiv 1603.05027 (activation first); arXiv 2501.05441 (f starts at 0, resizing outside of it).
 
@@ -309,6 +309,9 @@ def build_layer(
     if layer.unshuffle > 1:
         parts.append(nn.PixelUnshuffle(layer.unshuffle))
         shape = (shape[0] * layer.unshuffle**2, *(side // layer.unshuffle for side in shape[1:]))
+    if layer.resize == "down":
+        parts.append(nn.AvgPool2d(2))
+        shape = (shape[0], *(side // 2 for side in shape[1:]))
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
     if layer.resize == "up":

@@ -39,25 +39,33 @@ def _stage(side: int, depth: int, *, resize: Literal["none", "down", "up"], norm
     return (block(out, resize=resize, norm=norm), *[block(out, norm=norm)] * (depth - 1))
 
 
-def _stem(side: int, *, smooth: bool) -> tuple[LayerRow, int, Literal["none", "down"]]:
-    """The first convolution, the side where blocks begin, and how these get there.
+def _stem(side: int, *, smooth: bool) -> tuple[list[LayerRow], Literal["none", "down"]]:
+    """The rows above the first block, and how this one gets to its side.
+
+    Folded pixels are cheaper, but each of a fold has weights of its own.
 
     Args:
         side: Of the images.
-        smooth: Treat all pixels alike, as D has to: the generators would learn a grid from what it says of them.
+        smooth: Treat all pixels alike. Else a fifth of the input's gradient would be at the highest frequency, and
+            the decoder would learn that grid.
     """
     fold = _fold_of(side)
-    first = side // fold
-    if smooth and fold == 2:
-        return conv(3, 1, _PIXEL_CHANNELS, padding=1, bias="channel", act="lrelu"), first, "down"
-    return conv(3, 1, _channels_at(first), padding=1, bias="channel", unshuffle=fold), first, "none"
+    if not smooth or fold == 1:
+        return [conv(3, 1, _channels_at(side // fold), padding=1, bias="channel", unshuffle=fold)], "none"
+    halving = conv(1, 1, _PIXEL_CHANNELS, bias="channel", act="lrelu", resize="down")
+    first = conv(3, 1, _PIXEL_CHANNELS, padding=1, bias="channel", act="lrelu")
+    return [first, *[halving] * (_halvings(fold) - 1)], "down"
+
+
+def _halvings(fold: int) -> int:
+    return fold.bit_length() - 1
 
 
 def _body_down(side: int, depth: int, *, norm: bool, smooth: bool) -> LayerTable:
     """From an image of `side` to a vector: a stem, stages down to 4x4, and one full convolution."""
-    stem, side, resize = _stem(side, smooth=smooth)
-    first, *others = _sides_down(side)
-    rows = [stem, *_stage(first, depth, resize=resize, norm=norm)]
+    rows, resize = _stem(side, smooth=smooth)
+    first, *others = _sides_down(side // _fold_of(side))
+    rows += _stage(first, depth, resize=resize, norm=norm)
     for smaller in others:
         rows += _stage(smaller, depth, resize="down", norm=norm)
     rows[-1] = dataclasses.replace(rows[-1], act="lrelu")
@@ -74,7 +82,7 @@ def _body_up(side: int, depth: int, *, norm: bool) -> LayerTable:
         rows += _stage(larger, depth, resize="up", norm=norm)
     rows[-1] = dataclasses.replace(rows[-1], act="lrelu")
     bias: Literal["none", "channel"] = "none" if norm else "channel"
-    rows += [conv(1, 1, _PIXEL_CHANNELS, resize="up", norm=norm, bias=bias, act="lrelu")] * (fold.bit_length() - 1)
+    rows += [conv(1, 1, _PIXEL_CHANNELS, resize="up", norm=norm, bias=bias, act="lrelu")] * _halvings(fold)
     return (*rows, conv(3, 1, OUTPUT, padding=1, bias="channel", act="tanh"))
 
 

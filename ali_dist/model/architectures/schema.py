@@ -28,7 +28,7 @@ class LayerRow:
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"] = "linear"
     pieces: int = 2
     unshuffle: int = 1  # so many pixels a side become channels before a convolution
-    resize: Literal["none", "down", "up"] = "none"  # blocks: halves or doubles sides; convolutions: up, afterwards
+    resize: Literal["none", "down", "up"] = "none"  # halves sides before a convolution, doubles them after it
 
 
 LayerTable = tuple[LayerRow, ...]

@@ -176,6 +176,17 @@ def test_the_decoder_starts_without_a_checkerboard(side):
     assert nyquist_share(images) < 1e-3
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_the_discriminator_tells_the_decoder_of_no_checkerboard(side):
+    """D's gradient at a smooth image is nearly as smooth: all pixels are treated alike."""
+    ali = build_ali(make_residual(side), (3, side, side), NetworkSizes(latent=16, width=0.5))
+    torch.manual_seed(1)
+    few = torch.randn(max(4, 256 // side), 3, side // 8, side // 8)
+    x = F.interpolate(few, size=(side, side), mode="bilinear").requires_grad_()
+    (gradient,) = torch.autograd.grad(ali.discriminator((x,), torch.randn(len(x), 16)).d.sum(), x)
+    assert nyquist_share(gradient) < 0.03
+
+
 @torch.no_grad()
 def test_overlapping_kernels_plain_shuffles_and_repeated_pixels_would_not_pass():
     torch.manual_seed(1)
