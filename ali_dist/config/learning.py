@@ -20,7 +20,7 @@ class DataConfig:
     split: str = setting("train", "split that is trained on")
     holdout: str = setting("test", "split that the final evaluation reports on")
     image_size: int | None = setting(
-        None, "resize images to this side, which must be the architecture's; none: sizes must match"
+        None, "resize images to this side, which the architecture must work at; none: sizes must match"
     )
     global_batch_size: int = setting(64, "real images per update, over all workers")
     lanes: int | None = setting(None, "lanes of the data order; divides the batch; default: largest divisor up to 32")
@@ -72,13 +72,14 @@ class ModelConfig:
     """The three networks."""
 
     architecture: str = setting(
-        "digits", "architecture of the networks, such as digits, cifar10 or rgb32; an unknown name lists all"
+        "digits", "architecture of the networks, such as digits, cifar10 or residual; an unknown name lists all"
     )
     latent_size: int = setting(16, "number of latent variables n_z")
     encoder: Literal["gaussian", "deterministic", "implicit"] = setting(
         "gaussian", "gaussian: reparametrized q(z|x); deterministic: BiGAN's z = E(x); implicit: noise beside x"
     )
     width: float = setting(1.0, "factor on every hidden layer's number of channels")
+    depth: int = setting(1, "residual blocks at each side of the maps, of architecture residual")
     discriminator_dropout: float | None = setting(
         None, "dropout on every discriminator layer's input; default: as in the layer table"
     )
@@ -94,6 +95,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_value(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
         require_value(self.width > 0, "model.width", self.width, "more than 0")
+        require_value(self.depth >= 1, "model.depth", self.depth, "at least 1")
         p = self.discriminator_dropout
         require_value(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
         require_value(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")

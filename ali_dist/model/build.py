@@ -10,21 +10,77 @@ from torch import Tensor, nn
 from ali_dist.config import Config, ObjectiveConfig
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI, GameSpec
-from ali_dist.model.architectures import ARCHITECTURES, Architecture
+from ali_dist.model.architectures import ARCHITECTURES, SIZED_ARCHITECTURES, Architecture, residual
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.networks import Decoder, Discriminator, Encoder, NetworkSizes, initialize_weights, with_dropout
 
+_IMPLICIT_REFUSAL = "model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'."
 
-def find_architecture(name: str) -> Architecture:
-    """The architecture of this name.
+
+def find_architecture(config: Config, spec: DataSpec) -> Architecture:
+    """The layer tables that the config names, at the side that they will see of data like `spec`.
 
     Raises:
-        InputError: There is none.
+        InputError: There are none of this name, or none that fit the data.
     """
+    name, depth = config.model.architecture, config.model.depth
+    if name in SIZED_ARCHITECTURES:
+        return SIZED_ARCHITECTURES[name](_residual_side(config, spec), depth)
     if name not in ARCHITECTURES:
-        raise InputError(f"model.architecture is {name!r}, but must be one of {', '.join(sorted(ARCHITECTURES))}.")
+        names = ", ".join(sorted([*ARCHITECTURES, *SIZED_ARCHITECTURES]))
+        raise InputError(f"model.architecture is {name!r}, but must be one of {names}.")
+    if depth != 1:
+        raise InputError(
+            f"model.depth is {depth}, but architecture {name!r} has no residual blocks: leave model.depth out, or set "
+            "model.architecture to 'residual'."
+        )
+    _check_fit(config, spec, ARCHITECTURES[name])
     return ARCHITECTURES[name]
+
+
+def _residual_side(config: Config, spec: DataSpec) -> int:
+    """The side at which networks for several sides will see the data.
+
+    Raises:
+        InputError: There are no networks of that side or of these channels.
+    """
+    name, requested = config.model.architecture, config.data.image_size
+    if len(spec.shape) != 3:
+        raise InputError(_kind_refusal(name, spec, "images [C, H, W]"))
+    channels, height, width = spec.shape
+    if channels not in residual.CHANNELS:
+        raise InputError(
+            f"The data have images of {channels} channels, but architecture {name!r} takes 1 (gray) or 3 (color): "
+            "prepare them as such, or choose another model.architecture."
+        )
+    sides = f"the sides {', '.join(map(str, residual.SIDES))}"
+    if requested is not None and requested not in residual.SIDES:
+        raise InputError(
+            f"data.image_size is {requested}, but architecture {name!r} works at {sides}: set data.image_size to "
+            f"{_nearest_side(requested)}, or choose another model.architecture."
+        )
+    if requested is None and (height != width or height not in residual.SIDES):
+        raise InputError(
+            f"The data have images of {height}x{width}, but architecture {name!r} takes squares of {sides}: set "
+            f"data.image_size to {_nearest_side(max(height, width))} to have them resized, or choose another data.url "
+            "or model.architecture."
+        )
+    if config.model.encoder == "implicit":
+        raise InputError(_IMPLICIT_REFUSAL)
+    return requested or height
+
+
+def usual_image_size(config: Config) -> int | None:
+    """The side of the images that the config is likely to be for, before there are data; None: points."""
+    name = config.model.architecture
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name].image_size
+    return config.data.image_size or 32
+
+
+def _nearest_side(side: int) -> int:
+    return min(residual.SIDES, key=lambda s: abs(s - side))
 
 
 def network_sizes(config: Config, spec: DataSpec) -> NetworkSizes:
@@ -77,8 +133,7 @@ def build_networks(config: Config, spec: DataSpec, seed: int) -> tuple[ALI, Data
     Raises:
         InputError: The architecture does not fit the data, or the config needs labels that these lack.
     """
-    architecture = find_architecture(config.model.architecture)
-    _check_fit(config, spec, architecture)
+    architecture = find_architecture(config, spec)
     space = DataSpace.for_architecture(architecture, spec.shape)
     ali = build_ali(
         architecture,
@@ -115,12 +170,16 @@ def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> No
         )
     if (len(spec.shape) == 1) != (size is None):
         kind = "points [D]" if size is None else "images [C, H, W]"
-        raise InputError(
-            f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: choose "
-            "another data.url or model.architecture."
-        )
+        raise InputError(_kind_refusal(name, spec, kind))
     if config.model.encoder == "implicit" and size is not None:
-        raise InputError("model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'.")
+        raise InputError(_IMPLICIT_REFUSAL)
+
+
+def _kind_refusal(name: str, spec: DataSpec, kind: str) -> str:
+    return (
+        f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: choose "
+        "another data.url or model.architecture."
+    )
 
 
 @torch.no_grad()

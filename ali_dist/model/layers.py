@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow
+from ali_dist.model.resizing import Enlargement, Resize, double_sides, halve_sides
 
 Shape = tuple[int, ...]
 
@@ -237,6 +238,53 @@ class FullConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+class ResidualBlock(nn.Module):
+    """s + f(s), where s is the input at C channels and another side: [B, C_in, H, W] -> [B, C, H', W'].
+
+    Channels change at the smaller side.
+
+    Source: arXiv 1603.05027 (activation first); arXiv 2501.05441 (f starts at 0, resizing outside of it).
+
+    Args:
+        channels_in: C_in.
+        channels: C.
+        resize: What happens to the sides.
+        architecture: Slope of the rectifiers, and settings of batch norm.
+        norm: Whether batch norm comes before each rectifier.
+    """
+
+    def __init__(self, channels_in: int, channels: int, resize: Resize, architecture: Architecture, norm: bool) -> None:
+        super().__init__()
+        self.resize = resize
+        changes = channels_in != channels
+        self.shortcut = nn.Conv2d(channels_in, channels, 1, bias=False) if changes else nn.Identity()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            if norm:
+                layers.append(BatchNorm2d(channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum))
+            layers.append(nn.LeakyReLU(architecture.slope))
+            layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=not norm))
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.shortcut(halve_sides(x) if self.resize == "down" else x)
+        if self.resize == "up":
+            s = double_sides(s)
+        return s + self.branch(s)
+
+    @torch.no_grad()
+    def start_at_shortcut(self) -> None:
+        """Zero the last convolution, so that f is 0, and give the shortcut the variance of a linear map.
+
+        Without normalisation, branches that start at full size made D diverge at a learning rate of 1e-3.
+        """
+        last = self.branch[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
+        if isinstance(self.shortcut, nn.Conv2d):
+            nn.init.normal_(self.shortcut.weight, 0.0, self.shortcut.in_channels**-0.5)
+
+
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "linear": nn.Identity}
 
 
@@ -265,9 +313,24 @@ def build_layer(
     Returns:
         The module and the shape of its output.
     """
-    linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts: list[nn.Module] = [Dropout(layer.dropout, shape)] if layer.dropout else []
+    if layer.op == "block":
+        c, h, w = shape
+        parts.append(ResidualBlock(c, channels, layer.resize, architecture, layer.norm))
+        parts.append(nn.LeakyReLU(architecture.slope) if layer.act == "lrelu" else nn.Identity())
+        factor = {"none": 1.0, "down": 0.5, "up": 2.0}[layer.resize]
+        return nn.Sequential(*parts), (channels, int(h * factor), int(w * factor))
+    if layer.unshuffle > 1:
+        parts.append(nn.PixelUnshuffle(layer.unshuffle))
+        shape = (shape[0] * layer.unshuffle**2, *(side // layer.unshuffle for side in shape[1:]))
+    if layer.resize == "down":
+        parts.append(nn.AvgPool2d(2))
+        shape = (shape[0], *(side // 2 for side in shape[1:]))
+    linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
+    if layer.resize == "up":
+        parts.append(Enlargement())
+        out = (out[0], *(2 * side for side in out[1:]))
     if layer.bias == "pixel":
         parts.append(PixelBias(out))
     if layer.norm:

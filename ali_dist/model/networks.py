@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable
-from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, Shape, build_layer
+from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, ResidualBlock, Shape, build_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,3 +271,6 @@ def initialize_weights(module: nn.Module, architecture: Architecture) -> None:
             nn.init.normal_(layer.weight, 0.0, architecture.init_std or (gain / _fan_in(layer)) ** 0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    for layer in module.modules():
+        if isinstance(layer, ResidualBlock):
+            layer.start_at_shortcut()

@@ -8,7 +8,7 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
-from ali_dist.model.build import build_networks, find_architecture
+from ali_dist.model.build import build_networks, find_architecture, usual_image_size
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.runs.datasets import RunData, open_run_data
 from ali_dist.training.memory import MemoryEstimate, estimate_memory
@@ -23,15 +23,14 @@ def describe_run(config: Config) -> str:
     Raises:
         InputError: Model and objective do not go together.
     """
-    architecture = find_architecture(config.model.architecture)
+    data, why_no_data = _open_data_if_there(config)
+    spec = data.train.index.spec if data else _assume_spec(config)
     situation = Situation(
         objective=config.objective,
-        couples_samples=architecture.couples_samples,
+        couples_samples=find_architecture(config, spec).couples_samples,
         precision="fp32" if config.scale.precision == "auto" else config.scale.precision,
     )
     rule = choose_update_rule(config.objective.update, situation)
-    data, why_no_data = _open_data_if_there(config)
-    spec = data.train.index.spec if data else _assume_spec(config, architecture.image_size)
     ali, _ = build_networks(config, spec, seed=0)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
     total = sum(sizes.values())
@@ -91,8 +90,9 @@ def _describe_data(config: Config, data: RunData) -> str:
     return f"{index.num_samples:,} samples of {list(index.shape)}, {megabytes:,.1f} MB decoded; {epochs:,.1f} epochs"
 
 
-def _assume_spec(config: Config, image_size: int | None) -> DataSpec:
+def _assume_spec(config: Config) -> DataSpec:
     """Points of two numbers, small gray images or larger color ones: good enough until there are data."""
+    image_size = usual_image_size(config)
     shape = (2,) if image_size is None else (1 if image_size < 32 else 3, image_size, image_size)
     if config.model.condition == "attributes":
         return DataSpec(shape, attributes=tuple(map(str, range(40))))  # as many as CelebA has

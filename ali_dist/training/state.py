@@ -125,7 +125,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         load_frozen_decoder(ali, config)
     situation = Situation(
         objective=config.objective,
-        couples_samples=find_architecture(config.model.architecture).couples_samples,
+        couples_samples=find_architecture(config, index.spec).couples_samples,
         precision=precision.name,
     )
     rule = choose_update_rule(config.objective.update, situation)

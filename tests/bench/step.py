@@ -29,6 +29,7 @@ from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture
 from ali_dist.model.data_space import DataSpace
+from ali_dist.model.data_spec import DataSpec
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
@@ -86,18 +87,18 @@ def _has_penalty(config: Config) -> bool:
     return config.objective.r1 > 0 or config.objective.r2 > 0
 
 
-def exact_steps_for(config: Config, device: torch.device) -> list[str]:
+def exact_steps_for(config: Config, spec: DataSpec, device: torch.device) -> list[str]:
     """List our steps: on a GPU first the fastest rule as a run takes it, replayed; then each rule, launched."""
-    rules = rules_for(config)
+    rules = rules_for(config, spec)
     is_replayed = device.type == "cuda" and not config.scale.compile and config.scale.precision != "fp16"
     return [rules[0] + REPLAYED, *rules] if is_replayed else rules
 
 
-def rules_for(config: Config) -> list[str]:
+def rules_for(config: Config, spec: DataSpec) -> list[str]:
     """List the update rules that are exact for these networks and terms, fastest first; then the alternating one."""
     if _has_penalty(config):
         return ["penalised", "alternating"]
-    if find_architecture(config.model.architecture).couples_samples:
+    if find_architecture(config, spec).couples_samples:
         return ["coupled", "alternating"]
     return [*(["scaled"] if config.scale.precision != "fp16" else []), "coupled", "alternating"]
 
@@ -131,7 +132,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     index = index_without_shards(SAMPLE_SHAPES[settings.preset])
     weights = loss_weights_at(config.objective, 0, 1.0)
     contestants = []
-    steps = settings.steps or (USUAL_OUR_LAYERS, *exact_steps_for(config, device))
+    steps = settings.steps or (USUAL_OUR_LAYERS, *exact_steps_for(config, index.spec, device))
     for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in steps)):
         ali, space = build_networks(config, index.spec, config.run.seed)
         inputs = _make_inputs(config, space, device)
@@ -147,7 +148,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
             fused=settings.fused_usual,
         )
         contestants.append(Contestant(name, partial(usual, inputs, weights), ali, (usual.opt_d, usual.opt_g)))
-    for name in (name for name in exact_steps_for(config, device) if name in steps):
+    for name in (name for name in exact_steps_for(config, index.spec, device) if name in steps):
         rule = name.removesuffix(REPLAYED)
         state = build_train_state(config_for(settings, layer, {"objective.update": rule}), index, device, World())
         assert state.step.rule.name == rule

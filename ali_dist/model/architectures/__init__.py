@@ -7,10 +7,12 @@ the network has to produce: the latent parameters (encoder), the image's channel
 
 from __future__ import annotations
 
-from ali_dist.model.architectures import paper, points, stabilised
+from collections.abc import Callable
+
+from ali_dist.model.architectures import paper, points, residual, stabilised
 from ali_dist.model.architectures.schema import OUTPUT, Architecture
 
-__all__ = ["ARCHITECTURES", "OUTPUT", "Architecture"]
+__all__ = ["ARCHITECTURES", "OUTPUT", "SIZED_ARCHITECTURES", "Architecture"]
 
 ARCHITECTURES = {
     "celeba": paper.make_celeba(),
@@ -26,3 +28,7 @@ ARCHITECTURES = {
     "rgb32": stabilised.make_rgb32(),
     "svhn": paper.make_svhn(),
 }
+"""The tables of models that work at one size, or on points."""
+
+SIZED_ARCHITECTURES: dict[str, Callable[[int, int], Architecture]] = {"residual": residual.make_residual}
+"""What makes the tables of models for several sizes: of (side of the images, `model.depth`)."""

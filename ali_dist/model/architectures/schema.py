@@ -11,9 +11,13 @@ OUTPUT = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """One row of a table."""
+    """One row of a table.
 
-    op: Literal["conv", "tconv", "linear"]
+    A block is residual: s + f(s), where s is the input, resized and brought to `out` channels, and f is two times
+    (batch norm ->) leaky ReLU -> 3x3 convolution. Its `act` comes after the sum.
+    """
+
+    op: Literal["conv", "tconv", "linear", "block"]
     out: int
     kernel: int = 1
     stride: int = 1
@@ -23,6 +27,8 @@ class LayerRow:
     dropout: float = 0.0
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"] = "linear"
     pieces: int = 2
+    unshuffle: int = 1  # so many pixels a side become channels before a convolution
+    resize: Literal["none", "down", "up"] = "none"  # halves sides before a convolution, doubles them after it
 
 
 LayerTable = tuple[LayerRow, ...]
@@ -37,6 +43,8 @@ class RowOptions(TypedDict, total=False):
     dropout: float
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"]
     pieces: int
+    unshuffle: int
+    resize: Literal["none", "down", "up"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +85,11 @@ def conv(kernel: int, stride: int, out: int, **options: Unpack[RowOptions]) -> L
 def tconv(kernel: int, stride: int, out: int, **options: Unpack[RowOptions]) -> LayerRow:
     """A transposed convolution."""
     return LayerRow(op="tconv", kernel=kernel, stride=stride, out=out, **options)
+
+
+def block(out: int, **options: Unpack[RowOptions]) -> LayerRow:
+    """A residual block of two 3x3 convolutions."""
+    return LayerRow(op="block", out=out, **options)
 
 
 def linear(out: int, **options: Unpack[RowOptions]) -> LayerRow:
