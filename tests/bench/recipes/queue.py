@@ -68,6 +68,14 @@ def run_queue(
     durations: list[float] = []
     try:
         while running or waiting:
+            for number, (trial, began) in list(running.items()):
+                result = trial.poll()
+                if result is None and clock() < deadline:
+                    continue
+                trial.kill()
+                del running[number]
+                durations.append(clock() - began)
+                yield Ended(number, result, has_begun=True)
             now = clock()
             while waiting and len(running) < jobs:
                 under_way = [now - began for _, began in running.values()]
@@ -77,15 +85,6 @@ def run_queue(
                     break
                 first = waiting.pop(0)
                 running[first] = starters[first](), now
-            for number, (trial, began) in list(running.items()):
-                result = trial.poll()
-                is_late = clock() >= deadline
-                if result is None and not is_late:
-                    continue
-                trial.kill()
-                del running[number]
-                durations.append(clock() - began)
-                yield Ended(number, result, has_begun=True)
             if running:
                 pause()
     finally:
