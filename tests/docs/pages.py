@@ -26,8 +26,8 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 PARSED_MODULES = {
     *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode")),
-    *(f"tests.bench.{bench}" for bench in ("identical", "launch", "quality", "search", "step", "sweep")),
-    *("tests.gpu.check", "tuning.sweep"),
+    *(f"tests.bench.{bench}" for bench in ("identical", "launch", "pictures", "quality", "recipes", "search", "step")),
+    *("tests.bench.sweep", "tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""
 _TAKES_FILES = ("cluster.checks", "tests.gpu.check.document")

@@ -24,9 +24,9 @@ from tests.gpu.check.table import (
     format_share_of_roof,
     select_figures,
 )
+from tests.helpers.documents import replace_marked
 
-BEGIN_MARKER = "<!-- gpu figures: begin -->"
-END_MARKER = "<!-- gpu figures: end -->"
+MARKER = "gpu figures"
 
 
 def replace_figures(document: str, results: Results) -> str:
@@ -35,14 +35,7 @@ def replace_figures(document: str, results: Results) -> str:
     Raises:
         InputError: The document does not have the two markers once each, in this order.
     """
-    before, begin, rest = document.partition(BEGIN_MARKER)
-    _, end, after = rest.partition(END_MARKER)
-    if not begin or not end or BEGIN_MARKER in rest or END_MARKER in after or END_MARKER in before:
-        raise InputError(
-            f"The document must have the lines '{BEGIN_MARKER}' and '{END_MARKER}' once each, in this order: put them "
-            "where the figures are to stand."
-        )
-    return f"{before}{BEGIN_MARKER}\n{format_markdown(results)}\n{END_MARKER}{after}"
+    return replace_marked(document, MARKER, format_markdown(results), "the figures are")
 
 
 def format_markdown(results: Results) -> str:

@@ -22,7 +22,10 @@ from tests.gpu.check.parts import step as step_part
 from tests.gpu.check.parts.profile import read_events, summarize_trace
 from tests.gpu.check.runs import RunSpeed
 from tests.gpu.check.table import MOST_LINES, format_table
+from tests.helpers.documents import make_markers
 from tests.helpers.runs import index_without_shards
+
+BEGIN_MARKER, END_MARKER = make_markers(document.MARKER)
 
 # ---- figures --------------------------------------------------------------------------------------------------------
 
@@ -194,8 +197,8 @@ def test_figures_are_put_between_the_markers_of_the_document_and_a_second_time_c
     after = target.read_text(encoding="utf-8")
     assert document.main(list(map(str, files))) == 0
     assert target.read_text(encoding="utf-8") == after
-    assert after.partition(document.BEGIN_MARKER)[0] == before.partition(document.BEGIN_MARKER)[0]
-    assert after.partition(document.END_MARKER)[2] == before.partition(document.END_MARKER)[2]
+    assert after.partition(BEGIN_MARKER)[0] == before.partition(BEGIN_MARKER)[0]
+    assert after.partition(END_MARKER)[2] == before.partition(END_MARKER)[2]
     for part in ("A GPU", "2026-11-26", "| cifar10, batch 100 | bf16, eager | **scaled** | **12,346** |", "4.6%"):
         assert part in after, part
     for line in (line for line in after.splitlines() if ", eager |" in line):
@@ -205,8 +208,8 @@ def test_figures_are_put_between_the_markers_of_the_document_and_a_second_time_c
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda text: text.replace(document.END_MARKER, ""), [document.END_MARKER, "once each"]),
-        (lambda text: text + document.BEGIN_MARKER + document.END_MARKER, ["once each"]),
+        (lambda text: text.replace(END_MARKER, ""), [END_MARKER, "once each"]),
+        (lambda text: text + BEGIN_MARKER + END_MARKER, ["once each"]),
     ],
     ids=["missing", "twice"],
 )
