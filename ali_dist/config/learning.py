@@ -33,6 +33,7 @@ class DataConfig:
     )
     prefetch: int = setting(4, "global batches read ahead when streaming")
     bad_samples: Literal["stop", "substitute"] = setting("stop", "what to do with a sample that fails its check")
+    flip: bool = setting(False, "mirror half of the training images, left to right, anew each time")
     labelled: int | None = setting(
         None, "training samples whose class the K+1 discriminator may see, equally many of each; default: all"
     )

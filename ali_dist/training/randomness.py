@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ali_dist.model.layers import Dropout
 
-_NOISE, _DROPOUT = 1, 2  # purposes, whose streams of random numbers stay apart
+_NOISE, _DROPOUT, _FLIP = 1, 2, 3  # purposes, whose streams of random numbers stay apart
 
 
 def _mix_seed(*parts: int) -> int:
@@ -59,6 +59,32 @@ class NoiseSource:
         self._generator.manual_seed(_mix_seed(_NOISE, self._seed, step))
         draws = torch.randn(self._shape, generator=self._generator, device=self._generator.device)
         return draws[:, self._rows].unbind()
+
+
+class HorizontalFlips:
+    """Which images of each global batch are mirrored: each with probability 1/2.
+
+    Drawn for the whole batch and sliced. CPU and CUDA draw different numbers.
+
+    Args:
+        seed: The run's seed.
+        global_batch_size: B.
+        rows: This rank's rows of the global batch.
+        device: Where the numbers are drawn.
+    """
+
+    def __init__(self, seed: int, global_batch_size: int, rows: slice, device: torch.device) -> None:
+        self._seed = seed
+        self._global_batch_size = global_batch_size
+        self._rows = rows
+        self._generator = torch.Generator(device)
+
+    def at_step(self, x: Tensor, step: int) -> Tensor:
+        """This rank's images [rows, C, H, W] of update `step`, some of them mirrored left to right."""
+        self._generator.manual_seed(_mix_seed(_FLIP, self._seed, step))
+        numbers = torch.rand(self._global_batch_size, generator=self._generator, device=self._generator.device)
+        is_flipped = (numbers[self._rows] < 0.5)[:, None, None, None]
+        return torch.where(is_flipped, x.flip(3), x)
 
 
 class DropoutMasks:
