@@ -119,11 +119,15 @@ def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> No
             f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: choose "
             "another data.url or model.architecture."
         )
-    if size is None and config.data.flip:
-        raise InputError(
-            f"data.flip is true, but architecture {name!r} takes points, and only images can be altered: set it to "
-            "false."
-        )
+    for key, value, off in (
+        ("data.flip", str(config.data.flip).lower(), "false"),
+        ("objective.augment", config.objective.augment, "none"),
+    ):
+        if size is None and value != off:
+            raise InputError(
+                f"{key} is {value}, but architecture {name!r} takes points, and only images can be altered: set it to "
+                f"{off}."
+            )
     if config.model.encoder == "implicit" and size is not None:
         raise InputError("model.encoder is 'implicit', which is for points: use 'gaussian' or 'deterministic'.")
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ali_dist.model.augmentation import NUMBERS_PER_IMAGE, Augmentation, AugmentationParameters, parameters_from_numbers
 from ali_dist.model.layers import Dropout
 
-_NOISE, _DROPOUT, _FLIP = 1, 2, 3  # purposes, whose streams of random numbers stay apart
+_NOISE, _DROPOUT, _FLIP, _AUGMENTATION = 1, 2, 3, 4  # purposes, whose streams of random numbers stay apart
 
 
 def _mix_seed(*parts: int) -> int:
@@ -156,3 +157,56 @@ class DropoutMasks:
         shape = (self._parts, self._global_rows, factors.shape[2])
         numbers = torch.rand(shape, generator=self._generator, device=self._generator.device)
         torch.mul(numbers[:, self._rows] >= p, 1 / (1 - p), out=factors)
+
+
+class AugmentationDraws:
+    """The parameters of D's augmentation, as functions of (seed, update, pass, part, row of the global batch).
+
+    Parts are those of `DropoutMasks`, with a row for each image, in packs too. Drawn before the forward pass, for the
+    whole global batch, and sliced: a few numbers an image. CPU and CUDA draw different numbers.
+
+    Args:
+        augmentation: What is handed the parameters.
+        probability: [] with which each operation is applied to an image, on the device; read at every draw.
+        seed: The run's seed.
+        rows: This rank's rows of each part.
+        global_batch_size: Rows of each part over all ranks.
+        parts: How many there are.
+    """
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        probability: Tensor,
+        *,
+        seed: int,
+        rows: slice,
+        global_batch_size: int,
+        parts: int,
+    ) -> None:
+        self._augmentation = augmentation
+        self._probability = probability
+        self._seed = seed
+        self._rows = rows
+        self._shape = (parts, global_batch_size, NUMBERS_PER_IMAGE)
+        self._generator = torch.Generator(probability.device)
+        # Filled anew for each pass, like dropout masks.
+        count = parts * (rows.stop - rows.start)
+        fields = len(AugmentationParameters._fields)
+        self._parameters = torch.empty(fields, count, device=probability.device)
+        augmentation.take_parameters(AugmentationParameters(*self._parameters))
+        self._step = 0
+        self._pass = 0
+
+    def start_update(self, step: int) -> None:
+        """Make the next pass the first one of update `step`."""
+        self._step = step
+        self._pass = 0
+
+    def draw(self) -> None:
+        """Draw the parameters of the next forward pass."""
+        self._generator.manual_seed(_mix_seed(_AUGMENTATION, self._seed, self._step, self._pass))
+        self._pass += 1
+        numbers = torch.rand(self._shape, generator=self._generator, device=self._generator.device)
+        of_rows = numbers[:, self._rows].flatten(0, 1)
+        torch.stack(parameters_from_numbers(of_rows, self._probability, self._augmentation.side), out=self._parameters)

@@ -30,7 +30,7 @@ from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
-from ali_dist.training.randomness import DropoutMasks
+from ali_dist.training.randomness import AugmentationDraws, DropoutMasks
 
 _FAR_LOGIT = 30.0
 
@@ -55,6 +55,7 @@ class StepResult(NamedTuple):
     penalty: Tensor
     cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
     supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
+    d_sign: Tensor  # sign of D's logit of encoder pairs (relativistic: of its lead over decoder pairs)
     logits_beyond_30: Tensor  # share of each sample's logits, over both sides, whose magnitude is above 30
 
 
@@ -130,6 +131,7 @@ class Step:
         world_size: Ranks that share B.
         packing: Pairs m that D judges together.
         masks: Of D's dropout; None leaves them to torch's global generator.
+        augmentation: Draws for the images that D sees; None: nothing is drawn.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Step:
         world_size: int = 1,
         packing: int = 1,
         masks: DropoutMasks | None = None,
+        augmentation: AugmentationDraws | None = None,
     ) -> None:
         self.rule = rule
         self.objective = OBJECTIVES[loss]
@@ -156,12 +159,12 @@ class Step:
         self.global_batch_size = global_batch_size
         self.world_size = world_size
         self.packing = packing
-        self.masks = masks
+        self.draws = [draws for draws in (masks, augmentation) if draws is not None]
 
     def start_update(self, step: int) -> None:
         """Say which update of the run the next one is: what is random in it follows from that."""
-        if self.masks is not None:
-            self.masks.start_update(step)
+        for draws in self.draws:
+            draws.start_update(step)
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
@@ -175,8 +178,8 @@ class Step:
 
     def forward(self, batch: TrainBatch, gate: GradientGate) -> ALIOutput:
         """z_hat, x_tilde, and D on both pairs."""
-        if self.masks is not None:
-            self.masks.draw()
+        for draws in self.draws:
+            draws.draw()
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output
@@ -276,6 +279,7 @@ class Step:
                 penalty=zero if penalty is None else penalty.detach(),
                 cycle=cycle.detach(),
                 supervised=zero if supervised is None else supervised.detach().sum(),
+                d_sign=self.objective.lead_of_data(output.d_q, output.d_p).sign().sum() * self.packing,
                 logits_beyond_30=self._count_far_logits(output),
             )
 
