@@ -1,7 +1,9 @@
 """The probability with which images are augmented: fixed, or as high as D's overfitting asks for.
 
 Source: adaptive discriminator augmentation, Karras et al., NeurIPS 2020 (arXiv 2006.06676), section 3.1: r_t, the mean
-sign of D's logits of training images, is compared with a target every few updates.
+sign of D's logits of training images, is compared with a target every few updates. Where D takes a share s of them for
+data, r_t is 2 s - 1. Under a relativistic loss no logit means anything by itself: the sign is that of an encoder pair's
+lead over the decoder pair beside it (`Objective.lead_of_data`).
 """
 
 from __future__ import annotations

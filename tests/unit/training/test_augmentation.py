@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from ali_dist.config import AUGMENTATIONS, Config
 from ali_dist.config.loading import from_mapping, load_preset
@@ -203,16 +204,15 @@ def drawn_parameters(
     rows: slice = slice(0, 12), *, step: int = 4, seed: int = 1, passes: int = 1, probability: float = 1.0
 ) -> Tensor:
     """Draw the parameters [7, 2 parts, rows] of a pass."""
-    taken: list[AugmentationParameters] = []
     augmentation = Augmentation(AUGMENTATIONS, SYMMETRIC, SIDE)
-    augmentation.take_parameters = taken.append  # type: ignore[method-assign]
     draws = AugmentationDraws(
         augmentation, torch.tensor(probability), seed=seed, rows=rows, global_batch_size=12, parts=2
     )
     draws.start_update(step)
     for _ in range(passes):
         draws.draw()
-    return torch.stack(taken[-1]).unflatten(1, (2, -1))
+    assert augmentation._parameters is not None
+    return torch.stack(augmentation._parameters).unflatten(1, (2, -1))
 
 
 @pytest.mark.parametrize("cuts", [(0, 6, 12), (0, 1, 5, 12), tuple(range(13))])
@@ -250,6 +250,20 @@ def test_parts_take_their_rows_one_after_the_other_and_no_others():
     torch.testing.assert_close(torch.cat(augmentation((x[:3], x[3:5], x[5:]))), together)
     with pytest.raises(RuntimeError, match="for 7 images"):
         augmentation((x[:3],))
+
+
+def test_nothing_is_waited_for_on_a_gpu():
+    """Neither drawing nor altering nor adapting has a value that the host must know: a graph can be captured."""
+    with FakeTensorMode():
+        probability = AugmentationProbability(1.0, 0.6, global_batch_size=6, device=torch.device("cuda"), world=World())
+        numbers = torch.rand(6, NUMBERS_PER_IMAGE, device="cuda")
+        p = parameters_from_numbers(numbers, probability.value, SIDE)
+        x = torch.rand(6, 3, SIDE, SIDE, device="cuda")
+        altered = augment_images(x, p, AUGMENTATIONS, UNIT)
+        for step in range(ADAPT_EVERY):
+            probability.count_signs(altered.sum().sign(), 6, step)
+    assert altered.shape == x.shape
+    assert altered.device.type == probability.value.device.type == "cuda"
 
 
 # ---- in the update -------------------------------------------------------------------------------------------------
