@@ -7,11 +7,12 @@ values. Importing this package imports neither torch nor ray.
 
 from __future__ import annotations
 
-from ali_dist.config.learning import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig
+from ali_dist.config.learning import AUGMENTATIONS, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig
 from ali_dist.config.running import ReportConfig, RunConfig, ScaleConfig, StorageConfig
 from ali_dist.config.schema import Config
 
 __all__ = [
+    "AUGMENTATIONS",
     "Config",
     "DataConfig",
     "ModelConfig",

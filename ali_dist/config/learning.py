@@ -8,6 +8,9 @@ from typing import Literal
 from ali_dist.config.setting import require_value, setting
 from ali_dist.errors import InputError
 
+AUGMENTATIONS = ("color", "translation", "cutout")
+"""What `objective.augment` may name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
@@ -33,6 +36,7 @@ class DataConfig:
     )
     prefetch: int = setting(4, "global batches read ahead when streaming")
     bad_samples: Literal["stop", "substitute"] = setting("stop", "what to do with a sample that fails its check")
+    flip: bool = setting(False, "mirror half of the training images, left to right, anew each time")
     labelled: int | None = setting(
         None, "training samples whose class the K+1 discriminator may see, equally many of each; default: all"
     )
@@ -136,6 +140,19 @@ class ObjectiveConfig:
     balance: float = setting(
         0.0, "weight of a penalty on uneven classes of unlabelled data, assuming that all are equally frequent; 0: off"
     )
+    augment: str = setting(
+        "none",
+        "how images of both kinds are altered for D alone, for small data (DiffAugment): names of color, translation "
+        "and cutout with commas between them",
+    )
+    augment_probability: float = setting(
+        1.0, "probability with which each of these is applied to an image; with augment_target, the most it may become"
+    )
+    augment_target: float | None = setting(
+        None,
+        "let the probability start at 0 and rise while the mean sign of D's logits of data (relativistic: of their "
+        "lead) exceeds this, such as 0.6, and fall while it does not (ADA); none: fixed",
+    )
 
     def __post_init__(self) -> None:
         require_value(self.packing >= 1, "objective.packing", self.packing, "at least 1")
@@ -146,6 +163,7 @@ class ObjectiveConfig:
         )
         require_value(self.penalty_every >= 1, "objective.penalty_every", self.penalty_every, "at least 1")
         self._check_game()
+        self._check_augmentation()
         for name in ("entropy", "balance"):
             if (value := getattr(self, name)) and not self.supervised:
                 raise InputError(
@@ -164,6 +182,32 @@ class ObjectiveConfig:
                 "objective.update is 'scaled', but objective.r1 or objective.r2 asks for a gradient penalty: "
                 "use 'auto' or 'penalised', or set both to 0."
             )
+
+    def augmentations(self) -> tuple[str, ...]:
+        """The operations that `augment` names; empty where there are none."""
+        return () if self.augment == "none" else tuple(name.strip() for name in self.augment.split(","))
+
+    def _check_augmentation(self) -> None:
+        names = self.augmentations()
+        if len(set(names)) < len(names) or not set(names) <= set(AUGMENTATIONS):
+            raise InputError(
+                f"objective.augment is {self.augment!r}, but must be 'none', or some of {', '.join(AUGMENTATIONS)}, "
+                f"each once, with commas between them, such as 'color,translation'."
+            )
+        if names and self.game == "inverse":
+            raise InputError(
+                f"objective.augment is {self.augment!r}, which has no place in objective.game 'inverse', where no D "
+                f"looks at images: set objective.augment to 'none'."
+            )
+        p, target = self.augment_probability, self.augment_target
+        require_value(0 < p <= 1, "objective.augment_probability", p, "more than 0, up to 1")
+        require_value(target is None or 0 < target < 1, "objective.augment_target", target, "between 0 and 1, or none")
+        for name, value, default in (("probability", p, 1.0), ("target", target, None)):
+            if value != default and not names:
+                raise InputError(
+                    f"objective.augment_{name} is {value:g}, but objective.augment is 'none', so that nothing is "
+                    f"altered: name what is, such as 'color,translation', or leave objective.augment_{name} out."
+                )
 
     def _check_game(self) -> None:
         """Refuse what the game would leave out without a word."""

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ali_dist.model.augmentation import Augmentation
 from ali_dist.model.gradient_gates import DiscriminatorInputs, GradientGate
 from ali_dist.model.networks import DiscriminatorOutput
 
@@ -117,7 +118,14 @@ class ALI(nn.Module):
         embedding: Linear map [B, A] -> [B, n_emb]; None: unconditional.
         game: Who plays.
         native: Linear map from differences of images to the size at which their error counts.
+
+    Attributes:
+        fp32_discriminator: Whether D computes in fp32 whatever the others do.
+        augmentation: What becomes of the images that D sees in training; None: they stay as they are.
     """
+
+    # No module of its own: it learns nothing, and the networks of a run are the children.
+    augmentation: Augmentation | None = None
 
     def __init__(
         self,
@@ -150,6 +158,9 @@ class ALI(nn.Module):
         """One pass of Algorithm 1: z_hat, x_tilde, and D once on both pairs (and on labelled ones, if there are any).
 
         D sees the pairs as one batch of 2B rows, as the authors' code does, which matters for its batch norm.
+
+        Images are augmented on D's side of the gate: a gradient penalty is with respect to images as they are. So are
+        labelled ones, by draws of their own, or D would tell them by how they look.
 
         Args:
             x: Data.
@@ -217,6 +228,8 @@ class ALI(nn.Module):
     def _discriminate(self, x: tuple[Tensor, ...], z: Tensor | None, e: Tensor | None) -> DiscriminatorOutput:
         """D on both halves; it takes the embedding as a constant, which E and G alone train."""
         halves = None if e is None else torch.cat([e, e]).detach()
+        if self.augmentation is not None and self.training:
+            x = self.augmentation(x)
         full_precision = torch.autocast(x[0].device.type, enabled=False) if self.fp32_discriminator else nullcontext()
         with full_precision:
             output: DiscriminatorOutput = self.discriminator(x, z, halves)
@@ -248,6 +261,7 @@ class ALI(nn.Module):
         """The same game between other (wrapped or compiled) networks."""
         other = ALI(encoder, decoder, discriminator, embedding, game=self.game, native=self.native)
         other.fp32_discriminator = self.fp32_discriminator
+        other.augmentation = self.augmentation
         return other
 
     def generator_parameters(self) -> list[nn.Parameter]:

@@ -171,6 +171,15 @@ def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> No
     if (len(spec.shape) == 1) != (size is None):
         kind = "points [D]" if size is None else "images [C, H, W]"
         raise InputError(_kind_refusal(name, spec, kind))
+    for key, value, off in (
+        ("data.flip", str(config.data.flip).lower(), "false"),
+        ("objective.augment", config.objective.augment, "none"),
+    ):
+        if size is None and value != off:
+            raise InputError(
+                f"{key} is {value}, but architecture {name!r} takes points, and only images can be altered: set it to "
+                f"{off}."
+            )
     if config.model.encoder == "implicit" and size is not None:
         raise InputError(_IMPLICIT_REFUSAL)
 

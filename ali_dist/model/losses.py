@@ -30,12 +30,14 @@ class Objective:
         d_loss: [B] loss of the discriminator.
         g_loss: [B] loss of encoder and decoder.
         g_slopes: Derivative of `g_loss` with respect to (d_q, d_p), each [B].
+        is_relative: Whether only the difference of d_q and d_p counts.
         estimates_jsd: Whether d_loss bounds the Jensen-Shannon divergence (`jsd_estimate`): V and V'.
     """
 
     d_loss: PairLoss
     g_loss: PairLoss
     g_slopes: PairFunction
+    is_relative: bool = False
     estimates_jsd: bool = False
 
     def d_slopes(self, d_q: Tensor, d_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +50,10 @@ class Objective:
             logits = d_q.detach().requires_grad_(), d_p.detach().requires_grad_()
             slope_q, slope_p = torch.autograd.grad(self.d_loss(*logits).sum(), logits)
         return slope_q, slope_p
+
+    def lead_of_data(self, d_q: Tensor, d_p: Tensor) -> Tensor:
+        """[B], positive where D takes the encoder pair for one."""
+        return d_q - d_p if self.is_relative else d_q
 
 
 def bound_slope(slope: Tensor) -> Tensor:
@@ -76,6 +82,7 @@ _RELATIVISTIC = Objective(
     d_loss=lambda d_q, d_p: F.softplus(d_p - d_q),
     g_loss=lambda d_q, d_p: F.softplus(d_q - d_p),
     g_slopes=lambda d_q, d_p: (torch.sigmoid(d_q - d_p), -torch.sigmoid(d_q - d_p)),
+    is_relative=True,
 )
 
 # Hinge. Source: Lim and Ye, arXiv 1705.02894; in a bidirectional game: BigBiGAN, arXiv 1907.02544.

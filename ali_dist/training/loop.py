@@ -63,6 +63,7 @@ def fit(config: Config, context: Context) -> Record | None:
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
             run.state.step.start_update(run.progress.step)
             result = update_networks(run, batch, weights)
+            run.state.adapt_augmentation(result.d_sign, len(batch.x), run.progress.step)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(
                 schedules.ema_decay(config.optim.ema_half_life, run.global_batch_size, run.progress.images)
@@ -129,7 +130,7 @@ def record_losses(run: TrainingRun) -> None:
             "objective.r1 and objective.r2, under another --run.name."
         )
     if run.reporter is not None:
-        run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.learning_rates()})
+        run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.rates()})
 
 
 def evaluate(run: TrainingRun) -> bool:
@@ -164,6 +165,7 @@ def save_checkpoint(run: TrainingRun) -> None:
         )
     check_replicas(run.state.ali, run.world)
     average_statistics(run)
+    run.state.gather_counts()
     if run.reporter is None:
         return
     index = run.data.train.index

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ali_dist.model.augmentation import NUMBERS_PER_IMAGE, Augmentation, AugmentationParameters, parameters_from_numbers
 from ali_dist.model.layers import Dropout
 
-_NOISE, _DROPOUT = 1, 2  # purposes, whose streams of random numbers stay apart
+_NOISE, _DROPOUT, _FLIP, _AUGMENTATION = 1, 2, 3, 4  # purposes, whose streams of random numbers stay apart
 
 
 def _mix_seed(*parts: int) -> int:
@@ -61,6 +62,32 @@ class NoiseSource:
         return draws[:, self._rows].unbind()
 
 
+class HorizontalFlips:
+    """Which images of each global batch are mirrored: each with probability 1/2.
+
+    Drawn for the whole batch and sliced. CPU and CUDA draw different numbers.
+
+    Args:
+        seed: The run's seed.
+        global_batch_size: B.
+        rows: This rank's rows of the global batch.
+        device: Where the numbers are drawn.
+    """
+
+    def __init__(self, seed: int, global_batch_size: int, rows: slice, device: torch.device) -> None:
+        self._seed = seed
+        self._global_batch_size = global_batch_size
+        self._rows = rows
+        self._generator = torch.Generator(device)
+
+    def at_step(self, x: Tensor, step: int) -> Tensor:
+        """This rank's images [rows, C, H, W] of update `step`, some of them mirrored left to right."""
+        self._generator.manual_seed(_mix_seed(_FLIP, self._seed, step))
+        numbers = torch.rand(self._global_batch_size, generator=self._generator, device=self._generator.device)
+        is_flipped = (numbers[self._rows] < 0.5)[:, None, None, None]
+        return torch.where(is_flipped, x.flip(3), x)
+
+
 class DropoutMasks:
     """The discriminator's dropout masks, as functions of (seed, update, pass, layer, part, row of the global batch).
 
@@ -78,16 +105,26 @@ class DropoutMasks:
         global_rows: Rows of each part over all ranks.
         parts: How many there are.
         device: Where the masks are wanted.
+        packing: Images of a row.
     """
 
     def __init__(
-        self, layers: Sequence[Dropout], *, seed: int, rows: slice, global_rows: int, parts: int, device: torch.device
+        self,
+        layers: Sequence[Dropout],
+        *,
+        seed: int,
+        rows: slice,
+        global_rows: int,
+        parts: int,
+        device: torch.device,
+        packing: int = 1,
     ) -> None:
         self._layers = list(layers)
         self._seed = seed
         self._rows = rows
         self._global_rows = global_rows
         self._parts = parts
+        self._packing = packing
         self._generator = torch.Generator(device)
         self._factors: list[Tensor] = []
         self._step = 0
@@ -113,10 +150,11 @@ class DropoutMasks:
             draw_layer(factors.view(self._parts, -1, math.prod(layer.shape)), layer.p, key, number)
         self.hand_out()
 
-    def hand_out(self, rows: slice | None = None) -> None:
-        """Hand every layer the masks that were drawn last: all, or those of some of this rank's rows of each part."""
+    def hand_out(self, images: slice | None = None) -> None:
+        """Hand every layer the masks that were drawn last: all, or those of some of this rank's images of each part."""
         for layer, factors in zip(self._layers, self._factors, strict=True):
-            if rows is not None:
+            if images is not None:
+                rows = slice(images.start // self._packing, images.stop // self._packing)
                 factors = factors.unflatten(0, (self._parts, -1))[:, rows].flatten(0, 1)
             layer.take_factors(factors)
 
@@ -137,3 +175,64 @@ class DropoutMasks:
         shape = (self._parts, self._global_rows, factors.shape[2])
         numbers = torch.rand(shape, generator=self._generator, device=self._generator.device)
         torch.mul(numbers[:, self._rows] >= p, 1 / (1 - p), out=factors)
+
+
+class AugmentationDraws:
+    """The parameters of D's augmentation, as functions of (seed, update, pass, part, row of the global batch).
+
+    Parts are those of `DropoutMasks`, with a row for each image, in packs too. Drawn before the forward pass, for the
+    whole global batch, and sliced: a few numbers an image. CPU and CUDA draw different numbers.
+
+    Args:
+        augmentation: What is handed the parameters.
+        probability: [] with which each operation is applied to an image, on the device; read at every draw.
+        seed: The run's seed.
+        rows: This rank's rows of each part.
+        global_batch_size: Rows of each part over all ranks.
+        parts: How many there are.
+    """
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        probability: Tensor,
+        *,
+        seed: int,
+        rows: slice,
+        global_batch_size: int,
+        parts: int,
+    ) -> None:
+        self._augmentation = augmentation
+        self._probability = probability
+        self._seed = seed
+        self._rows = rows
+        self._parts = parts
+        self._shape = (parts, global_batch_size, NUMBERS_PER_IMAGE)
+        self._generator = torch.Generator(probability.device)
+        # Filled anew for each pass, like dropout masks.
+        count = parts * (rows.stop - rows.start)
+        fields = len(AugmentationParameters._fields)
+        self._parameters = torch.empty(fields, count, device=probability.device)
+        augmentation.take_parameters(AugmentationParameters(*self._parameters))
+        self._step = 0
+        self._pass = 0
+
+    def start_update(self, step: int) -> None:
+        """Make the next pass the first one of update `step`."""
+        self._step = step
+        self._pass = 0
+
+    def draw(self) -> None:
+        """Draw the parameters of the next forward pass."""
+        self._generator.manual_seed(_mix_seed(_AUGMENTATION, self._seed, self._step, self._pass))
+        self._pass += 1
+        numbers = torch.rand(self._shape, generator=self._generator, device=self._generator.device)
+        of_rows = numbers[:, self._rows].flatten(0, 1)
+        torch.stack(parameters_from_numbers(of_rows, self._probability, self._augmentation.side), out=self._parameters)
+
+    def hand_out(self, images: slice | None = None) -> None:
+        """Hand over the parameters that were drawn last: all, or those of some of this rank's images of each part."""
+        parameters = self._parameters
+        if images is not None:
+            parameters = parameters.unflatten(1, (self._parts, -1))[:, :, images].flatten(1)
+        self._augmentation.take_parameters(AugmentationParameters(*parameters))

@@ -33,7 +33,7 @@ _FIXED_SETTINGS = (
 # What may change without a word: where and how the run goes, not what it computes.
 _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
 # What of these is said all the same.
-_SAID_SETTINGS = ("run.images", "scale.batch_norm")
+_SAID_SETTINGS = ("run.images", "scale.batch_norm", "data.flip")
 # Settings that came later, with what runs computed before there was a choice; a preset may choose otherwise.
 _VALUES_BEFORE = {"optim.eps_inside": False, "scale.batch_norm": "local"}
 

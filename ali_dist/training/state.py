@@ -15,16 +15,18 @@ from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
+from ali_dist.model.augmentation import Augmentation
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose
 from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
+from ali_dist.training.adaptive_augmentation import AugmentationProbability
 from ali_dist.training.captured_update import CapturedUpdates, why_not_captured
 from ali_dist.training.ddp import pause_reduction, share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
-from ali_dist.training.randomness import DropoutMasks
+from ali_dist.training.randomness import AugmentationDraws, DropoutMasks
 from ali_dist.training.step import LossWeights, Step, StepResult, TrainBatch
 from ali_dist.training.train_batches import rows_of_rank
 from ali_dist.training.update_rules import Situation, UpdateRule, choose_update_rule
@@ -41,6 +43,7 @@ class TrainState:
         optimizer: One Adam with a parameter group for theta_g and one for theta_d, in this order.
         precision: What is cast and scaled.
         step: One update.
+        augmentation: The probability of what is done to the images that D sees; None where nothing is.
         captured: The same update, replayed on a GPU; None where it cannot be.
         launching: How the GPU is given an update, in words; empty on a CPU.
     """
@@ -51,6 +54,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     precision: Precision
     step: Step
+    augmentation: AugmentationProbability | None = None
     captured: CapturedUpdates | None = None
     launching: str = ""
 
@@ -71,15 +75,26 @@ class TrainState:
         for group in self.optimizer.param_groups:
             group["eps"] = epsilon
 
-    def learning_rates(self) -> dict[str, float]:
-        """The rates of the last update, by the names they have in metrics.jsonl."""
+    def rates(self) -> dict[str, float]:
+        """What the last update was done with, by the names it has in metrics.jsonl; waits for the device."""
         lr_g, lr_d = (float(group["lr"]) for group in self.optimizer.param_groups)
-        return {"lr_g": lr_g, "lr_d": lr_d}
+        rates = {"lr_g": lr_g, "lr_d": lr_d}
+        return rates if self.augmentation is None else rates | {"augment_probability": float(self.augmentation.value)}
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the networks, where there is one. Local: replicas agree, so averages do."""
         if self.average is not None:
             self.average.update(decay)
+
+    def adapt_augmentation(self, signs: Tensor, images: int, step: int) -> None:
+        """Count the signs of D's logits in update `step`; see `AugmentationProbability`. Collective."""
+        if self.augmentation is not None:
+            self.augmentation.count_signs(signs, images, step)
+
+    def gather_counts(self) -> None:
+        """Bring to rank 0 what only all ranks together know, before it saves `tensors`. Collective."""
+        if self.augmentation is not None:
+            self.augmentation.gather_counts()
 
     def inference_networks(self) -> dict[str, nn.Module]:
         """The networks to draw and evaluate with, by name: averages where there are any."""
@@ -93,6 +108,8 @@ class TrainState:
         }
         if self.average is not None:
             files["ema"] = dict(self.average.state_dict())
+        if self.augmentation is not None and (adapted := self.augmentation.tensors()):
+            files["augmentation"] = adapted
         return files
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], precision: dict[str, float]) -> None:
@@ -102,6 +119,8 @@ class TrainState:
         if self.average is not None:
             # A run that keeps an average only from now on starts it at the networks.
             self.average.load_state_dict(dict(tensors.get("ema") or self.average.weights_of(self.ali)))
+        if self.augmentation is not None:
+            self.augmentation.restore(tensors.get("augmentation", {}))
         self.precision.load_state_dict(precision)
 
 
@@ -139,6 +158,11 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         average = WeightAverage(ali, discriminator=config.objective.supervised > 0)
     if config.scale.batch_norm == "global":
         share_batch_norm(ali, world)
+    augmentation = None
+    if config.objective.augment != "none":
+        # Before the networks are wrapped, which takes it over.
+        ali.augmentation = Augmentation(config.objective.augmentations(), space.pixel_range, space.model_shape[-1])
+        augmentation = _make_probability(config, device, world)
     optimizer = _make_optimizer(ali, config.optim, device)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
     wrapped = wrap_for_ddp(networks, rule, device, world)
@@ -153,6 +177,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         world_size=world.size,
         packing=config.objective.packing,
         masks=_make_masks(ali, config, device, world),
+        augmentation=_make_augmentation_draws(ali, augmentation, config, world),
         micro_batch=config.scale.micro_batch,
         pause_reduction=partial(pause_reduction, wrapped),
     )
@@ -168,6 +193,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         optimizer=optimizer,
         precision=precision,
         step=step,
+        augmentation=augmentation,
         captured=captured,
         launching=launching,
     )
@@ -222,8 +248,40 @@ def _make_masks(ali: ALI, config: Config, device: torch.device, world: World) ->
         seed=config.run.seed,
         rows=slice(rows.start // packing, rows.stop // packing),
         global_rows=config.data.global_batch_size // packing,
-        parts=3 if config.objective.supervised else 2,
+        parts=_count_parts(config),
+        packing=packing,
         device=device,
+    )
+
+
+def _count_parts(config: Config) -> int:
+    """What D is given one row of for each sample: encoder pairs, decoder pairs, and labelled data if it has classes."""
+    return 3 if config.objective.supervised else 2
+
+
+def _make_probability(config: Config, device: torch.device, world: World) -> AugmentationProbability:
+    objective = config.objective
+    return AugmentationProbability(
+        objective.augment_probability,
+        objective.augment_target,
+        global_batch_size=config.data.global_batch_size,
+        device=device,
+        world=world,
+    )
+
+
+def _make_augmentation_draws(
+    ali: ALI, probability: AugmentationProbability | None, config: Config, world: World
+) -> AugmentationDraws | None:
+    if ali.augmentation is None or probability is None:
+        return None
+    return AugmentationDraws(
+        ali.augmentation,
+        probability.value,
+        seed=config.run.seed,
+        rows=rows_of_rank(config, world),
+        global_batch_size=config.data.global_batch_size,
+        parts=_count_parts(config),
     )
 
 

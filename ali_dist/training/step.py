@@ -31,7 +31,7 @@ from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
 from ali_dist.training.precision import Precision
-from ali_dist.training.randomness import DropoutMasks
+from ali_dist.training.randomness import AugmentationDraws, DropoutMasks
 
 _FAR_LOGIT = 30.0
 
@@ -56,6 +56,7 @@ class StepResult(NamedTuple):
     penalty: Tensor
     cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
     supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
+    d_sign: Tensor  # sign of D's logit of encoder pairs (relativistic: of its lead over decoder pairs)
     logits_beyond_30: Tensor  # share of each sample's logits, over both sides, whose magnitude is above 30
 
 
@@ -134,6 +135,7 @@ class Step:
         world_size: Ranks that share B.
         packing: Pairs m that D judges together.
         masks: Of D's dropout; None leaves them to torch's global generator.
+        augmentation: Draws for the images that D sees; None: nothing is drawn.
         micro_batch: Samples that the networks are given at once, a multiple of m; None: all of this rank. The gradients
             of the parts add up to those of the whole, but for rounding, where no network has batch norm.
         pause_reduction: A context in which backward passes leave gradients on their rank, see `ddp.pause_reduction`.
@@ -152,6 +154,7 @@ class Step:
         world_size: int = 1,
         packing: int = 1,
         masks: DropoutMasks | None = None,
+        augmentation: AugmentationDraws | None = None,
         micro_batch: int | None = None,
         pause_reduction: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -165,7 +168,7 @@ class Step:
         self.global_batch_size = global_batch_size
         self.world_size = world_size
         self.packing = packing
-        self.masks = masks
+        self.draws = [draws for draws in (masks, augmentation) if draws is not None]
         self.micro_batch = micro_batch
         self._pause_reduction = pause_reduction
         self._part: slice | None = None  # the rows that a forward pass is given, where it is not given all
@@ -173,13 +176,13 @@ class Step:
 
     def start_update(self, step: int) -> None:
         """Say which update of the run the next one is: what is random in it follows from that."""
-        if self.masks is not None:
-            self.masks.start_update(step)
+        for draws in self.draws:
+            draws.start_update(step)
 
     def draw(self) -> None:
         """Draw what is random in the next forward pass."""
-        if self.masks is not None:
-            self.masks.draw()
+        for draws in self.draws:
+            draws.draw()
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update from this rank's part of a global batch. Collective."""
@@ -210,14 +213,12 @@ class Step:
         """z_hat, x_tilde, and D on both pairs."""
         if self._part is None and self.draws_in_forward:
             self.draw()
-        elif self.masks is not None:
-            self.masks.hand_out(self._rows_of_packs(self._part))
+        else:
+            for draws in self.draws:
+                draws.hand_out(self._part)
         with self.precision.autocast():
             output: ALIOutput = self.networks(batch.x, batch.z, batch.epsilon, gate, batch.c, batch.labelled)
         return output
-
-    def _rows_of_packs(self, part: slice | None) -> slice | None:
-        return None if part is None else slice(part.start // self.packing, part.stop // self.packing)
 
     # ---- (4): the losses, summed over this rank's samples ----------------------------------------------------------
 
@@ -314,6 +315,7 @@ class Step:
                 penalty=zero if penalty is None else penalty.detach(),
                 cycle=cycle.detach(),
                 supervised=zero if supervised is None else supervised.detach().sum(),
+                d_sign=self.objective.lead_of_data(output.d_q, output.d_p).sign().sum() * self.packing,
                 logits_beyond_30=self._count_far_logits(output),
             )
 

@@ -22,7 +22,7 @@ from ali_dist.model.ali import LabelledBatch
 from ali_dist.model.data_space import DataSpace, condition_vectors
 from ali_dist.runs.datasets import DataSplit
 from ali_dist.training.labelled_batches import LabelledBatches
-from ali_dist.training.randomness import NoiseSource
+from ali_dist.training.randomness import HorizontalFlips, NoiseSource
 from ali_dist.training.step import TrainBatch
 
 
@@ -68,11 +68,13 @@ class TrainBatches:
         self._space = space
         self._labelled = labelled
         self._condition_size = condition_size
+        rows, batch_size = rows_of_rank(config, world), config.data.global_batch_size
+        self._flips = HorizontalFlips(config.run.seed, batch_size, rows, device) if config.data.flip else None
         self._noise = NoiseSource(
             config.run.seed,
-            config.data.global_batch_size,
+            batch_size,
             config.model.latent_size,
-            rows_of_rank(config, world),
+            rows,
             device,
             labelled=labelled is not None,
         )
@@ -81,12 +83,13 @@ class TrainBatches:
     def next_batch(self, step: int) -> TrainBatch:
         """The batch of update `step`; updates are asked for in order."""
         data = next(self._source)
+        x = data.x if self._flips is None else self._flips.at_step(data.x, step)
         z, epsilon, *labelled_epsilon = self._noise.at_step(step)
         labelled = None
         if self._labelled is not None:
-            x, y = self._labelled.at_step(step)
-            labelled = LabelledBatch(self._to_model(x), y, labelled_epsilon[0])
-        return TrainBatch(self._to_model(data.x), z, epsilon, self._conditions(data.y), labelled)
+            x_labelled, y = self._labelled.at_step(step)
+            labelled = LabelledBatch(self._to_model(x_labelled), y, labelled_epsilon[0])
+        return TrainBatch(self._to_model(x), z, epsilon, self._conditions(data.y), labelled)
 
     def _to_model(self, x: Tensor) -> Tensor:
         x = self._space.model_from_unit(self._space.unit_from_stored(x))

@@ -1,6 +1,6 @@
 """World size is not a hyper-parameter: 2 and 3 ranks, with even and uneven lanes, equal 1 rank.
 
-With dropout and batch norm, whose masks and statistics are of the global batch.
+With dropout, augmentation and batch norm, whose masks, parameters and statistics are of the global batch.
 
 Run: `make test ARGS=tests/distributed/test_ranks.py`
 """
@@ -20,7 +20,7 @@ from ali_dist.distributed import World, average_buffers, check_replicas, sum_ove
 from ali_dist.errors import InputError, Stopped
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.layers import BatchNorm1d, BatchNorm2d
-from ali_dist.training import loop, train_batches
+from ali_dist.training import adaptive_augmentation, loop, train_batches
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.distributed import DistributedError, run_distributed
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, relative_difference, tiny_config
@@ -40,6 +40,8 @@ def train_rank(rank: int, size: int, mapping: dict, stop_before: int | None = No
     recorder = BatchRecorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_batches, "open_batches", recorder.open_batches)
+        # In a few updates the probability of augmentation must go as far as else in thousands.
+        patch.setattr(adaptive_augmentation, "IMAGES_TO_CERTAINTY", 480)
         try:
             loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, size), stop_before))
         except Stopped:
@@ -196,6 +198,61 @@ def test_two_ranks_equal_one_in_every_game(trained_variants, variant):
             assert of_two[key] == pytest.approx(of_one[key], rel=1e-4, abs=1e-5), key
 
 
+# ---- flips and augmentation ----------------------------------------------------------------------------------------
+
+ALTERED: dict[str, object] = {
+    **COMMON,
+    "data__flip": True,
+    "objective__augment": "color,translation,cutout",
+    "data__lanes": 4,
+    "objective__augment_probability": 0.9,
+}
+# D is quick and the target low, so that the probability rises at once.
+ADAPTIVE: dict[str, object] = {"objective__augment_target": 0.05, "optim__lr_d": 1e-2}
+AUGMENTED: dict[str, dict[str, object]] = {
+    "penalised": {},
+    "adaptive-scaled": {**NO_PENALTY, **ADAPTIVE},
+    "packing-alternating": {"objective__packing": 2, "objective__update": "alternating"},
+    "semi-supervised": {"objective__supervised": 2.0, "data__labelled": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def trained_augmented(tmp_path_factory, digits):
+    """5 updates at 1, 2 and 3 ranks; 3 ranks own 12, 6 and 6 of the 24 images."""
+    folder = tmp_path_factory.mktemp("augmented")
+    configs = {
+        n: {
+            name: tiny_config(
+                folder, run__name=f"{name}-{n}", run__images=120, data__url=str(digits), **{**ALTERED, **changes}
+            )
+            for name, changes in AUGMENTED.items()
+        }
+        for n in (1, 2, 3)
+    }
+    for n, part in configs.items():
+        run_distributed(train_all, n, n, {name: c.to_mapping() for name, c in part.items()}, timeout=240)
+    return configs
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("variant", AUGMENTED)
+def test_flips_and_augmentation_do_not_tell_the_number_of_ranks(trained_augmented, variant, world_size):
+    one, several = (trained_augmented[n][variant] for n in (1, world_size))
+    assert relative_difference(load_weights(one), load_weights(several)) < 1e-5
+    for of_one, of_several in zip(read_records(one), read_records(several), strict=True):
+        for key in ("d_loss", "g_loss", "penalty", "d_sign", "augment_probability"):
+            assert of_several[key] == pytest.approx(of_one[key], rel=1e-4, abs=1e-5), key
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_probability_is_adapted_alike_by_all_ranks(trained_augmented, world_size):
+    adapted = load_weights(trained_augmented[world_size]["adaptive-scaled"], "augmentation")
+    assert_bitwise_equal(adapted, load_weights(trained_augmented[1]["adaptive-scaled"], "augmentation"))
+    assert adapted["probability"].item() == pytest.approx(0.2)
+    assert adapted["counts"][1] == 24  # of the update after the adaptation
+
+
 # ---- the presets, with dropout and batch norm ----------------------------------------------------------------------
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -335,6 +392,18 @@ def test_a_broken_run_of_two_ranks_continues_bit_for_bit(tmp_path, digits):
     assert_bitwise_equal(*parameters)
     # Averaging batch-norm statistics at a checkpoint commutes with later updates only up to rounding.
     assert relative_difference(load_weights(unbroken), load_weights(broken)) < 1e-7
+
+
+def test_an_adapted_probability_goes_on_at_another_world_size(tmp_path, digits):
+    """From the middle of what it is adapted by."""
+    changes = {**ALTERED, "data__url": str(digits), "run__images": 480, **NO_PENALTY, **ADAPTIVE}
+    unbroken, moved = (tiny_config(tmp_path, run__name=name, **changes) for name in ("unbroken", "moved"))
+    run_distributed(train_rank, 1, 1, unbroken.to_mapping())
+    # Ranks agree on stopping at update 0, and then at update 10.
+    run_distributed(train_rank, 3, 3, moved.to_mapping(), 1)
+    run_distributed(train_rank, 2, 2, moved.to_mapping())
+    assert_bitwise_equal(*(load_weights(config, "augmentation") for config in (unbroken, moved)))
+    assert relative_difference(load_weights(unbroken), load_weights(moved)) < 1e-4
 
 
 def compare_gradients(rank: int) -> float:

@@ -12,10 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ali_dist.config import AUGMENTATIONS
 from ali_dist.distributed import World
+from ali_dist.model.augmentation import Augmentation
 from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.ddp import wrap_for_ddp
 from ali_dist.training.precision import Precision
+from ali_dist.training.randomness import AugmentationDraws
 from ali_dist.training.step import LossWeights, TrainBatch
 from ali_dist.training.update_rules import UPDATE_RULES
 from tests.helpers.networks import (
@@ -178,3 +181,22 @@ def test_wrapped_for_nccl_an_update_has_the_gradients_of_the_bare_one(rule: str)
     wrapped, _ = gradients_of_step(ali, rule, "relativistic", weights, 5, batch, networks=wrapped_networks)
     assert wrapped_networks is not ali
     assert relative_error(wrapped, bare, smallest_norm(bare)) < FP32_ROUNDING
+
+
+def test_a_captured_augmentation_does_what_is_drawn_later() -> None:
+    """Its forward pass draws nothing and waits for nothing; parameters lie where the graph reads them."""
+    augmentation = Augmentation(AUGMENTATIONS, (-1.0, 1.0), 32)
+    probability = torch.tensor(1.0, device=CUDA)
+    draws = AugmentationDraws(augmentation, probability, seed=0, rows=slice(0, 8), global_batch_size=8, parts=2)
+    x = torch.rand(8, 3, 32, 32, device=CUDA)
+    draws.draw()
+    first = augmentation((x, x))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = augmentation((x, x))
+    draws.start_update(1)
+    draws.draw()
+    graph.replay()
+    for found, expected, before in zip(captured, augmentation((x, x)), first, strict=True):
+        assert torch.equal(found, expected)
+        assert not torch.equal(found, before)
