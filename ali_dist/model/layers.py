@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ali_dist.model.architectures.schema import Architecture, LayerRow
-from ali_dist.model.resizing import Enlargement, Resize, double_sides, halve_sides
+from ali_dist.model.architectures.schema import Architecture, LayerRow, Resize
 
 Shape = tuple[int, ...]
 
@@ -238,6 +237,19 @@ class FullConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+def _make_halving() -> nn.Module:
+    """[B, C, H, W] -> [B, C, H / 2, W / 2]: means of 2x2 pixels."""
+    return nn.AvgPool2d(2)
+
+
+def _make_doubling() -> nn.Module:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: bilinear, which is the filter [1, 3, 3, 1] / 4 along each axis.
+
+    Repeated pixels left bands, and transposed convolutions leave checkerboards.
+    """
+    return nn.Upsample(scale_factor=2, mode="bilinear")
+
+
 class ResidualBlock(nn.Module):
     """s + f(s), where s is the input at C channels and another side: [B, C_in, H, W] -> [B, C, H', W'].
 
@@ -255,7 +267,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, resize: Resize, architecture: Architecture, norm: bool) -> None:
         super().__init__()
-        self.resize = resize
+        self.before = _make_halving() if resize == "down" else nn.Identity()
+        self.after = _make_doubling() if resize == "up" else nn.Identity()
         changes = channels_in != channels
         self.shortcut = nn.Conv2d(channels_in, channels, 1, bias=False) if changes else nn.Identity()
         layers: list[nn.Module] = []
@@ -267,9 +280,7 @@ class ResidualBlock(nn.Module):
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        s = self.shortcut(halve_sides(x) if self.resize == "down" else x)
-        if self.resize == "up":
-            s = double_sides(s)
+        s = self.after(self.shortcut(self.before(x)))
         return s + self.branch(s)
 
     @torch.no_grad()
@@ -281,6 +292,8 @@ class ResidualBlock(nn.Module):
         last = self.branch[-1]
         assert isinstance(last, nn.Conv2d)
         nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
         if isinstance(self.shortcut, nn.Conv2d):
             nn.init.normal_(self.shortcut.weight, 0.0, self.shortcut.in_channels**-0.5)
 
@@ -324,12 +337,12 @@ def build_layer(
         parts.append(nn.PixelUnshuffle(layer.unshuffle))
         shape = (shape[0] * layer.unshuffle**2, *(side // layer.unshuffle for side in shape[1:]))
     if layer.resize == "down":
-        parts.append(nn.AvgPool2d(2))
+        parts.append(_make_halving())
         shape = (shape[0], *(side // 2 for side in shape[1:]))
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
     if layer.resize == "up":
-        parts.append(Enlargement())
+        parts.append(_make_doubling())
         out = (out[0], *(2 * side for side in out[1:]))
     if layer.bias == "pixel":
         parts.append(PixelBias(out))

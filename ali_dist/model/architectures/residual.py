@@ -1,8 +1,8 @@
 """Residual image models for every power-of-two side from 16 to 256: no checkerboards, and no batch norm in D.
 
-Sides change by means of 2x2 pixels and by bilinear enlargement: no kernels overlap unevenly, and no pixel has weights
-of its own. The branches of all blocks start at 0 (arXiv 2501.05441). Blocks work from a half or a quarter of the
-images' side on, where most of the time would go: above it are a convolution in and one out.
+Sides change by means of 2x2 pixels and by bilinear enlargement: in decoder and discriminator no kernels overlap
+unevenly, and no pixel has weights of its own. All branches start at 0 (arXiv 2501.05441). Blocks work from a half or
+a quarter of the images' side on, where most of the time would go: above it are a convolution in and one out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerRow, LayerTable, block, conv, tconv
+from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerRow, LayerTable, Resize, block, conv, tconv
 
 SIDES = (16, 32, 64, 128, 256)
 CHANNELS = (1, 3)  # of images
@@ -33,13 +33,13 @@ def _sides_down(side: int) -> list[int]:
     return [side, *_sides_down(side // 2)] if side > _LAST_SIDE else [side]
 
 
-def _stage(side: int, depth: int, *, resize: Literal["none", "down", "up"], norm: bool) -> LayerTable:
+def _stage(side: int, depth: int, *, resize: Resize, norm: bool) -> LayerTable:
     """`depth` blocks at one side, the first of which brings the maps there."""
     out = _channels_at(side)
     return (block(out, resize=resize, norm=norm), *[block(out, norm=norm)] * (depth - 1))
 
 
-def _stem(side: int, *, smooth: bool) -> tuple[list[LayerRow], Literal["none", "down"]]:
+def _stem(side: int, *, smooth: bool) -> tuple[list[LayerRow], Resize]:
     """The rows above the first block, and how this one gets to its side.
 
     Folded pixels are cheaper, but each of a fold has weights of its own.

@@ -8,6 +8,8 @@ from typing import Literal, TypedDict, Unpack
 
 OUTPUT = 0
 
+Resize = Literal["none", "down", "up"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
@@ -28,7 +30,7 @@ class LayerRow:
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"] = "linear"
     pieces: int = 2
     unshuffle: int = 1  # so many pixels a side become channels before a convolution
-    resize: Literal["none", "down", "up"] = "none"  # halves sides before a convolution, doubles them after it
+    resize: Resize = "none"  # halves sides before a convolution, doubles them after it
 
 
 LayerTable = tuple[LayerRow, ...]
@@ -44,7 +46,7 @@ class RowOptions(TypedDict, total=False):
     act: Literal["linear", "lrelu", "relu", "maxout", "sigmoid", "tanh"]
     pieces: int
     unshuffle: int
-    resize: Literal["none", "down", "up"]
+    resize: Resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

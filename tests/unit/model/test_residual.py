@@ -17,12 +17,12 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI, GameSpec
 from ali_dist.model.architectures.residual import CHANNELS, SIDES, make_residual
+from ali_dist.model.architectures.schema import Resize
 from ali_dist.model.build import build_ali, build_networks
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.gradient_gates import PassThrough
 from ali_dist.model.layers import BatchNorm, ResidualBlock
 from ali_dist.model.networks import NetworkSizes
-from ali_dist.model.resizing import double_sides, halve_sides
 from ali_dist.training.dry_run import describe_run
 from ali_dist.training.step import LossWeights
 from tests.helpers.networks import (
@@ -133,14 +133,21 @@ def test_only_encoder_and_decoder_have_batch_norm():
     assert not any(isinstance(m, BatchNorm) for m in bare.modules())
 
 
+def resize(x: Tensor, how: Resize) -> Tensor:
+    """Let a block that starts at its shortcut resize x, without another number of channels."""
+    block = ResidualBlock(x.shape[1], x.shape[1], how, make_residual(16), norm=False)
+    block.start_at_shortcut()
+    return block(x).detach()
+
+
 def test_sides_double_by_the_filter_1_3_3_1_and_halve_by_means():
     point = torch.zeros(1, 1, 5, 5)
     point[..., 2, 2] = 1
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
-    torch.testing.assert_close(double_sides(point)[0, 0, 3:7, 3:7], taps[:, None] * taps)
-    assert double_sides(point).sum() == 4
+    torch.testing.assert_close(resize(point, "up")[0, 0, 3:7, 3:7], taps[:, None] * taps)
+    assert resize(point, "up").sum() == 4
     x = torch.randn(2, 3, 6, 6)
-    torch.testing.assert_close(halve_sides(x), x.unflatten(3, (3, 2)).unflatten(2, (3, 2)).mean((3, 5)))
+    torch.testing.assert_close(resize(x, "down"), x.unflatten(3, (3, 2)).unflatten(2, (3, 2)).mean((3, 5)))
 
 
 def unevenness(images: Tensor, period: int) -> float:
@@ -190,7 +197,7 @@ def test_the_discriminator_tells_the_decoder_of_no_checkerboard(side):
 @torch.no_grad()
 def test_overlapping_kernels_plain_shuffles_and_repeated_pixels_would_not_pass():
     torch.manual_seed(1)
-    smooth = double_sides(double_sides(torch.randn(64, 8, 4, 4)))
+    smooth = F.interpolate(torch.randn(64, 8, 4, 4), scale_factor=4, mode="bilinear")
     overlapping = nn.ConvTranspose2d(8, 3, 3, 2, 1, output_padding=1)(smooth)
     shuffled = F.pixel_shuffle(nn.Conv2d(8, 12, 3, padding=1)(smooth), 2)
     repeated = F.interpolate(nn.Conv2d(8, 3, 3, padding=1)(smooth), scale_factor=2)
