@@ -8,6 +8,7 @@ the network has to produce: the latent parameters (encoder), the image's channel
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ali_dist.model.architectures import paper, points, residual, stabilised
 from ali_dist.model.architectures.schema import OUTPUT, Architecture
@@ -30,5 +31,8 @@ ARCHITECTURES = {
 }
 """The tables of models that work at one size, or on points."""
 
-SIZED_ARCHITECTURES: dict[str, Callable[[int, int], Architecture]] = {"residual": residual.make_residual}
+SIZED_ARCHITECTURES: dict[str, Callable[[int, int], Architecture]] = {
+    "residual": residual.make_residual,
+    "residual-plain": partial(residual.make_residual, normalized=False),
+}
 """What makes the tables of models for several sizes: of (side of the images, `model.depth`)."""
