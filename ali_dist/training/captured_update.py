@@ -9,6 +9,7 @@ learning rates and the weights of the penalties.
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,6 @@ def why_not_captured(config: Config, rule: UpdateRule, precision: str, world: Wo
         return "several workers exchange gradients within an update"
     if precision == "fp16":
         return "the loss scale of fp16 follows from what the host reads"
-    if config.optim.eps_inside:
-        return "optim.eps_inside changes Adam's epsilon at every update"
     if rule.forward_passes > 1:
         return f"the rule {rule.name!r} draws its masks within the update"
     if config.scale.compile:
@@ -54,7 +53,9 @@ class _Recording:
 class CapturedUpdates:
     """Calls a step like `Step` itself, from its fourth update on by replaying what was recorded of it.
 
-    Updates with and without a penalty are recorded apart. If recording fails, updates go on as they were.
+    Updates with and without a penalty are recorded apart. Adam's epsilon is part of a recording: where it is added
+    before the bias correction (`optim.eps_inside`), updates are launched until it has settled in fp32, in which Adam
+    computes; with the paper's beta2 that is after 16,000 updates. If recording fails, updates go on as they were.
 
     Args:
         step: Of one rank; see `why_not_captured`.
@@ -66,14 +67,20 @@ class CapturedUpdates:
         self._stream = torch.cuda.Stream(device)
         self._recordings: dict[bool, _Recording] = {}
         self._updates_before: dict[bool, int] = {}
+        self._epsilon = 0.0
         self._pool: Any = None
-        self._has_failed = False
+        self._failure = ""
         self.say: Callable[[str], None] = _say_nothing
+
+    def describe(self) -> str:
+        """How the GPU is given updates, in words."""
+        return f"not replayed as a CUDA graph ({self._failure})" if self._failure else "replayed as a CUDA graph"
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """One update. The result is valid until the next one."""
-        if self._has_failed:
+        if self._failure:
             return self._step(batch, weights)
+        self._forget_other_epsilon()
         key = weights.has_penalty
         recording = self._recordings.get(key)
         if recording is None:
@@ -91,6 +98,14 @@ class CapturedUpdates:
         self._step.draw()
         recording.graph.replay()
         return recording.result
+
+    def _forget_other_epsilon(self) -> None:
+        """Record anew where Adam's epsilon is no longer the one of the recordings."""
+        (epsilon,) = struct.unpack("f", struct.pack("f", self._step.optimizer.param_groups[0]["eps"]))
+        if epsilon != self._epsilon:
+            self._epsilon = epsilon
+            self._recordings.clear()
+            self._updates_before.clear()
 
     def _update_on_own_stream(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """Update as usual, on the stream that is going to be recorded: what is created now belongs to it."""
@@ -123,9 +138,8 @@ class CapturedUpdates:
 
     def _give_up(self, error: RuntimeError, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """Say why, forget what was recorded, and update as usual from now on."""
-        reason = (str(error).strip().splitlines() or ["no reason was given"])[0]
-        self.say(f"Updates are not replayed as a CUDA graph, and go on without: {reason}")
-        self._has_failed = True
+        self._failure = (str(error).strip().splitlines() or ["no reason was given"])[0]
+        self.say(f"Updates are not replayed as a CUDA graph, and go on without: {self._failure}")
         self._recordings.clear()
         self._step.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize(self._stream.device)

@@ -45,7 +45,7 @@ class TrainState:
         step: One update.
         augmentation: The probability of what is done to the images that D sees; None where nothing is.
         captured: The same update, replayed on a GPU; None where it cannot be.
-        launching: How the GPU is given an update, in words; empty on a CPU.
+        why_launched: Why it cannot be, on a GPU.
     """
 
     ali: ALI
@@ -56,7 +56,14 @@ class TrainState:
     step: Step
     augmentation: AugmentationProbability | None = None
     captured: CapturedUpdates | None = None
-    launching: str = ""
+    why_launched: str = ""
+
+    @property
+    def launching(self) -> str:
+        """How the GPU is given an update, in words; empty on a CPU."""
+        if self.captured is not None:
+            return self.captured.describe()
+        return f"not replayed as a CUDA graph ({self.why_launched})" if self.why_launched else ""
 
     def update(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """Update from this rank's part of a global batch; the result is valid until the next update. Collective."""
@@ -181,11 +188,10 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         micro_batch=config.scale.micro_batch,
         pause_reduction=partial(pause_reduction, wrapped),
     )
-    captured, launching = None, ""
+    captured, why_launched = None, ""
     if device.type == "cuda":
-        obstacle = why_not_captured(config, rule, precision.name, world)
-        captured = CapturedUpdates(step, device) if obstacle is None else None
-        launching = "replayed as a CUDA graph" if obstacle is None else f"not replayed as a CUDA graph ({obstacle})"
+        why_launched = why_not_captured(config, rule, precision.name, world) or ""
+        captured = None if why_launched else CapturedUpdates(step, device)
     return TrainState(
         ali=ali,
         space=space,
@@ -195,7 +201,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         step=step,
         augmentation=augmentation,
         captured=captured,
-        launching=launching,
+        why_launched=why_launched,
     )
 
 

@@ -77,6 +77,7 @@ def config_for(settings: Settings, *layers: dict[str, Any]) -> Config:
         "scale.precision": settings.precision,
         "scale.compile": settings.compile,
         "model.output_bias_from_data": False,  # there are no data, and it does not change the speed
+        "optim.eps_inside": False,  # as after its first 16,000 updates: no update can be replayed until then
     }
     if settings.batch is not None:
         changes |= {"data.global_batch_size": settings.batch, "run.images": settings.batch}

@@ -153,6 +153,16 @@ def test_replayed_updates_are_the_launched_ones_bit_for_bit(make_config: MakeCon
     assert read_losses(launched) == read_losses(replayed)
 
 
+def test_an_epsilon_that_changes_is_not_replayed_until_it_has_settled(make_config: MakeConfig) -> None:
+    """With a small beta2, which settles within the run, the weights are those of launched updates."""
+    settings = {"run__images": 1440, "optim__eps_inside": True, "optim__beta2": 0.5, "scale__precision": "fp32"}
+    launched = make_config(run__name="launched", scale__cuda_graph="off", **settings)
+    replayed = make_config(run__name="replayed", **settings)
+    for config in (launched, replayed):
+        train_on_gpu(config)
+    assert_bitwise_equal(load_weights(launched), load_weights(replayed))
+
+
 def read_losses(config: Config) -> list[dict[str, Any]]:
     timings = ("seconds", "images_per_second", "data_wait")
     return [{key: value for key, value in r.items() if key not in timings} for r in read_train_records(config)]
