@@ -6,6 +6,7 @@ Shapes: images are [B, C, H, W], points are [B, D]; a `Shape` leaves the batch a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -242,12 +243,23 @@ def _make_halving() -> nn.Module:
     return nn.AvgPool2d(2)
 
 
-def _make_doubling() -> nn.Module:
+class Doubling(nn.Module):
     """[B, C, H, W] -> [B, C, 2H, 2W]: bilinear, which is the filter [1, 3, 3, 1] / 4 along each axis.
 
-    Repeated pixels left bands, and transposed convolutions leave checkerboards.
+    Repeated pixels left bands, and transposed convolutions leave checkerboards. As two matrix products it takes less
+    than half of the CPU time of torch's own, whose backward pass on a GPU also adds in another order each time.
     """
-    return nn.Upsample(scale_factor=2, mode="bilinear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (_doubling_matrix(side, x.device, x.dtype) for side in x.shape[-2:])
+        return rows @ x @ columns.mT
+
+
+@cache
+def _doubling_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[2 side, side] that doubles an axis."""
+    lines = torch.eye(side)[:, None]
+    return F.interpolate(lines, scale_factor=2, mode="linear", align_corners=False)[:, 0].T.to(device, dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -268,7 +280,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, resize: Resize, architecture: Architecture, norm: bool) -> None:
         super().__init__()
         self.before = _make_halving() if resize == "down" else nn.Identity()
-        self.after = _make_doubling() if resize == "up" else nn.Identity()
+        self.after = Doubling() if resize == "up" else nn.Identity()
         changes = channels_in != channels
         self.shortcut = nn.Conv2d(channels_in, channels, 1, bias=False) if changes else nn.Identity()
         layers: list[nn.Module] = []
@@ -342,7 +354,7 @@ def build_layer(
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
     if layer.resize == "up":
-        parts.append(_make_doubling())
+        parts.append(Doubling())
         out = (out[0], *(2 * side for side in out[1:]))
     if layer.bias == "pixel":
         parts.append(PixelBias(out))

@@ -21,7 +21,7 @@ from ali_dist.model.architectures.schema import Resize
 from ali_dist.model.build import build_ali, build_networks
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.gradient_gates import PassThrough
-from ali_dist.model.layers import BatchNorm, ResidualBlock
+from ali_dist.model.layers import BatchNorm, Doubling, ResidualBlock
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.dry_run import describe_run
 from ali_dist.training.step import LossWeights
@@ -278,3 +278,10 @@ def test_a_dry_run_without_data_assumes_a_side(tmp_path):
     changes = {"data__url": str(tmp_path / "none"), "model__depth": 2}
     assert "penalised" in describe_run(config_for(**changes))
     assert "penalised" in describe_run(config_for(data__image_size=64, **changes))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_doubling_is_bilinear(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 4, 6).contiguous(memory_format=layout)
+    expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(Doubling()(x), expected)
