@@ -6,7 +6,7 @@ Source: Zenati et al., "Efficient GAN-Based Anomaly Detection", 2018 (arXiv 1802
 - features: |f(x, z) - f(G(z), z)|_1 with f the discriminator's last hidden layer;
 - score: alpha * reconstruction + (1 - alpha) * one of the two others, alpha = 0.9 in the authors' code.
 E(x) is mu here; for an encoder without a closed form it is a sample. The published sum adds terms of unlike sizes (an
-L1 norm grows with the image, a cross-entropy does not), so each score has a twin that adds standardised terms.
+L1 norm grows with the image, a cross-entropy does not), so each score has a twin that adds standardized terms.
 """
 
 from __future__ import annotations

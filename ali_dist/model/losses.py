@@ -96,13 +96,14 @@ OBJECTIVES = {
 def jsd_estimate(d_loss: float, logits: int = 1) -> float:
     """Lower bound (nats, from 0 to ln 2) of the Jensen-Shannon divergence between the two kinds of pairs, for V and V'.
 
-    Any D gives the bound ln 2 - L_d / 2, and the optimal one reaches the divergence. A D that is worse than chance has a
-    negative one: with K + 1 classes already at its start, where all K + 1 are alike and d = ln K. That bounds nothing,
-    because a divergence is never negative, so 0 is given in its place. With packing, pairs are packs of pairs.
+    Any D gives the bound ln 2 - L_d / 2, and the optimal one reaches the divergence. That of a D which is worse than
+    chance is negative: with K + 1 classes already at the start, where all of them are alike and d = ln K. It says
+    nothing of a divergence, which is never negative, so 0 is given in its place. With packing, a pair is a whole pack.
 
     Args:
         d_loss: L_d, summed over the logits of a pair.
-        logits: Their number; with unary scores 3, whose mean is bounded, since x or z alone diverge no more than (x, z).
+        logits: Their number. With unary scores it is 3, and their mean is a bound: x or z alone diverge no more than
+            (x, z) does.
 
     Source: arXiv 1606.00704, section 2.5: at the optimal D, V = 2 JSD - 2 ln 2, and L_d = -V.
     """
