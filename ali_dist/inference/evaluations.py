@@ -402,7 +402,7 @@ class Evaluation(Generic[Options]):
 
 EVALUATIONS: Mapping[str, Evaluation[Any]] = {
     "metrics": Evaluation(
-        "the metrics of the run's report, on the holdout split (with seed 0: the same numbers)",
+        "the metrics of the run's report, on the holdout split (with seed 0 on the same device: the same numbers)",
         MetricsOptions,
         evaluate_run_metrics,
     ),
