@@ -155,7 +155,7 @@ def svm_protocol(
 ) -> SvmResult:
     """Run the protocol; the same arguments give the same result, whatever `jobs`.
 
-    A fit of 1000 labels and 5,376 features takes 1 to 2 seconds of one core, a whole run of 150 fits about 5 minutes.
+    A fit of 1000 labels and 5,376 features takes 1 to 2 seconds of one core, a whole run of 150 fits 5 to 10 minutes.
 
     Args:
         pool: Labelled training samples that labels are drawn from.
