@@ -9,7 +9,7 @@ from pathlib import Path
 from ali_dist.cli import device_from_arguments, make_run_parser, storage_from_arguments, whole_number_type
 from ali_dist.errors import InputError, exit_code
 from ali_dist.inference.conditions import find_attributes, parse_condition
-from ali_dist.inference.generation import DEFAULT_COUNTS, GalleryWriter
+from ali_dist.inference.generation import DEFAULT_COUNTS, DEFAULT_STEPS, GalleryWriter
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
 from ali_dist.storage import is_local
@@ -48,7 +48,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--use-mean", action="store_true", help="z = mu(x) in place of a draw z ~ q(z|x)")
     what.add_argument("--spherical", action="store_true", help="interpolate along great circles, not straight lines")
     what.add_argument(
-        "--steps", type=whole_number_type(2, 1000), default=9, help="images of an interpolation (default 9)"
+        "--steps",
+        type=whole_number_type(2, 1000),
+        default=DEFAULT_STEPS,
+        help=f"decoded images of an interpolation (default {DEFAULT_STEPS}, as in the paper)",
     )
     condition = parser.add_argument_group("conditions, for conditional models")
     condition.add_argument("--class", dest="class_text", metavar="K", help="name or number of a class")

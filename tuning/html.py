@@ -48,8 +48,8 @@ def sweep_page_html(plan: SweepPlan, records: Sequence[TrialRecord], store: Stor
     """The page as HTML.
 
     Args:
-        plan: Of the sweep.
-        records: Of its trials.
+        plan: The plan of the sweep.
+        records: The records of its trials.
         store: The sweep's folder, for pictures and for links to the trials' own pages.
     """
     scored = [record for record in records if record.score is not None]

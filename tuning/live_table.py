@@ -31,7 +31,7 @@ class LiveTable:
     """The table of a running sweep.
 
     Args:
-        plan: Of the sweep.
+        plan: The plan of the sweep.
         trials_at_once: How many trials run at the same time.
     """
 

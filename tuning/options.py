@@ -172,8 +172,8 @@ def make_plan(options: SweepOptions, settings: dict[str, Any]) -> SweepPlan:
     """The whole plan; its metric may be left open ("") until the data are seen.
 
     Args:
-        options: Of the sweep.
-        settings: For all trials, by dotted name.
+        options: The options of the sweep.
+        settings: Settings for all trials, by dotted name.
 
     Raises:
         InputError: Something in it cannot work.

@@ -69,7 +69,7 @@ class TrialCallback(ray.tune.Callback):
     """Tells the tracker what happens.
 
     Args:
-        tracker: Of the sweep.
+        tracker: The tracker of the sweep.
         check_trial: Says what is wrong with a trial's own files; None if nothing is.
         on_trial_end: Called with the record of each trial that has come to its end.
     """
@@ -109,7 +109,7 @@ class SweepStopper(ray.tune.Stopper):
     """Stops collapsed trials; when the sweep ends, asks all trials to save, and ends them when they have.
 
     Args:
-        tracker: Of the sweep.
+        tracker: The tracker of the sweep.
         coordinator: Where trials learn that the sweep ends.
     """
 
@@ -140,7 +140,7 @@ class ResumableASHA(ASHAScheduler):
     """ASHA on images seen; the preset's own trial always goes on, because all others are compared with it.
 
     Args:
-        plan: Of the sweep.
+        plan: The plan of the sweep.
         records: Trials that ended in an earlier process of the sweep: they stand on their rungs.
     """
 
@@ -173,8 +173,8 @@ class TrialQueue:
     """Gives Tune the requests of trials, in order.
 
     Args:
-        plan: Of the sweep.
-        tracker: Of the sweep.
+        plan: The plan of the sweep.
+        tracker: The tracker of the sweep.
         resources: What each trial takes.
         suggester: Asked where the plan does not fix settings.
     """
@@ -252,8 +252,8 @@ def run_trials(
     """Run the trials that the tracker lists as waiting; returns when all have ended or the tracker is halted.
 
     Args:
-        plan: Of the sweep.
-        tracker: Of the sweep.
+        plan: The plan of the sweep.
+        tracker: The tracker of the sweep.
         store: The sweep's folder.
         resources: What each trial takes.
         trials_at_once: How many trials run at the same time.

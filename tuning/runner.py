@@ -33,7 +33,7 @@ def run_sweep(
     """Run all trials that have not ended, on the Ray cluster that this process is connected to.
 
     Args:
-        plan: Of the sweep.
+        plan: The plan of the sweep.
         store: The sweep's folder.
         records: What earlier drivers left there.
         resources: What each trial takes.

@@ -37,7 +37,7 @@ class TrialContext:
     """The surroundings of a trial that trains in this process; see `ali_dist.training.context.Context`.
 
     Args:
-        config: Of the trial.
+        config: The config of the trial.
         metric: What trials are compared by.
         stop_event: Is set when the sweep ends.
     """

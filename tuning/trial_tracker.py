@@ -44,7 +44,7 @@ class TrialTracker:
     """All trials of a sweep. Safe to use from several threads.
 
     Args:
-        plan: Of the sweep.
+        plan: The plan of the sweep.
         store: The sweep's folder.
         records: What earlier drivers left.
         write_line: Gets one line for each thing that happens.

@@ -6,7 +6,7 @@ Source: Zenati et al., "Efficient GAN-Based Anomaly Detection", 2018 (arXiv 1802
 - features: |f(x, z) - f(G(z), z)|_1 with f the discriminator's last hidden layer;
 - score: alpha * reconstruction + (1 - alpha) * one of the two others, alpha = 0.9 in the authors' code.
 E(x) is mu here; for an encoder without a closed form it is a sample. The published sum adds terms of unlike sizes (an
-L1 norm grows with the image, a cross-entropy does not), so each score has a twin that adds standardised terms.
+L1 norm grows with the image, a cross-entropy does not), so each score has a twin that adds standardized terms.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import in_batches
 from ali_dist.evaluation.interfaces import LabelledArrays
+from ali_dist.evaluation.monitor import Advance, EvaluationMonitor
 
 ALPHA = 0.9
 RESAMPLES = 1000
@@ -59,8 +60,16 @@ class AnomalyTerms:
     features: Array
 
     @classmethod
-    def compute(cls, model: AnomalyModel, x: Tensor, device: torch.device | str) -> AnomalyTerms:
+    def compute(
+        cls, model: AnomalyModel, x: Tensor, device: torch.device | str, advance: Advance | None = None
+    ) -> AnomalyTerms:
         """Compute the terms of `x` [N, ...].
+
+        Args:
+            model: The three networks.
+            x: Samples.
+            device: Where the model is.
+            advance: Called with the number of samples that are done.
 
         Raises:
             FloatingPointError: A term is not finite.
@@ -74,7 +83,7 @@ class AnomalyTerms:
             cross_entropy = F.softplus(-model.score(batch, z).flatten())
             return torch.stack([reconstruction, cross_entropy, gap.flatten(1).abs().sum(dim=1)], dim=1)
 
-        columns = in_batches(compute_batch, x, device, "anomaly score").double().numpy().T
+        columns = in_batches(compute_batch, x, device, "anomaly score", None, advance).double().numpy().T
         return cls(*columns)
 
     def scores(self, alpha: float = ALPHA) -> dict[str, Array]:
@@ -125,6 +134,7 @@ def one_vs_rest(
     normal: Tensor | None = None,
     alpha: float = ALPHA,
     device: torch.device | str = "cpu",
+    monitor: EvaluationMonitor | None = None,
 ) -> dict[str, AurocInterval]:
     """Measure how well a model that was trained on some classes tells the others from them.
 
@@ -137,6 +147,7 @@ def one_vs_rest(
             standardize the terms. Without them, only the published scores are computed.
         alpha: Weight of reconstruction, 0 to 1.
         device: Where the model runs.
+        monitor: Is told of progress, and may end the evaluation.
 
     Returns:
         The areas by score (see `AnomalyTerms.scores`), and for the two sums also `<score>_standardised`.
@@ -154,12 +165,15 @@ def one_vs_rest(
         )
     is_anomaly = ~np.isin(holdout.classes.numpy(), np.array(sorted(normal_classes)))
     _require_both_kinds(is_anomaly, normal_classes)
-    terms = AnomalyTerms.compute(model, holdout.x, device)
+    monitor = monitor or EvaluationMonitor()
+    advance = monitor.start("Scoring", len(holdout.x) + (0 if normal is None else len(normal)))
+    terms = AnomalyTerms.compute(model, holdout.x, device, advance)
     scores = terms.scores(alpha)
     if normal is not None:
-        standardized = terms.standardize(AnomalyTerms.compute(model, normal, device)).scores(alpha)
+        standardized = terms.standardize(AnomalyTerms.compute(model, normal, device, advance)).scores(alpha)
         scores |= {f"{name}_standardised": standardized[name] for name in standardized if name.startswith("egbad")}
-    return {name: auroc_interval(values, is_anomaly, seed=seed) for name, values in scores.items()}
+    advance = monitor.start("Bootstrap", RESAMPLES * len(scores))
+    return {name: auroc_interval(values, is_anomaly, seed=seed, advance=advance) for name, values in scores.items()}
 
 
 def area_under_roc(scores: Array, is_anomaly: NDArray[np.bool_]) -> float:
@@ -181,19 +195,28 @@ def area_under_roc(scores: Array, is_anomaly: NDArray[np.bool_]) -> float:
 
 
 def auroc_interval(
-    scores: Array, is_anomaly: NDArray[np.bool_], *, seed: int, resamples: int = RESAMPLES
+    scores: Array,
+    is_anomaly: NDArray[np.bool_],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    advance: Advance | None = None,
 ) -> AurocInterval:
     """`area_under_roc` with its 95 % percentile bootstrap interval; anomalies and normal samples are resampled apart.
+
+    `advance`, where given, is called with 1 after each resample.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     rng = np.random.default_rng([seed, resamples])
     kinds = [np.flatnonzero(is_anomaly), np.flatnonzero(~is_anomaly)]
     flags = np.repeat([True, False], [len(rows) for rows in kinds])
-    values = [
-        area_under_roc(scores[np.concatenate([rng.choice(rows, len(rows)) for rows in kinds])], flags)
-        for _ in range(resamples)
-    ]
+    values = []
+    for _ in range(resamples):
+        drawn = np.concatenate([rng.choice(rows, len(rows)) for rows in kinds])
+        values.append(area_under_roc(scores[drawn], flags))
+        if advance is not None:
+            advance(1)
     low, high = np.quantile(values, [0.025, 0.975])
     return AurocInterval(area_under_roc(scores, is_anomaly), float(low), float(high))
 

@@ -96,12 +96,16 @@ def train_classifier(
         device: Where it is trained and used.
         steps: Updates; None: 400, which is too few above about 16x16 (see `classifier_updates`).
         on_step: Called with 1 after each update.
+
+    Raises:
+        ValueError: The images have no class labels.
     """
-    assert train.y is not None, "a classifier needs labels"
+    if train.classes is None:
+        raise ValueError("A classifier needs images with class labels, but these have none.")
     device = torch.device(device)
     draws = make_generator(seed, "classifier")
-    trunk, head = _build_network(train.x.shape[1], int(train.y.max()) + 1, draws, device)
-    _train_network(trunk, head, train.x, train.y, F.cross_entropy, draws, steps or STEPS, device, on_step)
+    trunk, head = _build_network(train.x.shape[1], int(train.classes.max()) + 1, draws, device)
+    _train_network(trunk, head, train.x, train.classes, F.cross_entropy, draws, steps or STEPS, device, on_step)
     return Classifier(trunk.eval(), head.eval(), device)
 
 
@@ -118,8 +122,12 @@ def train_attribute_classifier(
         seed: Seed of weights and batches.
         device: Where it is trained and used.
         on_step: Called with 1 after each update.
+
+    Raises:
+        ValueError: The attributes are of another form.
     """
-    assert y.ndim == 2 and y.dtype == torch.float32 and len(y) == len(x), f"attributes must be float32 [{len(x)}, A]"
+    if y.ndim != 2 or y.dtype != torch.float32 or len(y) != len(x):
+        raise ValueError(f"Attributes must be float32 [{len(x)}, A], not {y.dtype} {tuple(y.shape)}.")
     device = torch.device(device)
     draws = make_generator(seed, "attribute judge")  # part of the seed: another word would change every number
     trunk, head = _build_network(x.shape[1], y.shape[1], draws, device)

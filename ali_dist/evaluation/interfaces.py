@@ -70,6 +70,9 @@ class LabelledArrays:
         split: Name of the split, for people; empty where it has none.
         total: Samples of the whole split; None: all of them are here.
         identity: What the samples are, and at what size: equal texts mean equal arrays. Empty: unknown.
+
+    Raises:
+        ValueError: x or y is of another form.
     """
 
     x: Tensor
@@ -80,12 +83,15 @@ class LabelledArrays:
     identity: str = ""
 
     def __post_init__(self) -> None:
-        assert self.x.dtype == torch.float32, f"x must be float32, not {self.x.dtype}"
-        assert self.x.ndim in (2, 4), f"x must be [N, C, H, W] or [N, D], not {tuple(self.x.shape)}"
-        if self.y is not None:
-            label_types = {1: torch.int64, 2: torch.float32}
-            assert label_types.get(self.y.ndim) == self.y.dtype, f"y is {self.y.dtype} {tuple(self.y.shape)}"
-            assert len(self.y) == len(self.x), f"y is {tuple(self.y.shape)} for x {tuple(self.x.shape)}"
+        if self.x.dtype != torch.float32 or self.x.ndim not in (2, 4):
+            raise ValueError(f"x must be float32 [N, C, H, W] or [N, D], not {self.x.dtype} {tuple(self.x.shape)}.")
+        if self.y is None:
+            return
+        label_types = {1: torch.int64, 2: torch.float32}
+        if label_types.get(self.y.ndim) != self.y.dtype or len(self.y) != len(self.x):
+            count = len(self.x)
+            given = f"{self.y.dtype} {tuple(self.y.shape)}"
+            raise ValueError(f"y must be class labels int64 [{count}] or attributes float32 [{count}, A], not {given}.")
 
     @property
     def classes(self) -> Tensor | None:

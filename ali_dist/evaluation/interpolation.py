@@ -17,7 +17,7 @@ def lerp_path(first: Tensor, last: Tensor, steps: int) -> Tensor:
     Returns:
         The points, [R, S, D].
 
-    Source: arXiv 1606.00704, section 4.4.
+    Source: arXiv 1606.00704, section 4.2.
     """
     t = torch.linspace(0, 1, steps).to(first)[None, :, None]
     return torch.lerp(first[:, None], last[:, None], t)

@@ -1,7 +1,7 @@
 """How much a linear classifier can read off a representation, and class-balanced draws of labels.
 
 A linear SVM on 1000 class-balanced training labels, mean over 3 draws of them, accuracy on the whole holdout split.
-Source: the protocol of arXiv 1606.00704 section 4 for SVHN (L2-SVM on the encoder's features), in small.
+Source: the protocol of arXiv 1606.00704, section 4.3, for SVHN (L2-SVM on the encoder's features), in small.
 """
 
 from __future__ import annotations

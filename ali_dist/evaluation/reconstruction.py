@@ -27,8 +27,14 @@ def mean_squared_error(x: Tensor, x_rec: Tensor, convert: ImageMap = keep_as_is)
         x: Images.
         x_rec: Their reconstructions.
         convert: What both become before they are compared, such as another size; it maps every image by itself.
+
+    Raises:
+        ValueError: They have different shapes.
     """
-    assert x.shape == x_rec.shape, f"{tuple(x.shape)} against {tuple(x_rec.shape)}"
+    if x.shape != x_rec.shape:
+        raise ValueError(
+            f"Images and reconstructions must have one shape, not {tuple(x.shape)} and {tuple(x_rec.shape)}."
+        )
     error = 0.0
     for rows in _parts(x):
         gap = convert(x[rows]).double() - convert(x_rec[rows]).double()
@@ -57,11 +63,6 @@ def constant_image_error(x: Tensor, image: Tensor, convert: ImageMap = keep_as_i
         gap = convert(x[rows]).double() - image.double()
         error += float(gap.square().mean()) * (len(gap) / len(x))
     return error
-
-
-def mean_image_error(train: Tensor, holdout: Tensor, convert: ImageMap = keep_as_is) -> float:
-    """The error on `holdout` of answering everything with the mean image of `train`, both [N, C, H, W]."""
-    return constant_image_error(holdout, mean_image(train, convert), convert)
 
 
 def _parts(x: Tensor) -> list[slice]:

@@ -44,7 +44,7 @@ class _RealLevel:
 
     Attributes:
         places: Flat indices of the patches' pixels, [patches, 49], in an image of this level.
-        mean: Of each channel over the patches, [C, 1].
+        mean: Mean of each channel over the patches, [C, 1].
         std: Likewise.
         directions: Unit vectors [C * 49, directions].
         projections: Sorted projections of the real patches, [directions, N * patches].

@@ -68,22 +68,27 @@ def hold_out_share(total: int) -> tuple[Ids, Ids]:
     return share, np.setdiff1d(np.arange(total), share)
 
 
-def load_labelled_arrays(store: Store, index: Index, space: DataSpace) -> LabelledArrays:
+def load_labelled_arrays(
+    store: Store, index: Index, space: DataSpace, monitor: EvaluationMonitor | None = None
+) -> LabelledArrays:
     """Read a whole split and bring it to the size the model works at.
 
     Args:
         store: The split's own folder.
         index: The split's index.
         space: The ranges that the model works in.
+        monitor: Is told of the reading.
 
     Raises:
         InputError: The index does not match its shards, or a sample is damaged.
     """
-    stored, y = load_arrays(store, index)
+    name = _split_name(store)
+    advance = None if monitor is None else monitor.start(_reading(name), index.num_samples)
+    stored, y = load_arrays(store, index, advance)
     x = torch.empty(len(stored), *space.model_shape)
     for start in range(0, len(stored), _ROWS_AT_ONCE):  # what comes between stored and unit range exists in parts
         x[start : start + _ROWS_AT_ONCE] = space.unit_from_stored(stored[start : start + _ROWS_AT_ONCE])
-    return LabelledArrays(x, y, index.spec.label_names, _split_name(store), None, _identity(index, space, "all"))
+    return LabelledArrays(x, y, index.spec.label_names, name, None, _identity(index, space, "all"))
 
 
 def load_evaluation_arrays(
@@ -114,7 +119,7 @@ def load_evaluation_arrays(
     count = samples_that_fit(index, space, memory_mb)
     total = index.num_samples if among is None else len(among)
     if count >= total and among is None:
-        return load_labelled_arrays(store, index, space)
+        return load_labelled_arrays(store, index, space, monitor)
     chosen = choose_samples(total, min(count, total)) if count < total else np.arange(total)
     ids = chosen if among is None else among[chosen]
     parts = f"{total}" if among is None else f"{total} of {index.num_samples}"
@@ -142,7 +147,7 @@ def load_rows(
     order = np.argsort(wanted, kind="stable")
     x = torch.empty(len(wanted), *space.model_shape)
     name = _split_name(store)
-    advance = None if monitor is None else monitor.start(f"Reading {name or 'samples'}", len(wanted))
+    advance = None if monitor is None else monitor.start(_reading(name), len(wanted))
     for start in range(0, len(order), _ROWS_AT_ONCE):
         rows = order[start : start + _ROWS_AT_ONCE]
         x[torch.from_numpy(rows)] = space.unit_from_stored(torch.from_numpy(load_samples(store, index, wanted[rows])))
@@ -167,6 +172,11 @@ def describe_samples(samples: Mapping[str, Mapping[str, str | int]]) -> str:
 def count_samples(arrays: LabelledArrays) -> dict[str, str | int]:
     """What of a split is used, for files: its name, the samples used, and all there are."""
     return {"split": arrays.split, "samples": len(arrays.x), "of": arrays.total or len(arrays.x)}
+
+
+def _reading(split_name: str) -> str:
+    """What a progress bar is called while a split is read."""
+    return f"Reading {split_name or 'samples'}"
 
 
 def _describe_count(count: Mapping[str, str | int]) -> str:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+import tempfile
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class StoredFeatures:
-    """Features float32 [N, F] in a file that belongs to this object's folder.
+    """Features float32 [N, F] in a temporary file that has no name: however the process ends, nothing stays behind.
 
     The file is mapped for the length of one access alone: pages of a mapping that stays would count as memory of the
-    process until all of the file does.
+    process until all of the file does. A context manager, which closes the file.
 
     Args:
-        path: Where the file is made; an older one is replaced.
         rows: N.
         size: F.
     """
 
-    def __init__(self, path: Path, rows: int, size: int) -> None:
-        self._path = path
+    def __init__(self, rows: int, size: int) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (`__exit__` closes it)
         self._rows = rows
         self._size = size
-        self._map("w+")  # makes the file, at its full length
+        self._file.truncate(4 * rows * size)
 
     @property
     def ndim(self) -> int:
@@ -49,14 +50,24 @@ class StoredFeatures:
         return part
 
     def write(self, start: int, features: NDArray[np.float32]) -> None:
-        """Write rows from `start` on."""
-        mapped = self._map("r+")
-        mapped[start : start + len(features)] = features
-        mapped.flush()
+        """Write rows from `start` on.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self._file.seek(4 * start * self._size)
+        self._file.write(np.ascontiguousarray(features, dtype=np.float32).data)
+        self._file.flush()
 
     def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.float32]:
         """A copy of some rows."""
-        return np.array(self._map("r")[rows])
+        mapped = np.memmap(self._file, dtype=np.float32, mode="r", shape=(self._rows, self._size))
+        return np.array(mapped[rows])
 
-    def _map(self, mode: str) -> np.memmap[tuple[int, ...], np.dtype[np.float32]]:
-        return np.memmap(self._path, dtype=np.float32, mode=mode, shape=(self._rows, self._size))  # type: ignore[call-overload]
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

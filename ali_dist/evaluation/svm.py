@@ -54,14 +54,19 @@ class EmbeddedSplit:
     """One split as a classifier sees it: features float32 [N, F] and class labels int64 [N].
 
     Rows of it are in memory; the whole may be in a file.
+
+    Raises:
+        ValueError: They are of another form.
     """
 
     features: FeatureRows
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        assert self.features.ndim == 2 and self.features.dtype == np.float32, "features must be float32 [N, F]"
-        assert self.labels.shape == self.features.shape[:1], f"{self.labels.shape} labels for {self.features.shape}"
+        if self.features.ndim != 2 or self.features.dtype != np.float32:
+            raise ValueError(f"Features must be float32 [N, F], not {self.features.dtype} {self.features.shape}.")
+        if self.labels.shape != self.features.shape[:1]:
+            raise ValueError(f"Labels must be [{self.features.shape[0]}], one for each row, not {self.labels.shape}.")
 
     def __getitem__(self, rows: Rows) -> EmbeddedSplit:
         return EmbeddedSplit(self.features[rows], self.labels[rows])
@@ -150,7 +155,7 @@ def svm_protocol(
 ) -> SvmResult:
     """Run the protocol; the same arguments give the same result, whatever `jobs`.
 
-    A fit of 1000 labels and 5,376 features takes 1 to 2 seconds of one core, a whole run of 150 fits about 5 minutes.
+    A fit of 1000 labels and 5,376 features takes 1 to 2 seconds of one core, a whole run of 150 fits 5 to 10 minutes.
 
     Args:
         pool: Labelled training samples that labels are drawn from.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_ba
 from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
 from ali_dist.evaluation.inception import check_inception_available, inception_distances, read_weights
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.monitor import EvaluationMonitor
+from ali_dist.evaluation.monitor import EvaluationMonitor, WatchedModel
 from ali_dist.evaluation.neighbors import NEIGHBORS, neighbor_errors
 from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.evaluation.split_loading import count_samples, describe_samples, load_evaluation_arrays
@@ -35,7 +35,7 @@ from ali_dist.inference.features import compute_features
 from ali_dist.inference.load import LoadedRun
 from ali_dist.inference.samples import conditions_for_samples, read_samples, runs_of_shard
 from ali_dist.report.tables import MOST_SEEDS, MetricEstimate
-from ali_dist.report.terminal import show_progress, show_progress_bars
+from ali_dist.report.terminal import show_progress_bars
 from ali_dist.runs.datasets import VALID, DataSplit
 from ali_dist.storage import is_local
 
@@ -205,10 +205,10 @@ def _reference_cache(request: EvaluationRequest) -> ReferenceCache:
 
 def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
     """Run the paper's SVM protocol on mu beside the encoder's last three hidden layers."""
-    with tempfile.TemporaryDirectory(prefix="ali-dist-features-") as folder, show_progress_bars() as start_bar:
+    with ExitStack() as files, show_progress_bars() as start_bar:
         monitor = EvaluationMonitor(start_bar)
         train = _open_train_split(request, options.train_split)
-        pool = embed_split(request, train, Path(folder) / "train", monitor)
+        pool = embed_split(request, train, files, monitor)
         valid = _open_valid_split(request, train)
         if valid is None:
             pool_rows, validation_rows = hold_out_rows(len(pool.labels))
@@ -220,11 +220,11 @@ def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
                 f"held out since the data have no other split {VALID}; errors are of {request.holdout.name}."
             )
         else:
-            validation = embed_split(request, valid, Path(folder) / "valid", monitor)
+            validation = embed_split(request, valid, files, monitor)
             request.notes.append(
                 f"Labels are from {train.name}; C was chosen on {valid.name}; errors are of {request.holdout.name}."
             )
-        test = embed_split(request, request.holdout, Path(folder) / "test", monitor)
+        test = embed_split(request, request.holdout, files, monitor)
         advance = monitor.start("Fitting SVMs", len(PENALTIES) + options.draws)
         result = svm_protocol(
             pool,
@@ -241,11 +241,11 @@ def evaluate_svm(request: EvaluationRequest, options: SvmOptions) -> Estimates:
 
 def evaluate_neighbors(request: EvaluationRequest, options: NeighborOptions) -> Estimates:
     """Measure the errors of 1 and 5 nearest neighbors on mu, and on the features of the paper's SVM."""
-    with tempfile.TemporaryDirectory(prefix="ali-dist-features-") as folder, show_progress_bars() as start_bar:
+    with ExitStack() as files, show_progress_bars() as start_bar:
         monitor = EvaluationMonitor(start_bar)
         train = _open_train_split(request, options.train_split)
-        pool = embed_split(request, train, Path(folder) / "train", monitor)
-        test = embed_split(request, request.holdout, Path(folder) / "test", monitor)
+        pool = embed_split(request, train, files, monitor)
+        test = embed_split(request, request.holdout, files, monitor)
         request.notes.append(
             f"Neighbors are among all {len(pool.labels):,} samples of {train.name}, by Euclidean distance; errors are "
             f"of {request.holdout.name}."
@@ -278,8 +278,16 @@ def _open_valid_split(request: EvaluationRequest, train: DataSplit) -> DataSplit
     return None if valid.index.fingerprint in used else valid
 
 
-def embed_split(request: EvaluationRequest, split: DataSplit, path: Path, monitor: EvaluationMonitor) -> EmbeddedSplit:
+def embed_split(
+    request: EvaluationRequest, split: DataSplit, files: ExitStack, monitor: EvaluationMonitor
+) -> EmbeddedSplit:
     """Compute mu beside the encoder's last three hidden layers of a whole split, shard by shard, into a file.
+
+    Args:
+        request: What is measured.
+        split: The split.
+        files: Closes the file.
+        monitor: Is told of progress.
 
     Raises:
         InputError: The data have no class labels, do not fit the model, or are damaged.
@@ -305,7 +313,7 @@ def embed_split(request: EvaluationRequest, split: DataSplit, path: Path, monito
             c = conditions_for_samples(run, split, samples.y)
             features = in_batches(compute, samples.x, request.device, "encoder's feature map", c, advance)
             if stored is None:
-                stored = StoredFeatures(path, split.index.num_samples, features.shape[1])
+                stored = files.enter_context(StoredFeatures(split.index.num_samples, features.shape[1]))
             stored.write(start, features.numpy())
             start += len(features)
             labels.append(samples.y)
@@ -328,14 +336,22 @@ def _svm_metrics(result: SvmResult) -> dict[str, float]:
 def evaluate_anomaly(request: EvaluationRequest, options: AnomalyOptions) -> Estimates:
     """Measure EGBAD's scores on the holdout split: their AUROC with bootstrap intervals."""
     normal_classes = {find_class(request.run, name.strip()) for name in options.normal_class.split(",")}
-    train = request.load_train()
-    holdout = request.load_holdout()
-    if train.classes is None or holdout.classes is None:
-        raise InputError("--what anomaly needs class labels, but the data have none: give data with classes.")
-    normal = train.x[torch.isin(train.classes, torch.tensor(sorted(normal_classes)))]
-    areas = one_vs_rest(
-        request.run.model, holdout, normal_classes, seed=request.seed, normal=normal, device=request.device
-    )
+    with show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        train = request.load_train(monitor)
+        holdout = request.load_holdout(monitor)
+        if train.classes is None or holdout.classes is None:
+            raise InputError("--what anomaly needs class labels, but the data have none: give data with classes.")
+        normal = train.x[torch.isin(train.classes, torch.tensor(sorted(normal_classes)))]
+        areas = one_vs_rest(
+            request.run.model,
+            holdout,
+            normal_classes,
+            seed=request.seed,
+            normal=normal,
+            device=request.device,
+            monitor=monitor,
+        )
     return {f"auroc_{name}": MetricEstimate(area.value, area.low, area.high) for name, area in areas.items()}
 
 
@@ -349,19 +365,21 @@ def evaluate_fid(request: EvaluationRequest, options: FidOptions) -> Estimates:
     weights = Path(options.inception_weights)
     read_weights(weights)  # a wrong file and a missing library are refused before anything is computed
     check_inception_available()
-    train = request.load_train()
-    samples = request.count_samples(options.samples)
-    c = conditions_from_labels(run.model, train.y)
-    c_samples = None if c is None else draw_rows(c, samples, request.seed)
-    x_tilde = sample_decoder(run.model, samples, request.seed, request.device, c_samples)
-    with show_progress("Inception", len(train.x) + samples) as advance:
+    with show_progress_bars() as start_bar:
+        monitor = EvaluationMonitor(start_bar)
+        train = request.load_train(monitor)
+        samples = request.count_samples(options.samples)
+        c = conditions_from_labels(run.model, train.y)
+        c_samples = None if c is None else draw_rows(c, samples, request.seed)
+        watched = WatchedModel(run.model, monitor.start("Drawing samples", samples))
+        x_tilde = sample_decoder(watched, samples, request.seed, request.device, c_samples)
         distances = inception_distances(
             run.space.native_from_unit(x_tilde),
             run.space.native_from_unit(train.x),
             weights=weights,
             seed=request.seed,
             device=request.device,
-            on_images=advance,
+            on_images=monitor.start("Inception", len(train.x) + samples),
         )
     distances["compared_images"] = float(min(len(train.x), samples))
     return {key: MetricEstimate(value) for key, value in distances.items()}
@@ -384,7 +402,7 @@ class Evaluation(Generic[Options]):
 
 EVALUATIONS: Mapping[str, Evaluation[Any]] = {
     "metrics": Evaluation(
-        "the metrics of the run's report, on the holdout split (with seed 0: the same numbers)",
+        "the metrics of the run's report, on the holdout split (with seed 0 on the same device: the same numbers)",
         MetricsOptions,
         evaluate_run_metrics,
     ),

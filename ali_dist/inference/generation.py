@@ -32,6 +32,8 @@ DEFAULT_COUNTS = {
     "attributes": galleries.ROWS,
 }
 """The galleries that can be written, and their default numbers of samples, pairs or rows."""
+DEFAULT_STEPS = galleries.STEPS
+"""Decoded images of an interpolation."""
 
 
 @dataclass(frozen=True, slots=True)

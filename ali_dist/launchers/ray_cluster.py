@@ -96,8 +96,8 @@ def choose_workers(
     """Choose how many workers a run gets.
 
     Args:
-        config: Of the run. `scale.workers` decides; with `auto`, there is a worker for each GPU of the cluster, or on
-            CPUs for each machine that has room for one, and no more than the data order has lanes.
+        config: The config of the run. `scale.workers` decides; with `auto`, there is a worker for each GPU of the
+            cluster, or on CPUs for each machine that has room for one, and no more than the data order has lanes.
         nodes: Resources of every machine.
         per_worker: What each worker takes.
         write_line: Gets a sentence if there is room for more workers than lanes.

@@ -196,7 +196,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     """Train on Ray workers, on the cluster that this process belongs to or on one that is started here.
 
     Args:
-        config: Of the run.
+        config: The config of the run.
         callbacks: Ray Train's; they learn of what the workers report, for example to pass it on to Ray Tune.
         stop_event: Asks the workers to save and stop when it is set, as SIGTERM does.
 

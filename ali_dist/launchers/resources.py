@@ -91,7 +91,7 @@ def check_lanes(config: Config, workers: int, option: str = "scale.workers") -> 
     """Refuse more workers than the order of the data has lanes.
 
     Args:
-        config: Of the run, or of each trial of a sweep.
+        config: The config of the run, or of each trial of a sweep.
         workers: The most that one run or trial has.
         option: What the user sets their number with.
 

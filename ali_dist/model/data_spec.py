@@ -14,11 +14,11 @@ class DataSpec:
     """What a model has to know of its data. An index has one (`Index.spec`), and every checkpoint keeps it.
 
     Attributes:
-        shape: Of a stored sample, (C, H, W) or (D,).
+        shape: Shape of a stored sample, (C, H, W) or (D,).
         dtype: uint8 or float32.
         classes: Names of the classes, or empty.
         attributes: Names of the attributes, or empty.
-        mixture: Of Gaussian mixtures: `means` [K, D] and `std`.
+        mixture: For Gaussian mixtures, `means` [K, D] and `std`.
     """
 
     shape: tuple[int, ...]

@@ -61,7 +61,7 @@ def bound_slope(slope: Tensor) -> Tensor:
     return slope.abs().clamp_min(MINIMUM_SLOPE).copysign(slope)
 
 
-# V', the paper's objective: labels swapped on both sides. Source: arXiv 1606.00704, section 2.2 and Algorithm 1.
+# V', the paper's objective: labels swapped on both sides. Source: arXiv 1606.00704, section 2.3 and Algorithm 1.
 _NONSATURATING = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: F.softplus(d_q) + F.softplus(-d_p),
@@ -69,7 +69,7 @@ _NONSATURATING = Objective(
     estimates_jsd=True,
 )
 
-# V, the minimax value function itself (equation 2).
+# V, the minimax value function itself (the paper's equation 1).
 _MINIMAX = Objective(
     d_loss=lambda d_q, d_p: F.softplus(-d_q) + F.softplus(d_p),
     g_loss=lambda d_q, d_p: -F.softplus(-d_q) - F.softplus(d_p),
@@ -100,12 +100,21 @@ OBJECTIVES = {
 }
 
 
-def jsd_estimate(d_loss: float) -> float:
-    """Lower bound (nats, at most ln 2) of JSD(q(x, z) || p(x, z)): ln 2 - L_d / 2, for V and V'.
+def jsd_estimate(d_loss: float, logits: int = 1) -> float:
+    """Lower bound (nats, from 0 to ln 2) of the Jensen-Shannon divergence between the two kinds of pairs, for V and V'.
 
-    Source: arXiv 1606.00704, section 2.2: at the optimal D, V = 2 JSD - 2 ln 2, and L_d = -V.
+    Any D gives the bound ln 2 - L_d / 2, and the optimal one reaches the divergence. That of a D which is worse than
+    chance is negative: with K + 1 classes already at the start, where all of them are alike and d = ln K. It says
+    nothing of a divergence, which is never negative, so 0 is given in its place. With packing, a pair is a whole pack.
+
+    Args:
+        d_loss: L_d, summed over the logits of a pair.
+        logits: Their number. With unary scores it is 3, and their mean is a bound: x or z alone diverge no more than
+            (x, z) does.
+
+    Source: arXiv 1606.00704, section 2.5: at the optimal D, V = 2 JSD - 2 ln 2, and L_d = -V.
     """
-    return math.log(2.0) - d_loss / 2
+    return max(math.log(2.0) - d_loss / (2 * logits), 0.0)  # in this order, NaN stays NaN
 
 
 def class_entropy(log_shares: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Encoder(nn.Module):
     A condition's embedding e joins the input of the last layer, as in the authors' code, so that mu and log sigma are
     affine in it.
 
-    Source: arXiv 1606.00704, section 2.1 (reparametrization); BiGAN (arXiv 1605.09782) for the deterministic one;
+    Source: arXiv 1606.00704, section 2 (reparametrization); BiGAN (arXiv 1605.09782) for the deterministic one;
     the implicit one takes epsilon beside x at its input, as the authors' code does for 2-D mixtures.
     """
 

@@ -37,9 +37,13 @@ def line_chart(
         y_label: Quantity and unit of the vertical axis.
         guide: Height of a dashed horizontal line, e.g. an ideal value; None: no such line.
         from_zero: Whether the vertical axis includes 0.
+
+    Raises:
+        ValueError: No point is finite.
     """
     finite_points = [(x, y) for curve in curves for x, y in curve.points if math.isfinite(y)]
-    assert finite_points, "a chart needs at least one finite point"
+    if not finite_points:
+        raise ValueError("A chart needs at least one finite point.")
     heights = [y for _, y in finite_points] + ([] if guide is None else [guide]) + ([0.0] if from_zero else [])
     last = max(1.0, *(x for x, _ in finite_points))
     x_ticks = [tick for tick in axis_ticks(0.0, last, 5) if tick <= last]  # the data ends at the right edge

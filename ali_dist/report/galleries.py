@@ -40,8 +40,8 @@ SAMPLES = 100
 RECONSTRUCTIONS = 50
 ROWS = 8
 """Interpolations of a gallery, and latents whose condition is changed."""
-STEPS = 9
-"""Decoded steps of each interpolation."""
+STEPS = 11
+"""Decoded points of each interpolation, as in the paper's figure 6."""
 FIGURE_POINTS = 2_500
 """Points of a mixture's figure."""
 IMAGES_NEEDED = RECONSTRUCTIONS + 2 * ROWS
@@ -102,7 +102,7 @@ def draw_interpolations(
         c: Their conditions, for a conditional model.
         seed: Seed of the draws of z.
         device: Where the model is.
-        steps: Decoded steps S of each path, ends included.
+        steps: Decoded points S of each path, ends included.
         path_function: `lerp_path` (straight lines, as in the paper) or `slerp_path` (great circles).
         decoder_c: Conditions [2 R, A] at the ends to decode under; None: `c`.
         use_mean: Whether z is mu(x) in place of a draw.

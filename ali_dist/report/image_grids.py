@@ -31,7 +31,11 @@ def save_samples(path: Path, images: Tensor, columns: int = 10) -> None:
 
 def save_reconstructions(path: Path, originals: Tensor, reconstructions: Tensor, columns: int = 5) -> None:
     """Write pairs of original (left) and reconstruction (right), both [N, C, H, W]; `columns` counts pairs."""
-    assert originals.shape == reconstructions.shape, f"{tuple(originals.shape)} with {tuple(reconstructions.shape)}"
+    if originals.shape != reconstructions.shape:
+        raise ValueError(
+            f"Originals and reconstructions must have one shape, not {tuple(originals.shape)} and "
+            f"{tuple(reconstructions.shape)}."
+        )
     pairs = zip(_to_cells(originals), _to_cells(reconstructions), strict=True)
     cells = [cell for pair in pairs for cell in pair]
     _save_grid(path, _to_rows(cells, 2 * columns), ([THIN, 2 * GAP] * columns)[:-1])
@@ -45,7 +49,10 @@ def save_interpolations(path: Path, rows: Tensor, ends: Tensor) -> None:
         rows: Decoded steps [R, S, C, H, W], from the first end to the second.
         ends: The originals [R, 2, C, H, W].
     """
-    assert rows.shape[0] == ends.shape[0] and ends.shape[1] == 2, f"{tuple(rows.shape)} with {tuple(ends.shape)}"
+    if ends.shape[:2] != (len(rows), 2):
+        raise ValueError(
+            f"Each interpolation must have two ends, but {len(rows)} rows are given ends of shape {tuple(ends.shape)}."
+        )
     steps = rows.shape[1]
     lines = [[first, *_to_cells(row), last] for row, (first, last) in zip(rows, map(_to_cells, ends), strict=True)]
     _save_grid(path, lines, [WIDE, *[THIN] * (steps - 1), WIDE])
@@ -59,7 +66,8 @@ def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
         rows: Decoder samples [R, S, C, H, W]; the same z along a row, the same condition down a column.
         labels: What the S columns are called; written above them, sideways where one is wider than its column.
     """
-    assert rows.shape[1] == len(labels), f"{rows.shape[1]} columns with {len(labels)} labels"
+    if rows.shape[1] != len(labels):
+        raise ValueError(f"Each column must have a label, but {rows.shape[1]} columns are given {len(labels)} labels.")
     grid = _lay_out([_to_cells(row) for row in rows], [GAP] * (len(labels) - 1))
     width = (grid.shape[1] - GAP) // len(labels) - GAP
     texts = [_draw_text(label) for label in labels]
@@ -92,7 +100,8 @@ def _to_cells(images: Tensor) -> list[Pixels]:
 
 def _to_bytes(images: Tensor) -> Pixels:
     """Turn images [N, C, H, W] into RGB pixels [N, H, W, 3]."""
-    assert images.ndim == 4 and images.shape[1] in (1, 3), f"images must be [N, 1 or 3, H, W], not {images.shape}"
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"Images must be [N, 1 or 3, H, W], not {tuple(images.shape)}.")
     bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     rgb: Pixels = bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     return rgb
@@ -117,7 +126,8 @@ def _save_grid(path: Path, rows: list[list[Pixels]], gaps: list[int]) -> None:
 
 def _lay_out(rows: list[list[Pixels]], gaps: list[int]) -> Pixels:
     """Lay rows of equal cells on paper; `gaps[i]` is the space after column i. The last row may be short."""
-    assert rows and rows[0], "a grid needs at least one image"
+    if not rows or not rows[0]:
+        raise ValueError("A grid needs at least one image.")
     height, width = rows[0][0].shape[:2]
     columns = len(rows[0])
     left = [GAP + column * width + sum(gaps[:column]) for column in range(columns)]

@@ -81,7 +81,7 @@ def _draw_codes(axes: Axes, z: Tensor, y: Tensor) -> None:
         radius = math.sqrt(-2 * math.log(1 - share))  # of the disc that holds this share of a 2-D standard normal
         axes.add_patch(Circle((0, 0), radius, fill=False, color=INK, linewidth=0.9, linestyle=(0, (4, 3))))
         axes.text(0, radius, f"{share:.0%} of prior", ha="center", va="center", fontsize=8, color=INK, bbox=PLATE)
-    axes.set(title="Codes z ~ q(z|x), coloured by mode")
+    axes.set(title="Codes z ~ q(z|x), colored by mode")
     axes.set(xlabel="z₁ (prior std = 1)", ylabel="z₂ (prior std = 1)")
 
 

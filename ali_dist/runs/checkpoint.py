@@ -43,14 +43,14 @@ class CheckpointMetadata:
         epoch: Passes over the data begun, counted from 0.
         seconds: Training time so far, over all restarts.
         restarts: How often the run was gone on with.
-        fingerprint: Of the training data's index.
+        fingerprint: Fingerprint of the training data's index.
         world_size: Ranks at the time; any other number may continue.
-        config: Of the run, nested.
+        config: The config of the run, nested.
         precision: The loss scale, for fp16.
-        metrics: Of the last evaluation.
+        metrics: Metrics of the last evaluation.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         data: What the networks depend on; see `DataSpec`.
-        format_version: Of the whole folder.
+        format_version: Version of the whole folder.
     """
 
     step: int
@@ -74,7 +74,7 @@ class Checkpoint:
 
     Attributes:
         metadata: What it says beside tensors.
-        tensors: By file (model, optimizer, ema), then by name.
+        tensors: Tensors by file (model, optimizer, ema), then by name.
     """
 
     metadata: CheckpointMetadata
@@ -251,8 +251,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
     """Adam's state by "<parameter name>.<entry>", such as "encoder.stack.layers.0.0.weight.exp_avg".
 
     Args:
-        optimizer: Of the parameters.
-        parameters: By name.
+        optimizer: The optimizer of the parameters.
+        parameters: Parameters by name.
     """
     tensors = {}
     for name, parameter in parameters.items():

@@ -49,7 +49,7 @@ class LabelledBatches:
 
     Args:
         split: The training split.
-        config: Of the run.
+        config: The config of the run.
         rows: This rank's rows of a global batch.
         device: Where batches are wanted.
 

@@ -32,10 +32,11 @@ class LossMeter:
         loss: Name of the objective.
         device: Where losses are computed.
         world: The ranks.
+        logits: Logits that D gives to each pair; 0: there is no D.
     """
 
-    def __init__(self, loss: str, device: torch.device, world: World) -> None:
-        self._estimates_jsd = OBJECTIVES[loss].estimates_jsd
+    def __init__(self, loss: str, device: torch.device, world: World, *, logits: int = 1) -> None:
+        self._logits_of_jsd = logits if OBJECTIVES[loss].estimates_jsd else 0
         self._world = world
         self._sums = torch.zeros(len(StepResult._fields), device=device, dtype=torch.float64)
         self._total = _Stretch()
@@ -72,8 +73,8 @@ class LossMeter:
         self._total.seconds += stretch.seconds
         self._total.waited += stretch.waited
         record = {name: value / stretch.images for name, value in zip(StepResult._fields, sums, strict=True)}
-        if self._estimates_jsd:
-            record["jsd"] = jsd_estimate(record["d_loss"])
+        if self._logits_of_jsd:
+            record["jsd"] = jsd_estimate(record["d_loss"], self._logits_of_jsd)
         return record | stretch.metrics()
 
     def speed(self) -> dict[str, float]:

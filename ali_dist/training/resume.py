@@ -47,7 +47,7 @@ class TrainingProgress:
         images: Real images seen, over all ranks.
         seconds: Training time of earlier starts.
         restarts: How often the run was gone on with.
-        metrics: Of the last evaluation; empty if there was none, or if the last one was stopped.
+        metrics: Metrics of the last evaluation; empty if there was none, or if the last one was stopped.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
     """
 
@@ -75,10 +75,10 @@ def resume_run(
     """Load the newest complete checkpoint into `state`. Collective.
 
     Args:
-        config: Of this start.
-        checkpoints: Of the run.
+        config: The config of this start.
+        checkpoints: The checkpoints of the run.
         state: Receives the weights.
-        fingerprint: Of the training data's index.
+        fingerprint: Fingerprint of the training data's index.
         world: The ranks; all must see the same checkpoints.
         say: Takes messages for the user.
 

@@ -167,8 +167,15 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         reporter=reporter,
         checkpoints=checkpoints,
         progress=progress,
-        meter=LossMeter(config.objective.loss, device, world),
+        meter=LossMeter(config.objective.loss, device, world, logits=_count_logits(config)),
     )
+
+
+def _count_logits(config: Config) -> int:
+    """How many logits D gives to each pair: none where there is no D, and two more for x and z alone."""
+    if config.objective.game == "inverse":
+        return 0
+    return 3 if config.objective.unary else 1
 
 
 def _say_nothing(text: str) -> None:

@@ -42,7 +42,7 @@ class TrainBatches:
     """Endless batches of this rank, from a given update on. A context manager, which stops the reading threads.
 
     Args:
-        config: Of the run.
+        config: The config of the run.
         split: The training split.
         space: The ranges of stored, [0, 1] and model values.
         labelled: The labelled data, where D classifies.

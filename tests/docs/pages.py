@@ -26,7 +26,10 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 PARSED_MODULES = {
     *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode")),
-    *(f"tests.bench.{bench}" for bench in ("identical", "launch", "pictures", "quality", "recipes", "search", "step")),
+    *(
+        f"tests.bench.{bench}"
+        for bench in ("evaluation", "identical", "launch", "pictures", "quality", "recipes", "search", "step")
+    ),
     *("tests.bench.sweep", "tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,18 @@ class StoppingContext(LocalContext):
 def find_newest_checkpoint(config: Config) -> Path:
     """Find the folder of the newest checkpoint of a local run."""
     return max((Path(config.run.dir) / config.run.name / "checkpoints").iterdir())
+
+
+def rewrite_state(run_folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the state.json of a run's newest checkpoint, and its manifest, so that it verifies."""
+    newest = max((run_folder / "checkpoints").iterdir())
+    state = json.loads((newest / "state.json").read_text())
+    change(state)
+    data = json.dumps(state).encode()
+    (newest / "state.json").write_bytes(data)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["state.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
 
 
 def load_weights(config: Config, file: str = "model") -> dict[str, Tensor]:

@@ -128,8 +128,14 @@ def _whole_shards(index: Index) -> tuple[SampleRun, ...]:
     return tuple(SampleRun(number, 0, shard.samples) for number, shard in enumerate(index.shards) if shard.samples)
 
 
-def read_all(reader: ShardReader) -> tuple[NDArray[Any], NDArray[Any] | None, BadSamples]:
+def read_all(
+    reader: ShardReader, on_samples: Callable[[int], None] | None = None
+) -> tuple[NDArray[Any], NDArray[Any] | None, BadSamples]:
     """Read a whole split, several shards at a time.
+
+    Args:
+        reader: The reader of the split.
+        on_samples: Called with the number of samples that have been read since the last call.
 
     Returns:
         Samples [N, *shape] as stored, labels (int64 [N], float32 [N, A] or None), and bad samples by sample id.
@@ -145,8 +151,10 @@ def read_all(reader: ShardReader) -> tuple[NDArray[Any], NDArray[Any] | None, Ba
     bad: BadSamples = {}
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-load")
     try:
-        for bad_of_shard in pool.map(read_shard, runs, starts[:-1]):
+        for run, bad_of_shard in zip(runs, pool.map(read_shard, runs, starts[:-1]), strict=True):
             bad.update(bad_of_shard)
+            if on_samples is not None:
+                on_samples(run.stop)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return out, reader.read_labels(runs), bad
@@ -181,8 +189,10 @@ def load_labels(store: Store, index: Index) -> NDArray[Any] | None:
     return reader.read_labels(_whole_shards(index))
 
 
-def load_arrays(store: Store, index: Index) -> tuple[Tensor, Tensor | None]:
-    """Read and check a whole split, for evaluation.
+def load_arrays(
+    store: Store, index: Index, on_samples: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Read and check a whole split, for evaluation; `on_samples` is told of progress, as by `read_all`.
 
     Returns:
         x as stored, [N, *shape] (uint8 or float32) in index order, and y: int64 [N], float32 [N, A] or None.
@@ -193,7 +203,7 @@ def load_arrays(store: Store, index: Index) -> tuple[Tensor, Tensor | None]:
     import torch
 
     reader = ShardReader(store, index)
-    x, y, bad = read_all(reader)
+    x, y, bad = read_all(reader, on_samples)
     if bad:
         raise reader.damaged_sample_error(bad[min(bad)])
     return torch.from_numpy(x), None if y is None else torch.from_numpy(y)

@@ -1,8 +1,13 @@
 """evaluate: it measures what the run measured, with intervals; what cannot be measured is named."""
 
+import contextlib
 import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from ali_dist.evaluation.catalog import is_known_key
 from ali_dist.inference import evaluations
 from ali_dist.report.tables import MetricEstimate, print_table
 from tests.helpers.arrays import write_arrays
+from tests.helpers.processes import ROOT
 from tests.helpers.trained import CLASSES, SIDE
 from tests.unit.commands.conftest import read_arrays, refusal, succeed
 
@@ -148,6 +154,70 @@ def test_nearest_neighbors_find_the_classes_that_are_there(plain, folder, tmp_pa
     result = evaluate_to_json(tmp_path, plain, "--data", data, "--what", "knn")
     assert result["metrics"]["knn_1_features_error"] < 0.1
     assert any("Euclidean" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(("what", "measures"), [("svm", "svm_protocol"), ("knn", "neighbor_errors")])
+def test_a_signal_while_features_are_measured_leaves_no_file_behind(what, measures, plain, tmp_path):
+    """Of a split of SVHN's size they are 2 GB. The measurement stands still, so that the signal comes during it."""
+    program = (
+        "import sys, time\n"
+        "from ali_dist import evaluate\n"
+        "from ali_dist.inference import evaluations\n"
+        "def wait(pool, *words, **options):\n"
+        "    assert pool.features[:].any()\n"
+        "    print('measuring', flush=True)\n"
+        "    time.sleep(300)\n"
+        f"evaluations.{measures} = wait\n"
+        "evaluate.main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, plain, "--what", what, "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "measuring\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def bars(monkeypatch) -> dict[str, list[int | None]]:
+    """Keep of every progress bar where it was to end, and how far it came."""
+    begun: dict[str, list[int | None]] = {}
+
+    @contextlib.contextmanager
+    def show_bars():
+        def start_bar(name, total):
+            begun[name] = [total, 0]
+
+            def advance(count):
+                begun[name][1] += count
+
+            return advance
+
+        yield start_bar
+
+    monkeypatch.setattr("ali_dist.inference.evaluations.show_progress_bars", show_bars)
+    return begun
+
+
+def test_anomaly_scores_show_how_far_reading_scoring_and_the_bootstrap_are(plain, tmp_path, bars):
+    evaluate_to_json(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero")
+    assert set(bars) == {"Reading train", "Reading test", "Scoring", "Bootstrap"}
+    assert all(total == done and total for total, done in bars.values())
+
+
+def test_fid_shows_how_far_reading_drawing_and_comparing_are(plain, tmp_path, bars, monkeypatch):
+    def compare(generated, real, *, on_images, **options):
+        on_images(len(generated) + len(real))
+        return {"fid": 1.0}
+
+    monkeypatch.setattr("ali_dist.inference.evaluations.read_weights", lambda file: {})
+    monkeypatch.setattr("ali_dist.inference.evaluations.check_inception_available", lambda: None)
+    monkeypatch.setattr("ali_dist.inference.evaluations.inception_distances", compare)
+    evaluate_to_json(tmp_path, plain, "--what", "fid", "--inception-weights", "w.pth", "--samples", 40)
+    assert set(bars) == {"Reading train", "Drawing samples", "Inception"}
+    assert all(total == done and total for total, done in bars.values())
 
 
 def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):

@@ -67,6 +67,11 @@ def test_straight_and_spherical_paths_share_their_ends_only(plain, tmp_path):
     assert (same[0], same[-1], all(same)) == (True, True, False)
 
 
+def test_an_interpolation_has_the_papers_eleven_points(plain, tmp_path):
+    succeed(generate, plain, "--what", "interpolations", "--count", 2, "--single", "--out", tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == 2 * 11
+
+
 def test_all_samples_are_given_the_class_that_is_asked_for(by_class, tmp_path):
     for words in (["--class", "two"], ["--class", "2"], ["--class", "one"], []):
         succeed(generate, by_class, "--count", 8, "--single", "--out", tmp_path / "-".join(words or ["turns"]), *words)

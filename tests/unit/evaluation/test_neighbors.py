@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,15 @@ from ali_dist.evaluation.svm import EmbeddedSplit, svm_protocol
 from tests.unit.evaluation.test_svm import POOL, TEST, VALIDATION, blobs
 
 
-def stored(split: EmbeddedSplit, path: Path, rows_at_once: int = 70) -> EmbeddedSplit:
-    features = StoredFeatures(path, *split.features.shape)
+@pytest.fixture
+def files() -> Iterator[ExitStack]:
+    """Closes files of features."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def stored(split: EmbeddedSplit, files: ExitStack, rows_at_once: int = 70) -> EmbeddedSplit:
+    features = files.enter_context(StoredFeatures(*split.features.shape))
     for start in range(0, len(split.labels), rows_at_once):
         features.write(start, split.features[start : start + rows_at_once])
     return EmbeddedSplit(features, split.labels)
@@ -58,8 +68,8 @@ def test_most_votes_win_and_among_equals_the_nearest(labels: list[int], winner: 
     assert vote(torch.tensor([labels]), 5).tolist() == [winner]
 
 
-def test_features_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
-    kept = stored(POOL, tmp_path / "pool")
+def test_features_in_a_file_are_those_in_memory(files: ExitStack) -> None:
+    kept = stored(POOL, files)
     for rows in (slice(3, 9), np.array([5, 500, 5]), POOL.labels == 1, slice(None)):
         np.testing.assert_array_equal(kept.features[rows], POOL.features[rows])
     assert isinstance(kept.features, StoredFeatures)
@@ -67,8 +77,17 @@ def test_features_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
     assert kept.features.first(20).shape == (20, 40)
 
 
-def test_the_protocol_on_files_gives_the_result_of_memory_also_with_two_processes(tmp_path: Path) -> None:
+def test_a_file_of_features_has_no_name_that_could_stay_behind(
+    files: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = stored(POOL, files)
+    assert kept.features[:].nbytes == POOL.features[:].nbytes
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_protocol_on_files_gives_the_result_of_memory_also_with_two_processes(files: ExitStack) -> None:
     in_memory = svm_protocol(POOL, VALIDATION, TEST, labels=30, draws=2, penalties=[1e-3, 1e-1])
-    files = [stored(split, tmp_path / str(number)) for number, split in enumerate((POOL, VALIDATION, TEST))]
+    splits = [stored(split, files) for split in (POOL, VALIDATION, TEST)]
     for jobs in (1, 2):
-        assert svm_protocol(*files, labels=30, draws=2, penalties=[1e-3, 1e-1], jobs=jobs) == in_memory
+        assert svm_protocol(*splits, labels=30, draws=2, penalties=[1e-3, 1e-1], jobs=jobs) == in_memory

@@ -10,7 +10,7 @@ import torch
 from ali_dist.config import StorageConfig
 from ali_dist.errors import InputError
 from ali_dist.inference.load import load_run
-from tests.helpers.runs import find_newest_checkpoint, load_weights
+from tests.helpers.runs import find_newest_checkpoint, load_weights, rewrite_state
 from tests.helpers.trained import ATTRIBUTES, CLASSES, labelled_images, run_folder, trained
 
 
@@ -24,20 +24,6 @@ def run(tmp_path_factory):
 def copied(run, tmp_path) -> Path:
     """A copy of the run folder that a test may damage."""
     return Path(shutil.copytree(run_folder(run), tmp_path / "runs" / "tiny"))
-
-
-def rewrite(run: Path, file: str, change) -> None:
-    """Change a JSON file of the newest checkpoint, with a manifest that verifies."""
-    import hashlib
-
-    newest = max((run / "checkpoints").iterdir())
-    content = json.loads((newest / file).read_text())
-    change(content)
-    data = json.dumps(content).encode()
-    (newest / file).write_bytes(data)
-    manifest = json.loads((newest / "manifest.json").read_text())
-    manifest[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (newest / "manifest.json").write_text(json.dumps(manifest))
 
 
 def encoded(path: Path, **options) -> torch.Tensor:
@@ -54,7 +40,7 @@ def test_loading_needs_neither_the_data_nor_the_optimizer(copied):
     (newest / "optimizer.safetensors").unlink()
     config = json.loads((newest / "state.json").read_text())["config"]
     assert Path(config["data"]["url"]).exists()  # the next lines show that it is not looked at
-    rewrite(copied, "state.json", lambda state: state["config"]["data"].update(url="/nowhere"))
+    rewrite_state(copied, lambda state: state["config"]["data"].update(url="/nowhere"))
     assert load_run(str(copied)).metadata.step == 8
 
 
@@ -99,10 +85,17 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before_and_is_reported(copied, c
         load_run(str(newest))
 
 
+def test_a_checkpoint_that_names_no_split_of_its_metrics_is_loaded(copied):
+    """Those that were saved before runs chose on one split and reported on another do not."""
+    rewrite_state(copied, lambda state: state.pop("metrics_split"))
+    metadata = load_run(str(copied)).metadata
+    assert (metadata.step, metadata.metrics_split) == (8, "")
+
+
 def test_a_checkpoint_without_a_data_spec_falls_back_on_the_data(copied):
-    rewrite(copied, "state.json", lambda state: state.pop("data"))
+    rewrite_state(copied, lambda state: state.pop("data"))
     assert load_run(str(copied)).spec.classes == CLASSES
-    rewrite(copied, "state.json", lambda state: state["config"]["data"].update(url="/nowhere"))
+    rewrite_state(copied, lambda state: state["config"]["data"].update(url="/nowhere"))
     with pytest.raises(InputError, match="/nowhere"):
         load_run(str(copied))
 
@@ -132,20 +125,20 @@ def test_a_run_without_a_complete_checkpoint_says_so(copied):
 
 
 def test_settings_of_another_version_are_one_sentence(copied):
-    rewrite(copied, "state.json", lambda state: state["config"]["optim"].update(warmup=3))
+    rewrite_state(copied, lambda state: state["config"]["optim"].update(warmup=3))
     with pytest.raises(InputError, match="another version") as refusal:
         load_run(str(copied))
     assert "optim.warmup" in str(refusal.value)
 
 
 def test_weights_that_do_not_fit_their_config_are_one_sentence(copied):
-    rewrite(copied, "state.json", lambda state: state["config"]["model"].update(latent_size=5))
+    rewrite_state(copied, lambda state: state["config"]["model"].update(latent_size=5))
     with pytest.raises(InputError, match="do not fit"):
         load_run(str(copied))
 
 
 def test_a_damaged_data_spec_is_named(copied):
-    rewrite(copied, "state.json", lambda state: state["data"].pop("shape"))
+    rewrite_state(copied, lambda state: state["data"].pop("shape"))
     with pytest.raises(InputError, match="shape"):
         load_run(str(copied), StorageConfig())
 

@@ -46,6 +46,14 @@ def test_the_discriminators_loss_is_the_binary_cross_entropy_of_the_paper(logits
 def test_the_jsd_estimate_is_zero_at_chance_and_ln_two_when_d_is_certain():
     assert jsd_estimate(2 * math.log(2)) == pytest.approx(0.0)
     assert jsd_estimate(0.0) == pytest.approx(math.log(2))
+    assert jsd_estimate(6 * math.log(2), logits=3) == pytest.approx(0.0)
+    assert jsd_estimate(3 * math.log(2), logits=3) == pytest.approx(math.log(2) / 2)
+
+
+def test_the_jsd_estimate_is_never_negative_and_hides_no_nan():
+    """Of a D that is worse than chance the bound says nothing, and a divergence is at least 0."""
+    assert jsd_estimate(2.5) == 0.0
+    assert math.isnan(jsd_estimate(math.nan))
 
 
 @pytest.mark.parametrize("player", ["d", "g"])

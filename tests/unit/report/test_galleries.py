@@ -66,6 +66,12 @@ def test_an_interpolation_goes_from_an_image_to_the_one_after_it(spherical: bool
     assert list(gallery.named_images())[:4] == ["00000-00", "00000-01", "00000-02", "00001-00"]
 
 
+def test_an_interpolation_has_the_papers_eleven_points() -> None:
+    """Ten steps from one latent to the other, both ends decoded, between the two originals (the paper's figure 6)."""
+    gallery = galleries.draw_interpolations(make_model(), grays(0.0, 1.0), None, seed=0, device=CPU)
+    assert levels(gallery.rows) == pytest.approx([step / 10 for step in range(11)], abs=1e-6)
+
+
 def test_a_row_of_conditions_has_one_latent_and_a_column_one_condition() -> None:
     columns, labels = galleries.attribute_columns(("hat", "tie"), torch.tensor([1.0, 0.0]), "usual", [0, 1])
     assert columns.tolist() == [[1, 0], [0, 0], [1, 1]]

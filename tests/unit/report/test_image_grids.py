@@ -85,9 +85,21 @@ def test_each_reconstruction_stands_right_of_its_original(tmp_path: Path) -> Non
     assert THIN < 2 * GAP
 
 
-def test_unequal_numbers_of_originals_and_reconstructions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError):
-        save_reconstructions(tmp_path / "r.png", grays(0.0, 0.1), grays(0.2))
+def test_images_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    """In a sentence, and before a file is written."""
+    path = tmp_path / "refused.png"
+    with pytest.raises(ValueError, match=r"one shape, not \(2, 1, 8, 8\) and \(1, 1, 8, 8\)"):
+        save_reconstructions(path, grays(0.0, 0.1), grays(0.2))
+    rows = grays(0.2, 0.4).view(1, 2, 1, 8, 8)
+    with pytest.raises(ValueError, match="must have two ends"):
+        save_interpolations(path, rows, grays(0.0).view(1, 1, 1, 8, 8))
+    with pytest.raises(ValueError, match="2 columns are given 1 labels"):
+        save_conditions(path, rows, ["one"])
+    with pytest.raises(ValueError, match=r"must be \[N, 1 or 3, H, W\]"):
+        save_samples(path, torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match="at least one image"):
+        save_samples(path, torch.zeros(0, 1, 8, 8))
+    assert not path.exists()
 
 
 def test_interpolations_run_between_their_own_ends(tmp_path: Path) -> None:

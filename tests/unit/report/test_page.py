@@ -183,6 +183,11 @@ def test_a_break_in_the_data_is_a_break_in_the_line() -> None:
     assert svg.count("<polyline") == 2
 
 
+def test_a_chart_without_a_finite_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one finite point"):
+        line_chart([ChartCurve("d_loss", [(1, float("nan"))])], x_label="images", y_label="")
+
+
 def test_thinning_keeps_every_spike() -> None:
     points = [(float(i), 0.0) for i in range(1, 10_001)]
     points[7777] = (7778.0, 99.0)

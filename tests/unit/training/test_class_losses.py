@@ -128,3 +128,15 @@ def test_an_undecided_discriminator_has_a_loss_of_two_log_two_and_finds_no_diver
     assert jsd_estimate(d_loss) == pytest.approx(0.0, abs=1e-6)
     if variant.classes:
         assert losses.supervised.item() / len(variant.make_batch().labelled.y) == pytest.approx(math.log(CLASS_COUNT))
+
+
+def test_classes_that_are_all_alike_are_worse_than_chance_and_no_negative_divergence():
+    """K logits of 0 make d = ln K: D believes every pair, with a probability of K / (K + 1), to be the encoder's."""
+    variant = Variant(classes=CLASS_COUNT)
+    ali = variant.build()
+    flatten_last_layer(ali, 0.0)
+    _, losses = run_update(variant, "scaled", "nonsaturating", LossWeights(), ali)
+    d_loss = losses.d_loss.item() / BATCH_SIZE
+    assert d_loss == pytest.approx(math.log(1 + 1 / CLASS_COUNT) + math.log(1 + CLASS_COUNT), rel=1e-6)
+    assert d_loss > 2 * math.log(2)
+    assert jsd_estimate(d_loss) == 0.0

@@ -15,7 +15,7 @@ from ali_dist.runs.run_reader import RunReader
 from ali_dist.training import run_evaluation
 from ali_dist.training.loop import fit
 from tests.helpers.arrays import write_arrays
-from tests.helpers.runs import StoppingContext, tiny_config
+from tests.helpers.runs import StoppingContext, rewrite_state, tiny_config
 
 COUNTS = {"train": 200, "valid": 60, "test": 80}
 
@@ -124,6 +124,23 @@ def test_where_valid_is_the_holdout_split_it_is_measured_once(tmp_path: Path) ->
     assert summary is not None
     assert [(r["images"], r["split"]) for r in evaluations(config)] == [(96, "valid"), (192, "valid")]
     assert summary["metrics_split"] == "valid"
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_names_no_split_of_its_metrics(tmp_path: Path) -> None:
+    """Whether training is at its end, where nothing is measured again, or is to go on."""
+    config = make_config(tmp_path, ("train", "valid", "test"), report__evaluate_every=96)
+    folder = Path(config.run.dir) / config.run.name
+    finished = fit(config, Listener())
+    assert finished is not None
+    rewrite_state(folder, lambda state: state.pop("metrics_split"))
+    (folder / "summary.json").unlink()
+    again = fit(config, Listener())
+    assert again is not None
+    assert (again["metrics"], again["metrics_split"]) == (finished["metrics"], "")
+    assert "At the end of the run." in (folder / "report.html").read_text(encoding="utf-8")
+    longer = fit(make_config(tmp_path, ("train", "valid", "test"), run__images=240), Listener())
+    assert longer is not None
+    assert (longer["images"], longer["metrics_split"]) == (240, "test")
 
 
 def test_splits_beyond_memory_are_sampled_and_every_metric_is_there(

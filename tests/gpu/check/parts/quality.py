@@ -11,7 +11,7 @@ from ali_dist.evaluation.batched import decode_batched, encode_batched, sample_d
 from ali_dist.evaluation.classifiers import classifier_updates, train_classifier
 from ali_dist.evaluation.frechet import Gaussian, scaled_frechet_distance
 from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.reconstruction import mean_image_error, mean_squared_error
+from ali_dist.evaluation.reconstruction import constant_image_error, mean_image, mean_squared_error
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.runs.datasets import DataSplit, open_run_data
 from tests.gpu.check.runs import RECORDS_PER_RUN, configure_run, prepare_shapes, run_folder, train_run
@@ -118,7 +118,7 @@ def _evaluate_run(task: PartTask, config: Config) -> dict[str, float]:
         "frechet": scaled_frechet_distance(classifier.features(x_tilde), reference),
         "frechet_reference": scaled_frechet_distance(classifier.features(holdout.x), reference),
         "reconstruction_mse": mean_squared_error(holdout.x, x_rec),
-        "reconstruction_mse_reference": mean_image_error(train.x, holdout.x),
+        "reconstruction_mse_reference": constant_image_error(holdout.x, mean_image(train.x)),
         "label_kept": float(kept.double().mean()),
         "classifier_accuracy": float(right.double().mean()),
     }
