@@ -8,14 +8,16 @@ with the option types below, and calls `parse_args`. A command that also takes s
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ali_dist.config import StorageConfig
-from ali_dist.config.loading import did_you_mean, load_preset, parse_overrides, preset_names, setting_infos
+from ali_dist.config.loading import Preset, did_you_mean, parse_overrides, preset_names, read_preset, setting_infos
 from ali_dist.errors import InputError
 from ali_dist.storage.local_copy import copy_to_local
 
@@ -145,18 +147,27 @@ def add_preset_option(group: OptionGroup) -> None:
     )
 
 
-def load_preset_option(preset: str) -> tuple[str, dict[str, Any]]:
+def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
     """Load what `--preset` names: a preset that ships, or a file on this machine or in S3.
 
-    Returns:
-        The name of the preset, for a file without folder and ending, and its settings by dotted name.
+    Where the preset is sized by its data, these are looked at, and what follows is said on stderr.
+
+    Args:
+        preset: Name or file.
+        given: The user's settings, by dotted name.
 
     Raises:
-        InputError: There is no such preset or file, or it cannot be read.
+        InputError: There is no such preset or file, it cannot be read, or there are no data to size it by.
     """
-    name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
     with copy_to_local(preset) as path:
-        return name, load_preset(path)
+        loaded = read_preset(path)
+    if loaded.sized_by is None:
+        return loaded
+    from ali_dist.runs.image_sizes import describe_sizes, settings_from_data
+
+    sizes = settings_from_data(loaded.settings, given)
+    sys.stderr.write(f"{describe_sizes(sizes)}\n")
+    return dataclasses.replace(loaded, settings={**loaded.settings, **sizes})
 
 
 def add_device_options(group: OptionGroup) -> None:

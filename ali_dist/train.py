@@ -33,8 +33,8 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
         InputError: An unknown preset, option or setting, or a bad value.
     """
     options, settings = _make_parser().parse_with_settings(arguments)
-    name, preset = load_preset_option(options.preset)
-    return from_mapping({"run": {"name": name}}, preset, settings), options.dry_run
+    preset = load_preset_option(options.preset, settings)
+    return from_mapping({"run": {"name": preset.name}}, preset.settings, settings), options.dry_run
 
 
 def _make_parser() -> CommandParser:

@@ -146,8 +146,8 @@ def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> Config:
     for name in ("scale.workers", "scale.gpus_per_worker"):
         if name in settings:
             raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
-    name, preset = load_preset_option(options.preset)
-    config = from_mapping(preset, {"run.name": f"sweep-{name}"}, settings)
+    preset = load_preset_option(options.preset, settings)
+    config = from_mapping(preset.settings, {"run.name": f"sweep-{preset.name}"}, settings)
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
     return with_absolute_paths(config)

@@ -213,11 +213,30 @@ def _read_preset(path: Path) -> dict[str, Any]:
     return loaded
 
 
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A preset with those that it builds on.
+
+    Attributes:
+        name: Without folder and ending.
+        settings: By dotted name, as text; `from_mapping` gives them their types.
+        sized_by: What decides the settings that it leaves open: 'images' (`runs/image_sizes.py`), or None.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    sized_by: str | None
+
+
 def load_preset(name: str) -> dict[str, Any]:
-    """The settings of a shipped preset, or of a YAML file if `name` ends in .yaml or .yml, by dotted name.
+    """The settings of a preset, by dotted name, see `read_preset`."""
+    return read_preset(name).settings
+
+
+def read_preset(name: str) -> Preset:
+    """A shipped preset, or a YAML file if `name` ends in .yaml or .yml.
 
     A preset may build on another one, `base: NAME`, and override it; a base file is looked for beside the preset.
-    Values are text, as on the command line; `from_mapping` gives them their types.
 
     Raises:
         InputError: no such preset or file, the file is not a YAML mapping, or presets build on each other in a ring.
@@ -235,7 +254,11 @@ def load_preset(name: str) -> dict[str, Any]:
         base, folder = layers[-1].pop("base", None), path.parent
         if not isinstance(base, str | None):
             raise InputError(f"Preset {path.name!r} has 'base: {base!r}', but a base is the name of one preset.")
-    return {key: value for layer in reversed(layers) for key, value in flatten_mapping(layer)}
+    sized_by = next((layer["sized_by"] for layer in layers if "sized_by" in layer), None)
+    if sized_by not in (None, "images", "none"):
+        raise InputError(f"Preset {name!r} has 'sized_by: {sized_by}', but that must be 'images' or 'none'.")
+    settings = {key: value for layer in reversed(layers) for key, value in flatten_mapping(layer) if key != "sized_by"}
+    return Preset(Path(name).stem, settings, None if sized_by == "none" else sized_by)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:

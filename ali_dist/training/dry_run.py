@@ -7,11 +7,13 @@ import json
 import torch
 
 from ali_dist.config import Config
+from ali_dist.distributed import choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture, usual_image_size
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.runs.datasets import RunData, open_run_data
 from ali_dist.training.memory import MemoryEstimate, estimate_memory
+from ali_dist.training.speed import time_updates
 from ali_dist.training.update_rules import Situation, choose_update_rule
 
 _EXAMPLE_GPU = 16 * 2**30
@@ -42,6 +44,7 @@ def describe_run(config: Config) -> str:
             f"update       {rule.name}, {config.total_steps():,} updates of {config.data.global_batch_size} images in "
             f"{config.data.num_lanes()} lanes",
             f"memory       {_describe_memory(config, estimate_memory(config, spec, rule))}",
+            f"speed        {_describe_speed(config, spec)}",
             f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
             f"data         {_describe_data(config, data) if data else f'not there yet: {why_no_data}'}",
         ]
@@ -72,6 +75,27 @@ def _describe_memory(config: Config, estimate: MemoryEstimate) -> str:
         f"{activations / 1e6:,.1f} MB for the activations of {at_once} samples in "
         f"{config.scale.precision if half_precision else 'fp32'}; {advice}"
     )
+
+
+def _describe_speed(config: Config, spec: DataSpec) -> str:
+    """What a few updates of noise take here, and what follows for the run."""
+    if config.model.decoder_from is not None:
+        return "not measured: it depends on the run in model.decoder_from"
+    device = choose_device(config.scale.device, 0)
+    seconds, updates = time_updates(config, spec, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return (
+        f"{1 / seconds:,.0f} images/s in {updates} update{'s' * (updates > 1)} of noise on {name}, without data and "
+        f"evaluation: {_format_duration(1000 * seconds)} for 1,000 images, {_format_duration(config.run.images * seconds)} for the "
+        "run with one worker like this"
+    )
+
+
+def _format_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def _open_data_if_there(config: Config) -> tuple[RunData | None, str]:

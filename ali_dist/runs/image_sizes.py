@@ -1,0 +1,99 @@
+"""What follows from the pictures themselves in presets with `sized_by: images`: a setting for everything left open.
+
+The rules are stated in `sizes_for_images`. What the user gives is kept, and what follows from it follows (a larger
+batch changes the length's number of updates, and nothing else).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ali_dist.config.loading import from_mapping
+from ali_dist.errors import InputError
+from ali_dist.runs.datasets import open_run_data
+
+Settings = dict[str, Any]
+
+_PASSES = 100  # over the pictures
+_LENGTHS = (256_000, 10_000_000)  # images of the shortest and of the longest run
+_FEW_PICTURES = 5_000
+_PENALTY_AT_32 = 2.0
+
+
+def sizes_for_images(side: int, pictures: int) -> Settings:
+    """Settings for pictures of a side, by dotted name.
+
+    - batch: 64, and from 128 px on as many pixels as at 64 px, at least 16.
+    - latent size: 64 up to 32 px, then 128.
+    - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.8e-4 at 256.
+    - penalty: 2 at 32 px, proportional to the number of pixels, over which a gradient of a given size per pixel adds
+      up; 128 at 256 px, where arXiv 2501.05441 takes 150.
+    - length: 100 passes, at least 256,000 images and at most 10 million.
+    - average: a half-life of a twentieth of the run, at most half a million images (as there).
+    - augmentation: color and translation of what D sees (arXiv 2006.10738) for fewer than 5,000 pictures.
+
+    Args:
+        side: In pixels, at which the networks work.
+        pictures: Of the training split.
+    """
+    images = min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
+    penalty = _PENALTY_AT_32 * (side / 32) ** 2
+    rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
+    settings: Settings = {
+        "data.global_batch_size": 64 if side <= 64 else max(16, 64 * 64**2 // side**2),
+        "model.latent_size": 64 if side <= 32 else 128,
+        "objective.r1": penalty,
+        "objective.r2": penalty,
+        "optim.lr_d": float(f"{rate:.1e}"),
+        "optim.lr_g": float(f"{rate:.1e}"),
+        "optim.ema_half_life": min(images / 20, 500_000.0),
+        "run.images": images,
+    }
+    if pictures < _FEW_PICTURES:
+        settings["objective.augment"] = "color,translation"
+    return settings
+
+
+_REPORTS = {"log_every": 200, "gallery_every": 20, "checkpoint_every": 20}
+"""How often something is written in a run whose length is sized, by setting of `report`."""
+
+
+def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
+    """What a preset that is sized by its images leaves to the training split, read from its index.
+
+    Args:
+        preset: Its settings, by dotted name.
+        given: The user's, likewise.
+
+    Raises:
+        InputError: There are no such data, or they are no pictures.
+    """
+    config = from_mapping(preset, _places(given))
+    index = open_run_data(config).train.index
+    if len(index.shape) != 3:
+        raise InputError(
+            f"The preset is for pictures, but the data at {config.data.url} have samples of shape {list(index.shape)}: "
+            "choose another data.url or --preset."
+        )
+    side = config.data.image_size or index.shape[1]
+    settings = sizes_for_images(side, index.num_samples)
+    length = int(given.get("run.images", settings["run.images"]))
+    reports = {f"report.{name}": max(1, length // times) for name, times in _REPORTS.items()}
+    return {key: value for key, value in {**settings, **reports}.items() if key not in given}
+
+
+def _places(given: Mapping[str, Any]) -> Settings:
+    """Of the user's settings those that say where and what the data are."""
+    return {key: value for key, value in given.items() if key in _PLACES or key.startswith("storage.")}
+
+
+_PLACES = ("data.url", "data.split", "data.holdout", "data.image_size")
+
+
+def describe_sizes(settings: Mapping[str, Any]) -> str:
+    """One sentence for the user: what was chosen."""
+    chosen = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items()
+    )
+    return f"Chosen by the number and size of the pictures: {chosen}."
