@@ -236,6 +236,7 @@ class OptimConfig:
         False, "add epsilon before Adam's bias correction (the paper's code): 1e-8 then acts as 3.2e-7 in update 1"
     )
     schedule: Literal["constant", "cosine"] = setting("constant", "constant, or cosine to 0 over the second half")
+    warmup: float = setting(0.0, "images over which the learning rates rise from 0; 0: from the first update on")
     ema_half_life: float = setting(0.0, "half-life (in images) of the average of E's and G's weights; 0: no average")
 
     def __post_init__(self) -> None:
@@ -248,4 +249,5 @@ class OptimConfig:
                 f"1 - beta2, so its 0.001 is written 0.999 here."
             )
         require_value(self.beta2 < 1, "optim.beta2", self.beta2, "from 0.5 to less than 1")
+        require_value(self.warmup >= 0, "optim.warmup", self.warmup, "at least 0")
         require_value(self.ema_half_life >= 0, "optim.ema_half_life", self.ema_half_life, "at least 0")

@@ -26,6 +26,7 @@ def sizes_for_images(side: int, pictures: int) -> Settings:
 
     - batch: 64, and from 128 px on as many pixels as at 64 px, at least 16.
     - latent size: 64 up to 32 px, then 128.
+    - warm-up: 100 updates.
     - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.8e-4 at 256.
     - penalty: 2 at 32 px, proportional to the number of pixels, over which a gradient of a given size per pixel adds
       up; 128 at 256 px, where arXiv 2501.05441 takes 150.
@@ -40,13 +41,15 @@ def sizes_for_images(side: int, pictures: int) -> Settings:
     images = min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
     penalty = _PENALTY_AT_32 * (side / 32) ** 2
     rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
+    batch = 64 if side <= 64 else max(16, 64 * 64**2 // side**2)
     settings: Settings = {
-        "data.global_batch_size": 64 if side <= 64 else max(16, 64 * 64**2 // side**2),
+        "data.global_batch_size": batch,
         "model.latent_size": 64 if side <= 32 else 128,
         "objective.r1": penalty,
         "objective.r2": penalty,
         "optim.lr_d": float(f"{rate:.1e}"),
         "optim.lr_g": float(f"{rate:.1e}"),
+        "optim.warmup": 100.0 * batch,
         "optim.ema_half_life": min(images / 20, 500_000.0),
         "run.images": images,
     }

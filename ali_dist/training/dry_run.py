@@ -84,10 +84,10 @@ def _describe_speed(config: Config, spec: DataSpec) -> str:
     device = choose_device(config.scale.device, 0)
     seconds, updates = time_updates(config, spec, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    of_thousand, of_run = (_format_duration(images * seconds) for images in (1000, config.run.images))
     return (
         f"{1 / seconds:,.0f} images/s in {updates} update{'s' * (updates > 1)} of noise on {name}, without data and "
-        f"evaluation: {_format_duration(1000 * seconds)} for 1,000 images, {_format_duration(config.run.images * seconds)} for the "
-        "run with one worker like this"
+        f"evaluation: {of_thousand} for 1,000 images, {of_run} for the run with one worker like this"
     )
 
 

@@ -54,7 +54,7 @@ def fit(config: Config, context: Context) -> Record | None:
 
             # Rates and weights of this moment follow from the images seen, the only clock.
             images = run.progress.images
-            rate = schedules.learning_rate_factor(config.optim.schedule, images, config.run.images)
+            rate = schedules.learning_rate_factor(config.optim, run.global_batch_size, images, config.run.images)
             penalty = schedules.penalty_factor(config.objective.penalty_final, images, config.run.images)
             run.state.set_learning_rates(lr_g=config.optim.lr_g * rate, lr_d=config.optim.lr_d * rate)
             run.state.set_epsilon(schedules.adam_epsilon(config.optim, run.progress.step + 1))

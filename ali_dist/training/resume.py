@@ -35,7 +35,7 @@ _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
 # What of these is said all the same.
 _SAID_SETTINGS = ("run.images", "scale.batch_norm", "data.flip")
 # Settings that came later, with what runs computed before there was a choice; a preset may choose otherwise.
-_VALUES_BEFORE = {"optim.eps_inside": False, "scale.batch_norm": "local"}
+_VALUES_BEFORE = {"optim.warmup": 0.0, "optim.eps_inside": False, "scale.batch_norm": "local"}
 
 
 @dataclass(slots=True)

@@ -44,12 +44,23 @@ def due_actions(report: ReportConfig, *, images_before: int, images_now: int, is
     return DueActions(reached(report.log_every) or draw or evaluate or save, draw, evaluate, save)
 
 
-def learning_rate_factor(schedule: str, images_seen: int, total_images: int) -> float:
-    """Factor on a learning rate: constant 1, or 1 until half time and then half a cosine down to 0."""
-    if schedule == "constant":
-        return 1.0
+def learning_rate_factor(optim: OptimConfig, batch: int, images_seen: int, total_images: int) -> float:
+    """Factor on the learning rates of the next update.
+
+    A line up to 1 over `optim.warmup` images; then constant 1, or 1 until half time and half a cosine down to 0. Adam's
+    first steps are as large as its later ones, though it knows no more than a sign of each gradient then.
+
+    Args:
+        optim: Which schedule.
+        batch: Images of an update.
+        images_seen: Before the update.
+        total_images: Of the run.
+    """
+    warm = min(1.0, (images_seen + batch) / optim.warmup) if optim.warmup else 1.0
     done = min(1.0, images_seen / total_images)
-    return 1.0 if done < 0.5 else 0.5 * (1.0 + math.cos(math.pi * (2.0 * done - 1.0)))
+    if optim.schedule == "constant" or done < 0.5:
+        return warm
+    return warm * 0.5 * (1.0 + math.cos(math.pi * (2.0 * done - 1.0)))
 
 
 def penalty_factor(final: float, images_seen: int, total_images: int) -> float:

@@ -3,6 +3,8 @@
 Run: `make test ARGS=tests/unit/training/test_schedules.py`
 """
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -30,11 +32,20 @@ def test_an_interval_of_zero_is_never_due():
 
 
 def test_the_cosine_schedule_holds_until_half_time_and_ends_at_zero():
-    rates = [schedules.learning_rate_factor("cosine", n, 1000) for n in range(0, 1001, 50)]
+    optim = OptimConfig(schedule="cosine")
+    rates = [schedules.learning_rate_factor(optim, 10, n, 1000) for n in range(0, 1001, 50)]
     assert rates[:10] == [1.0] * 10
     assert rates[15] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.0)
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_learning_rates_rise_in_a_line_and_are_never_0(schedule: Literal["constant", "cosine"]) -> None:
+    optim = OptimConfig(schedule=schedule, warmup=100)
+    rates = [schedules.learning_rate_factor(optim, 25, n, 1000) for n in range(0, 200, 25)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert schedules.learning_rate_factor(OptimConfig(schedule=schedule), 25, 0, 1000) == 1.0
 
 
 def test_the_penalty_falls_from_half_time_to_its_final_share():
