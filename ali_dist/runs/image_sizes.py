@@ -21,12 +21,12 @@ _FEW_PICTURES = 5_000
 _PENALTY_AT_32 = 2.0
 
 
-def sizes_for_images(side: int, pictures: int) -> Settings:
+def sizes_for_images(side: int, pictures: int, *, length: int | None = None, batch: int | None = None) -> Settings:
     """Settings for pictures of a side, by dotted name.
 
     - batch: 64, and from 128 px on as many pixels as at 64 px, at least 16.
     - latent size: 64 up to 32 px, then 128.
-    - warm-up: 100 updates.
+    - warm-up: 100 updates, at most a twentieth of the run.
     - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.8e-4 at 256.
     - penalty: 2 at 32 px, proportional to the number of pixels, over which a gradient of a given size per pixel adds
       up; 128 at 256 px, where arXiv 2501.05441 takes 150.
@@ -37,11 +37,13 @@ def sizes_for_images(side: int, pictures: int) -> Settings:
     Args:
         side: In pixels, at which the networks work.
         pictures: Of the training split.
+        length: Images of the run, where the user says it.
+        batch: Images of an update, where the user says it.
     """
-    images = min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
+    images = length or min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
     penalty = _PENALTY_AT_32 * (side / 32) ** 2
     rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
-    batch = 64 if side <= 64 else max(16, 64 * 64**2 // side**2)
+    batch = batch or (64 if side <= 64 else max(16, 64 * 64**2 // side**2))
     settings: Settings = {
         "data.global_batch_size": batch,
         "model.latent_size": 64 if side <= 32 else 128,
@@ -49,9 +51,10 @@ def sizes_for_images(side: int, pictures: int) -> Settings:
         "objective.r2": penalty,
         "optim.lr_d": float(f"{rate:.1e}"),
         "optim.lr_g": float(f"{rate:.1e}"),
-        "optim.warmup": 100.0 * batch,
+        "optim.warmup": min(100.0 * batch, images / 20),
         "optim.ema_half_life": min(images / 20, 500_000.0),
         "run.images": images,
+        **{f"report.{name}": max(1, images // times) for name, times in _REPORTS.items()},
     }
     if pictures < _FEW_PICTURES:
         settings["objective.augment"] = "color,translation"
@@ -59,7 +62,7 @@ def sizes_for_images(side: int, pictures: int) -> Settings:
 
 
 _REPORTS = {"log_every": 200, "gallery_every": 20, "checkpoint_every": 20}
-"""How often something is written in a run whose length is sized, by setting of `report`."""
+"""How often in a run something is written, by setting of `report`."""
 
 
 def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
@@ -72,7 +75,7 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> S
     Raises:
         InputError: There are no such data, or they are no pictures.
     """
-    config = from_mapping(preset, _places(given))
+    config = from_mapping(preset, _known_before(given))
     index = open_run_data(config).train.index
     if len(index.shape) != 3:
         raise InputError(
@@ -80,18 +83,19 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> S
             "choose another data.url or --preset."
         )
     side = config.data.image_size or index.shape[1]
-    settings = sizes_for_images(side, index.num_samples)
-    length = int(given.get("run.images", settings["run.images"]))
-    reports = {f"report.{name}": max(1, length // times) for name, times in _REPORTS.items()}
-    return {key: value for key, value in {**settings, **reports}.items() if key not in given}
+    settings = sizes_for_images(
+        side,
+        index.num_samples,
+        length=config.run.images if "run.images" in given else None,
+        batch=config.data.global_batch_size if "data.global_batch_size" in given else None,
+    )
+    return {key: value for key, value in settings.items() if key not in given}
 
 
-def _places(given: Mapping[str, Any]) -> Settings:
-    """Of the user's settings those that say where and what the data are."""
-    return {key: value for key, value in given.items() if key in _PLACES or key.startswith("storage.")}
-
-
-_PLACES = ("data.url", "data.split", "data.holdout", "data.image_size")
+def _known_before(given: Mapping[str, Any]) -> Settings:
+    """Of the user's settings those that say where the data are, and what others follow from."""
+    sections = ("data.", "storage.", "run.")
+    return {key: value for key, value in given.items() if key.startswith(sections)}
 
 
 def describe_sizes(settings: Mapping[str, Any]) -> str:
