@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.config import Config
-from ali_dist.config.loading import from_mapping, load_preset
+from ali_dist.config.loading import from_mapping, read_preset
 from ali_dist.launchers.local import run_local
+from ali_dist.runs.image_sizes import settings_from_data
 from ali_dist.runs.trackers import Record
 from tests.gpu.check.task import PartTask
 
@@ -63,7 +64,9 @@ def configure_run(task: PartTask, preset: str, name: str, data: Path, **changes:
         "report.checkpoint_every": 0,
     }
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    return from_mapping(load_preset(preset), places, TINY_SETTINGS if task.is_tiny else {}, named)
+    loaded = read_preset(preset)
+    sizes = settings_from_data(loaded.settings, places) if loaded.sized_by else {}
+    return from_mapping(loaded.settings, sizes, places, TINY_SETTINGS if task.is_tiny else {}, named)
 
 
 @dataclass(frozen=True, slots=True)

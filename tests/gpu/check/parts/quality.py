@@ -17,8 +17,7 @@ from ali_dist.runs.datasets import DataSplit, open_run_data
 from tests.gpu.check.runs import RECORDS_PER_RUN, configure_run, prepare_shapes, run_folder, train_run
 from tests.gpu.check.task import PartTask
 
-# The preset for each size. At 64 pixels there is only the paper's preset for CelebA so far.
-PRESETS = {32: "shapes", 64: "celeba"}
+PRESETS = {32: "shapes", 64: "images"}  # by size
 PICTURES = ("samples", "reconstructions", "interpolations")
 PROBE_UPDATES = 80  # of the run that shows how many images there is time for
 EVALUATION_SECONDS = 20.0  # kept for the pictures, the checkpoint and the metrics of a run
