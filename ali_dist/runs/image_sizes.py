@@ -24,7 +24,8 @@ _PENALTY_AT_32 = 2.0
 def sizes_for_images(side: int, pictures: int, *, length: int | None = None, batch: int | None = None) -> Settings:
     """Settings for pictures of a side, by dotted name.
 
-    - batch: 64, and from 128 px on as many pixels as at 64 px, at least 16.
+    - batch: 16 in runs of less than 500,000 images, 32 up to 2 million, then 64; from 128 px on 16. With equally many
+      images, half the batch is twice the updates, and that is what short runs lack.
     - latent size: 64 up to 32 px, then 128.
     - warm-up: 100 updates, at most a twentieth of the run.
     - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.8e-4 at 256.
@@ -43,7 +44,7 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
     images = length or min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
     penalty = _PENALTY_AT_32 * (side / 32) ** 2
     rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
-    batch = batch or (64 if side <= 64 else max(16, 64 * 64**2 // side**2))
+    batch = batch or (16 if side > 64 else _batch_for(images))
     settings: Settings = {
         "data.global_batch_size": batch,
         "model.latent_size": 64 if side <= 32 else 128,
@@ -59,6 +60,12 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
     if pictures < _FEW_PICTURES:
         settings["objective.augment"] = "color,translation"
     return settings
+
+
+def _batch_for(images: int) -> int:
+    if images < 500_000:
+        return 16
+    return 32 if images < 2_000_000 else 64
 
 
 _REPORTS = {"log_every": 200, "gallery_every": 20, "checkpoint_every": 20}

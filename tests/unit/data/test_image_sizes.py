@@ -30,6 +30,7 @@ def test_the_penalty_follows_the_pixels_and_the_batch_shrinks_with_them() -> Non
     assert [s["objective.r1"] for s in sizes] == [0.5, 2.0, 8.0, 32.0, 128.0]
     assert all(s["objective.r1"] == s["objective.r2"] for s in sizes)
     assert [s["data.global_batch_size"] for s in sizes] == [64, 64, 64, 16, 16]
+    assert [sizes_for_images(32, n)["data.global_batch_size"] for n in (100, 4_999, 5_000, 20_000)] == [16, 16, 32, 64]
     rates = [s["optim.lr_d"] for s in sizes]
     assert rates == sorted(rates, reverse=True)
     assert rates[:2] == [7e-4, 7e-4]
