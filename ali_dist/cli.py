@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -150,7 +149,7 @@ def add_preset_option(group: OptionGroup) -> None:
 def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
     """Load what `--preset` names: a preset that ships, or a file on this machine or in S3.
 
-    Where the preset is sized by its data, these are looked at, and what follows is said on stderr.
+    Where the preset is sized by its data, these are looked at, and `note` says what follows.
 
     Args:
         preset: Name or file.
@@ -163,11 +162,10 @@ def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
         loaded = read_preset(path)
     if loaded.sized_by is None:
         return loaded
-    from ali_dist.runs.image_sizes import describe_sizes, settings_from_data
+    from ali_dist.runs.image_sizes import settings_from_data
 
-    sizes = settings_from_data(loaded.settings, given)
-    sys.stderr.write(f"{describe_sizes(sizes)}\n")
-    return dataclasses.replace(loaded, settings={**loaded.settings, **sizes})
+    sizes, note = settings_from_data({"run.name": loaded.name, **loaded.settings}, given)
+    return dataclasses.replace(loaded, settings={**loaded.settings, **sizes}, note=note)
 
 
 def add_device_options(group: OptionGroup) -> None:

@@ -34,7 +34,10 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
     """
     options, settings = _make_parser().parse_with_settings(arguments)
     preset = load_preset_option(options.preset, settings)
-    return from_mapping({"run": {"name": preset.name}}, preset.settings, settings), options.dry_run
+    config = from_mapping({"run": {"name": preset.name}}, preset.settings, settings)
+    if preset.note:
+        sys.stderr.write(f"{preset.note}\n")
+    return config, options.dry_run
 
 
 def _make_parser() -> CommandParser:

@@ -133,6 +133,15 @@ def _parse_value(info: SettingInfo, value: Any) -> Any:
     raise InputError(f"{info.key} is {value!r}, but must be {info.allowed()}{did_you_mean(str(value), words) or '.'}")
 
 
+def parse_setting(key: str, value: Any) -> Any:
+    """The value of one setting as its type.
+
+    Raises:
+        InputError: It is none.
+    """
+    return _parse_value(setting_infos()[key], value)
+
+
 def flatten_mapping(layer: Mapping_, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested mapping to (dotted name, value) pairs; dotted keys are accepted as they are, empty mappings are values."""
     for key, value in layer.items():
@@ -221,11 +230,13 @@ class Preset:
         name: Without folder and ending.
         settings: By dotted name, as text; `from_mapping` gives them their types.
         sized_by: What decides the settings that it leaves open: 'images' (`runs/image_sizes.py`), or None.
+        note: What the user is told about that; empty if there is nothing to tell.
     """
 
     name: str
     settings: dict[str, Any]
     sized_by: str | None
+    note: str = ""
 
 
 def load_preset(name: str) -> dict[str, Any]:

@@ -49,6 +49,19 @@ class Window(NamedTuple):
     runs: tuple[SampleRun, ...]
 
 
+def check_batch(samples: int, global_batch_size: int) -> None:
+    """Refuse data that do not fill one batch.
+
+    Raises:
+        InputError: They do not.
+    """
+    if samples < global_batch_size:
+        raise InputError(
+            f"The data have {samples} samples, which is {global_batch_size - samples} fewer than one global batch "
+            f"(data.global_batch_size is {global_batch_size}): use a smaller batch or more data."
+        )
+
+
 @dataclass(frozen=True)
 class DataOrder:
     """The order in which the samples of a data set are used, under one seed.
@@ -78,12 +91,7 @@ class DataOrder:
                 f"data.global_batch_size is {self.global_batch_size} and data.lanes is {self.lanes}, but the batch "
                 f"must be a multiple of the lanes: change one of them."
             )
-        if self.num_samples < self.global_batch_size:
-            raise InputError(
-                f"The data has {self.num_samples} samples in {len(self.shard_samples)} shards, which is "
-                f"{self.global_batch_size - self.num_samples} fewer than one global batch "
-                f"(data.global_batch_size is {self.global_batch_size}): use a smaller batch or more data."
-            )
+        check_batch(self.num_samples, self.global_batch_size)
 
     # ---- Sizes ------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,17 @@ batch changes the length's number of updates, and nothing else).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from ali_dist.config.loading import from_mapping
+from ali_dist.config import Config
+from ali_dist.config.loading import flatten_mapping, from_mapping, parse_setting
+from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
-from ali_dist.runs.datasets import open_run_data
+from ali_dist.model.build import find_architecture
+from ali_dist.runs.datasets import open_run_data, open_run_store
+from ali_dist.storage.base import MissingObject
 
 Settings = dict[str, Any]
 
@@ -25,10 +30,10 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
     """Settings for pictures of a side, by dotted name.
 
     - batch: 16 in runs of less than 500,000 images, 32 up to 2 million, then 64; from 128 px on 16. With equally many
-      images, half the batch is twice the updates, and that is what short runs lack.
+      images, half the batch is twice the updates, and that is what short runs lack. Never more than there are pictures.
     - latent size: 64 up to 32 px, then 128.
     - warm-up: 100 updates, at most a twentieth of the run.
-    - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.8e-4 at 256.
+    - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.7e-4 at 256.
     - penalty: 2 at 32 px, proportional to the number of pixels, over which a gradient of a given size per pixel adds
       up; 128 at 256 px, where arXiv 2501.05441 takes 150.
     - length: 100 passes, at least 256,000 images and at most 10 million.
@@ -44,7 +49,7 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
     images = length or min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
     penalty = _PENALTY_AT_32 * (side / 32) ** 2
     rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
-    batch = batch or (16 if side > 64 else _batch_for(images))
+    batch = batch or min(16 if side > 64 else _batch_for(images), pictures)
     settings: Settings = {
         "data.global_batch_size": batch,
         "model.latent_size": 64 if side <= 32 else 128,
@@ -55,7 +60,7 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
         "optim.warmup": min(100.0 * batch, images / 20),
         "optim.ema_half_life": min(images / 20, 500_000.0),
         "run.images": images,
-        **{f"report.{name}": max(1, images // times) for name, times in _REPORTS.items()},
+        **{f"report.{name}": max(batch, images // times) for name, times in _REPORTS.items()},
     }
     if pictures < _FEW_PICTURES:
         settings["objective.augment"] = "color,translation"
@@ -72,42 +77,72 @@ _REPORTS = {"log_every": 200, "gallery_every": 20, "checkpoint_every": 20}
 """How often in a run something is written, by setting of `report`."""
 
 
-def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
+def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Settings, str]:
     """What a preset that is sized by its images leaves to the training split, read from its index.
 
+    A run that is there already keeps what it was started with: rules may have changed since, and so may the data.
+
     Args:
-        preset: Its settings, by dotted name.
+        preset: Its settings, by dotted name, `run.name` among them.
         given: The user's, likewise.
 
+    Returns:
+        The settings, and one sentence about them.
+
     Raises:
-        InputError: There are no such data, or they are no pictures.
+        InputError: There are no such data, they are no pictures, or no networks are of their size.
     """
-    config = from_mapping(preset, _known_before(given))
-    index = open_run_data(config).train.index
+    # The user's settings may go together only with those that follow: those that decide are read one by one.
+    config = from_mapping({**preset, **{key: value for key, value in given.items() if key in _PLACES}})
+    length, batch = (parse_setting(key, given[key]) if key in given else None for key in _GIVEN_SIZES)
+    index = _open_index(config, given)
     if len(index.shape) != 3:
         raise InputError(
             f"The preset is for pictures, but the data at {config.data.url} have samples of shape {list(index.shape)}: "
             "choose another data.url or --preset."
         )
+    find_architecture(config, index.spec)  # refuses sizes that there are no networks for
     side = config.data.image_size or index.shape[1]
-    settings = sizes_for_images(
-        side,
-        index.num_samples,
-        length=config.run.images if "run.images" in given else None,
-        batch=config.data.global_batch_size if "data.global_batch_size" in given else None,
-    )
-    return {key: value for key, value in settings.items() if key not in given}
-
-
-def _known_before(given: Mapping[str, Any]) -> Settings:
-    """Of the user's settings those that say where the data are, and what others follow from."""
-    sections = ("data.", "storage.", "run.")
-    return {key: value for key, value in given.items() if key.startswith(sections)}
-
-
-def describe_sizes(settings: Mapping[str, Any]) -> str:
-    """One sentence for the user: what was chosen."""
+    sizes = sizes_for_images(side, index.num_samples, length=length, batch=batch)
+    earlier = _earlier_settings(config)
+    follows = {**sizes, **_switches(earlier)}
+    settings = {key: earlier.get(key, value) for key, value in follows.items() if key not in given}
     chosen = ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items()
     )
-    return f"Chosen by the number and size of the pictures: {chosen}."
+    if earlier:
+        return settings, f"As the run {config.run.name!r} was started with: {chosen}."
+    return settings, f"Chosen by the number and size of the pictures: {chosen}."
+
+
+_PLACES = (
+    *("data.url", "data.split", "data.holdout", "data.image_size", "model.architecture", "model.depth"),
+    *("run.dir", "run.name", "storage.endpoint_url", "storage.timeout_seconds", "storage.attempts"),
+)
+_GIVEN_SIZES = ("run.images", "data.global_batch_size")
+
+
+def _open_index(config: Config, given: Mapping[str, Any]) -> Index:
+    try:
+        return open_run_data(config).train.index
+    except InputError as error:
+        if "data.url" in given:
+            raise
+        raise InputError(
+            f"There are no pictures at {config.data.url}: write yours with `python -m ali_dist.prepare folder "
+            f"{config.data.url} --from PICTURES --size 64`, or give --data.url."
+        ) from error
+
+
+def _earlier_settings(config: Config) -> Settings:
+    """What the run of this name was started with; empty if there is none."""
+    try:
+        mapping = json.loads(open_run_store(config).get("config.json"))
+    except (MissingObject, ValueError):
+        return {}
+    return dict(flatten_mapping(mapping)) if isinstance(mapping, dict) else {}
+
+
+def _switches(earlier: Settings) -> Settings:
+    """What the rules leave out at other numbers of pictures."""
+    return {"objective.augment": earlier["objective.augment"]} if "objective.augment" in earlier else {}

@@ -7,12 +7,14 @@ import json
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import choose_device
+from ali_dist.data.order import check_batch
+from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture, usual_image_size
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.runs.datasets import RunData, open_run_data
 from ali_dist.training.memory import MemoryEstimate, estimate_memory
+from ali_dist.training.setup import check_rows
 from ali_dist.training.speed import time_updates
 from ali_dist.training.update_rules import Situation, choose_update_rule
 
@@ -34,6 +36,9 @@ def describe_run(config: Config) -> str:
     )
     rule = choose_update_rule(config.objective.update, situation)
     ali, _ = build_networks(config, spec, seed=0)
+    check_rows(config, ali, slice(0, config.data.global_batch_size), World())
+    if data is not None:
+        check_batch(data.train.index.num_samples, config.data.global_batch_size)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
     total = sum(sizes.values())
     return "\n".join(

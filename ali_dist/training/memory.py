@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ali_dist.config import Config
 from ali_dist.distributed import World
+from ali_dist.model.ali import LabelledBatch
 from ali_dist.model.build import build_networks
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.layers import BatchNorm
@@ -75,7 +76,9 @@ def estimate_memory(config: Config, spec: DataSpec, rule: UpdateRule) -> MemoryE
             return torch.empty(samples, *shape, device=_META)
 
         z, epsilon = draw(config.model.latent_size), draw(config.model.latent_size)
-        batch = TrainBatch(draw(*space.model_shape), z, epsilon, draw(condition) if condition else None)
+        x = draw(*space.model_shape)
+        labelled = LabelledBatch(x, draw().long(), epsilon) if config.objective.supervised else None
+        batch = TrainBatch(x, z, epsilon, draw(condition) if condition else None, labelled)
         kept = _SavedBytes(parameters)
         with torch.autograd.graph.saved_tensors_hooks(kept.count, _return_tensor):
             # The first update of a run has a penalty wherever there is one.

@@ -11,6 +11,7 @@ import torch
 from ali_dist.config import Config
 from ali_dist.distributed import World
 from ali_dist.errors import InputError
+from ali_dist.model.ali import ALI
 from ali_dist.model.layers import BatchNorm
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
@@ -138,7 +139,7 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
 
     # Networks, optimizer, average, and the update that is exact for them.
     state = build_train_state(config, data.train.index, device, world)
-    _check_rows(config, state, rows, world)
+    check_rows(config, state.ali, rows, world)
     labelled = None
     if config.objective.supervised:
         labelled = LabelledBatches(data.train, config, rows, device)
@@ -183,13 +184,13 @@ def _say_nothing(text: str) -> None:
     del text
 
 
-def _check_rows(config: Config, state: TrainState, rows: slice, world: World) -> None:
-    """Refuse a share of the batch that batch norm cannot work on.
+def check_rows(config: Config, ali: ALI, rows: slice, world: World) -> None:
+    """Refuse a share of the batch, or a part of it, that batch norm cannot work on.
 
     Raises:
         InputError: Batch norm would see a single row.
     """
-    if not any(isinstance(m, BatchNorm) for m in state.ali.modules()):
+    if not any(isinstance(m, BatchNorm) for m in ali.modules()):
         return
     batch_size = config.data.global_batch_size
     if batch_size < 2:
@@ -204,3 +205,14 @@ def _check_rows(config: Config, state: TrainState, rows: slice, world: World) ->
             "but scale.batch_norm is 'local', which needs at least 2: use 'global', raise data.global_batch_size, or "
             "use fewer workers."
         )
+    micro_batch = config.scale.micro_batch
+    if micro_batch is not None and (micro_batch == 1 or (count > micro_batch and count % micro_batch == 1)):
+        raise InputError(
+            f"scale.micro_batch is {micro_batch}, which leaves one of a worker's {count} images by itself, but "
+            f"batch norm needs at least 2: use another, such as {_nearest_fitting(micro_batch, count)}."
+        )
+
+
+def _nearest_fitting(micro_batch: int, count: int) -> int:
+    """The nearest larger part that leaves no image by itself."""
+    return next(size for size in range(max(2, micro_batch), count + 2) if count % size != 1)

@@ -11,6 +11,7 @@ import torch
 from ali_dist.config import Config
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
+from ali_dist.model.ali import LabelledBatch
 from ali_dist.model.data_space import condition_vectors
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.training.state import TrainState, build_train_state
@@ -78,7 +79,10 @@ def _draw_noise(config: Config, state: TrainState, rows: int, device: torch.devi
         c = condition_vectors(torch.zeros(rows, dtype=torch.int64, device=device), embedding.in_features)
     if x.dim() == 4 and device.type == "cuda":
         x = x.contiguous(memory_format=torch.channels_last)
-    return TrainBatch(x, z, epsilon, c)
+    labelled = None
+    if config.objective.supervised:
+        labelled = LabelledBatch(x, torch.zeros(rows, dtype=torch.int64, device=device), epsilon)
+    return TrainBatch(x, z, epsilon, c, labelled)
 
 
 def _index_of(spec: DataSpec) -> Index:

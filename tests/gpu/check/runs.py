@@ -65,7 +65,7 @@ def configure_run(task: PartTask, preset: str, name: str, data: Path, **changes:
     }
     named = {key.replace("__", "."): value for key, value in changes.items()}
     loaded = read_preset(preset)
-    sizes = settings_from_data(loaded.settings, places) if loaded.sized_by else {}
+    sizes = settings_from_data(loaded.settings, places)[0] if loaded.sized_by else {}
     return from_mapping(loaded.settings, sizes, places, TINY_SETTINGS if task.is_tiny else {}, named)
 
 

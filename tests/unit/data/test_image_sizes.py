@@ -5,6 +5,7 @@ Run: `make test ARGS=tests/unit/data/test_image_sizes.py`
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from ali_dist.config.loading import from_mapping, load_preset, read_preset
 from ali_dist.errors import InputError
+from ali_dist.runs import image_sizes
 from ali_dist.runs.image_sizes import settings_from_data, sizes_for_images
 from ali_dist.train import parse_arguments
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
@@ -62,7 +64,8 @@ def test_the_command_line_wins_and_what_follows_from_it_follows(tmp_path: Path, 
     config, _ = parse_arguments(words)
     assert config.model.architecture == "residual"
     assert (config.run.images, config.optim.lr_d, config.optim.lr_g) == (4000, 1e-3, 7e-4)
-    assert config.report.gallery_every == 200
+    assert (config.data.global_batch_size, config.report.gallery_every) == (16, 200)
+    assert config.optim.warmup == 200
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "optim.lr_g 0.0007" in said
@@ -87,3 +90,38 @@ def test_data_that_are_not_there_or_no_pictures_are_refused(tmp_path: Path) -> N
     write_arrays(tmp_path / "points" / "train", np.zeros((4, 2), np.float32), None)
     with pytest.raises(InputError, match="for pictures"):
         settings_from_data(preset, {"data.url": str(tmp_path / "points"), "data.split": "train"})
+
+
+def test_settings_that_need_what_follows_are_not_refused_before(tmp_path: Path) -> None:
+    """A batch and a length that do not go together with the defaults, and settings of other sections."""
+    url = write_pictures(tmp_path / "pictures", 24, 16)
+    words = ["--preset", "images", "--data.url", url, "--objective.supervised", "1", "--data.labelled", "10"]
+    config, _ = parse_arguments([*words, "--run.images", "40"])
+    assert (config.run.images, config.data.labelled, config.data.global_batch_size) == (40, 10, 16)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (3, 3), (24, 16)])
+def test_a_batch_is_never_larger_than_the_pictures(count: int, batch: int) -> None:
+    assert sizes_for_images(32, count)["data.global_batch_size"] == batch
+
+
+def test_a_run_keeps_what_it_was_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules have changed since, or the pictures; what the user gives now wins all the same."""
+    url = write_pictures(tmp_path / "pictures", 24, 16)
+    words = ["--preset", "images", "--data.url", url, "--run.dir", str(tmp_path / "runs")]
+    first, _ = parse_arguments(words)
+    folder = tmp_path / "runs" / first.run.name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(first.to_mapping()))
+    monkeypatch.setattr(image_sizes, "_PENALTY_AT_32", 9.0)
+    assert parse_arguments(words)[0] == first
+    assert parse_arguments([*words, "--objective.r1", "3"])[0].objective.r1 == 3.0
+    assert parse_arguments([*words, "--run.name", "another"])[0].objective.r1 == 2.25
+
+
+def test_sizes_without_networks_and_a_preset_without_data_are_refused(tmp_path: Path) -> None:
+    url = write_pictures(tmp_path / "pictures", 4, 16)
+    with pytest.raises(InputError, match="data.image_size is 512"):
+        parse_arguments(["--preset", "images", "--data.url", url, "--data.image_size", "512"])
+    with pytest.raises(InputError, match="prepare folder"):
+        settings_from_data({**load_preset("images"), "data.url": str(tmp_path / "nothing")}, {})

@@ -125,10 +125,10 @@ def test_a_run_without_a_complete_checkpoint_says_so(copied):
 
 
 def test_settings_of_another_version_are_one_sentence(copied):
-    rewrite_state(copied, lambda state: state["config"]["optim"].update(warmup=3))
+    rewrite_state(copied, lambda state: state["config"]["optim"].update(lookahead=3))
     with pytest.raises(InputError, match="another version") as refusal:
         load_run(str(copied))
-    assert "optim.warmup" in str(refusal.value)
+    assert "optim.lookahead" in str(refusal.value)
 
 
 def test_weights_that_do_not_fit_their_config_are_one_sentence(copied):

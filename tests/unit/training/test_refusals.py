@@ -18,7 +18,7 @@ from ali_dist.errors import InputError, Stopped
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.labelled_batches import labelled_ids
 from ali_dist.training.loop import fit
-from ali_dist.training.setup import _check_rows
+from ali_dist.training.setup import check_rows
 from ali_dist.training.state import build_train_state
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.runs import StoppingContext, index_without_shards, tiny_config
@@ -266,6 +266,9 @@ def test_a_run_is_not_continued_as_another_game(tmp_path, images, before, after,
         ({"scale__batch_norm": "local"}, 2, None),
         ({"scale__batch_norm": "local"}, 1, ("scale.batch_norm is 'local'", "'global'", "size is 24")),
         ({"data__global_batch_size": 1, "data__lanes": 1}, 1, ("data.global_batch_size is 1", "at least 2")),
+        ({"scale__batch_norm": "local", "scale__micro_batch": 8}, 24, None),
+        ({"scale__batch_norm": "local", "scale__micro_batch": 23}, 24, ("scale.micro_batch is 23", "such as 24")),
+        ({"scale__batch_norm": "local", "scale__micro_batch": 1}, 24, ("scale.micro_batch is 1", "such as 2.")),
     ],
 )
 def test_batch_norm_is_refused_a_single_row_of_its_own(changes, rows, said, tmp_path):
@@ -276,8 +279,8 @@ def test_batch_norm_is_refused_a_single_row_of_its_own(changes, rows, said, tmp_
     )
     state = build_train_state(config, index, torch.device("cpu"), World())
     if said is None:
-        _check_rows(config, state, slice(0, rows), World(size=24))
+        check_rows(config, state.ali, slice(0, rows), World(size=24))
         return
     with pytest.raises(InputError) as refusal:
-        _check_rows(config, state, slice(0, rows), World(size=24))
+        check_rows(config, state.ali, slice(0, rows), World(size=24))
     assert all(part in str(refusal.value) for part in said)
