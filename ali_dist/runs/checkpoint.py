@@ -49,7 +49,9 @@ class CheckpointMetadata:
         world_size: Ranks at the time; any other number may continue.
         config: The config of the run, nested.
         precision: The loss scale, for fp16.
-        metrics: Metrics of the last evaluation.
+        metrics: Metrics of the last evaluation before the save. One that is due at the same moment comes after it, so
+            that they are empty at the end of a run: metrics.jsonl and summary.json have them. In older checkpoints
+            they are of the same moment.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         data: What the networks depend on; see `DataSpec`.
         format_version: Version of the whole folder.
