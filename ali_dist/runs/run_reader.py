@@ -108,7 +108,7 @@ def read_records(path: Path, problems: list[str]) -> list[Record]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("images"), int | float):
                 raise ValueError("not a record")
-        except ValueError:  # a process killed in the middle of a write leaves half a line
+        except (ValueError, RecursionError):  # a process killed in the middle of a write leaves half a line
             num_bad_lines += 1
         else:
             records.append(record)
