@@ -37,7 +37,7 @@ class LoadedRun:
     Attributes:
         store: The run's folder.
         config: The run's config, as the checkpoint has it.
-        metadata: Where training stood (`step`, `images_seen`) and the last evaluation (`metrics`).
+        metadata: Where training stood (`step`, `images_seen`), and the evaluation before that (`metrics`).
         weights: ema: the averaged encoder and decoder; raw: the networks as last updated.
         spec: What the training data are.
         space: The ranges of stored, [0, 1] and model values.

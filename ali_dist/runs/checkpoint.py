@@ -7,7 +7,8 @@
         state.json             position, config and identity of the data; see `CheckpointMetadata`
         manifest.json          size and sha256 of every other file; written last
 
-A save copies tensors to host memory and returns; a thread writes them. At most one save is in flight.
+A save copies tensors to host memory and returns; a thread writes them. At most one save is in flight. What is saved is
+never written again: a kill at any moment leaves every checkpoint that was complete before, but for pruned ones.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ali_dist.storage.base import MissingObject, Store
 FORMAT_VERSION = 1
 _FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
+_ALWAYS_THERE = {"model.safetensors", "state.json"}  # in every manifest
 _LATER_FIELDS = ("data", "metrics_split")  # of `CheckpointMetadata`; older checkpoints of this format lack them
 
 
@@ -47,7 +49,9 @@ class CheckpointMetadata:
         world_size: Ranks at the time; any other number may continue.
         config: The config of the run, nested.
         precision: The loss scale, for fp16.
-        metrics: Metrics of the last evaluation.
+        metrics: Metrics of the last evaluation before the save. One that is due at the same moment comes after it, so
+            that they are empty at the end of a run: metrics.jsonl and summary.json have them. In older checkpoints
+            they are of the same moment.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         data: What the networks depend on; see `DataSpec`.
         format_version: Version of the whole folder.
@@ -109,6 +113,8 @@ class CheckpointStore:
     def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
 
+        A checkpoint of the same step that is complete stays as it is, metadata and all: its tensors are the same.
+
         Raises:
             StorageError: The previous save failed.
         """
@@ -138,6 +144,8 @@ class CheckpointStore:
 
     def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         try:
+            if self._is_complete(metadata.step):
+                return
             folder = f"{_FOLDER}/{_folder_name(metadata.step)}"
             files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
             files["state.json"] = json.dumps(asdict(metadata), indent=1).encode()
@@ -148,7 +156,7 @@ class CheckpointStore:
             for name, data in files.items():
                 self._store.put(f"{folder}/{name}", data)
             self._store.put(f"{folder}/{_MANIFEST}", json.dumps(manifest, indent=1).encode())
-            self._prune()
+            self._prune(metadata.step)
         except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
             self._error = error
 
@@ -161,10 +169,15 @@ class CheckpointStore:
                 keys_by_step.setdefault(int(name[5:]), []).append(info.key)
         return keys_by_step
 
-    def _prune(self) -> None:
-        """Delete all but the newest complete checkpoints, each manifest first; a failed deletion is only reported."""
+    def _prune(self, saved: int) -> None:
+        """Delete all but the newest complete checkpoints, each manifest first; a failed deletion is only reported.
+
+        Args:
+            saved: The step that has just been saved. Folders of later steps are none that a run could go on from, or
+                it would have: they do not count.
+        """
         folders = self._list_folders()
-        complete = [step for step, keys in folders.items() if any(key.endswith(_MANIFEST) for key in keys)]
+        complete = [s for s, keys in folders.items() if s <= saved and any(key.endswith(_MANIFEST) for key in keys)]
         for step in sorted(complete)[: -self._keep]:
             try:
                 self._store.delete([key for key in folders[step] if key.endswith(_MANIFEST)])
@@ -209,21 +222,48 @@ class CheckpointStore:
                 "or give the run folder for its newest."
             ) from torn
 
-    def _read(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
-        folder = f"{_FOLDER}/{_folder_name(step)}"
+    def _is_complete(self, step: int) -> bool:
+        """Whether the folder of a step is there and verifies; reads all of it, one file at a time."""
         try:
-            manifest = json.loads(self._store.get(f"{folder}/{_MANIFEST}"))
-            manifest = {n: entry for n, entry in manifest.items() if n.removesuffix(".safetensors") not in skip}
-            files = {name: self._store.get(f"{folder}/{name}") for name in manifest}
-        except MissingObject as missing:
-            raise _TornCheckpoint(str(missing)) from missing
-        except ValueError as damaged:
-            raise _TornCheckpoint("its manifest is damaged") from damaged
-        for name, entry in manifest.items():
-            if len(files[name]) != entry["bytes"] or hashlib.sha256(files[name]).hexdigest() != entry["sha256"]:
-                raise _TornCheckpoint(f"{name} does not match its manifest")
+            for name, entry in self._read_manifest(step).items():
+                self._read_file(step, name, entry)
+        except _TornCheckpoint:
+            return False
+        return True
+
+    def _read(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
+        manifest = self._read_manifest(step)
+        files = {
+            name: self._read_file(step, name, entry)
+            for name, entry in manifest.items()
+            if name.removesuffix(".safetensors") not in skip
+        }
         tensors = {n.removesuffix(".safetensors"): load_tensors(b) for n, b in files.items() if n != "state.json"}
         return Checkpoint(_read_metadata(json.loads(files["state.json"])), tensors)
+
+    def _read_manifest(self, step: int) -> dict[str, dict[str, Any]]:
+        data = self._get(step, _MANIFEST)
+        try:
+            manifest = json.loads(data)
+        except (ValueError, RecursionError) as damaged:
+            raise _TornCheckpoint("its manifest is damaged") from damaged
+        if not isinstance(manifest, dict) or not manifest.keys() >= _ALWAYS_THERE:
+            raise _TornCheckpoint("its manifest is damaged")
+        if not all(isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in manifest.values()):
+            raise _TornCheckpoint("its manifest is damaged")
+        return manifest
+
+    def _read_file(self, step: int, name: str, entry: Mapping[str, Any]) -> bytes:
+        data = self._get(step, name)
+        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise _TornCheckpoint(f"{name} does not match its manifest")
+        return data
+
+    def _get(self, step: int, name: str) -> bytes:
+        try:
+            return self._store.get(f"{_FOLDER}/{_folder_name(step)}/{name}")
+        except MissingObject as missing:
+            raise _TornCheckpoint(str(missing)) from missing
 
 
 class _TornCheckpoint(Exception):  # noqa: N818

@@ -42,7 +42,12 @@ class RunReader:
         problems: list[str] = []
         config = _read_mapping(folder / "config.json", problems)
         summary = _read_mapping(folder / "summary.json", problems)
-        records = _read_records(folder / "metrics.jsonl", problems)
+        records = read_records(folder / "metrics.jsonl", problems)
+        problems += [
+            f"The {r.get('what')} after {r['images']:,} images failed: {r.get('reason')}."
+            for r in records
+            if r.get("event") == "failure"
+        ]
         images = newest_images(folder / "images")
         if not images:
             problems.append("There are no images yet.")
@@ -91,7 +96,8 @@ def _read_mapping(path: Path, problems: list[str]) -> Mapping[str, Any]:
     return loaded
 
 
-def _read_records(path: Path, problems: list[str]) -> list[Record]:
+def read_records(path: Path, problems: list[str]) -> list[Record]:
+    """Read the records of metrics.jsonl; `problems` receives a sentence about what cannot be read."""
     if not path.is_file():
         problems.append(f"There is no {path.name}: curves are missing.")
         return []
@@ -102,7 +108,7 @@ def _read_records(path: Path, problems: list[str]) -> list[Record]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("images"), int | float):
                 raise ValueError("not a record")
-        except ValueError:  # a process killed in the middle of a write leaves half a line
+        except (ValueError, RecursionError):  # a process killed in the middle of a write leaves half a line
             num_bad_lines += 1
         else:
             records.append(record)

@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from ali_dist.runs.run_reader import read_records
 from ali_dist.runs.trackers import TRACKERS, Record
 from ali_dist.storage import Store, is_local
 
@@ -51,6 +52,11 @@ class RunWriter:
         """Give a record to every tracker."""
         for tracker in self._trackers:
             tracker.log_record(record)
+
+    def read_records(self) -> list[Record]:
+        """All records so far, of earlier starts, too."""
+        path = self.path / "metrics.jsonl"
+        return [dict(record) for record in read_records(path, [])] if path.exists() else []
 
     def log_image(self, path: Path, images: int) -> None:
         """Give a PNG of the run to every tracker."""

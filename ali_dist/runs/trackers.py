@@ -10,8 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ali_dist.storage.local import LocalStore
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+FOREIGN_LINES = "metrics-foreign.txt"
+"""Where lines of metrics.jsonl that are no records are kept, once a run goes on."""
 
 Record = dict[str, Any]
 """What is known at one moment: `event` (train or evaluation), `images`, and values by name."""
@@ -50,7 +55,7 @@ class JsonLinesTracker:
         folder: The run's folder.
     """
 
-    appended_files: tuple[str, ...] = ("metrics.jsonl",)
+    appended_files: tuple[str, ...] = ("metrics.jsonl", FOREIGN_LINES)
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
@@ -58,14 +63,18 @@ class JsonLinesTracker:
     def forget_after(self, images: int) -> None:
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["images"] <= images:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the half line of a killed process
-                continue
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept, foreign = [], []
+        for line in self._path.read_bytes().splitlines():
+            seen = _images_of(line)
+            if seen is None:  # the half line of a killed process, or not ours at all
+                foreign.append(line)
+            elif seen <= images:
+                kept.append(line)
+        if foreign:
+            with self._path.with_name(FOREIGN_LINES).open("ab") as file:
+                file.write(b"".join(line + b"\n" for line in foreign))
+        store = LocalStore(self._path.parent)
+        store.put(self._path.name, b"".join(line + b"\n" for line in kept))  # a kill leaves the old file or the new one
 
     def log_record(self, record: Record) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -79,6 +88,16 @@ class JsonLinesTracker:
 
     def close(self) -> None:
         """Nothing: no file stays open."""
+
+
+def _images_of(line: bytes) -> float | None:
+    """The images of a record; None for a line that is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # the former also for bytes that are no text
+        return None
+    images = record.get("images") if isinstance(record, dict) else None
+    return images if isinstance(images, int | float) else None
 
 
 class TensorBoardTracker:

@@ -43,6 +43,7 @@ def fit(config: Config, context: Context) -> Record | None:
         if run.progress.step >= run.total_steps:
             return conclude_finished_run(run)
         run.start_training(stack)
+        look_again(run)
 
         while run.progress.step < run.total_steps:
             # Stop, if any rank was asked to: save first, so that the same command goes on from here.
@@ -74,7 +75,7 @@ def fit(config: Config, context: Context) -> Record | None:
             if run.reporter is not None:
                 run.reporter.count_images(run.progress.images)
 
-            # Now and then, by images seen: record, draw, evaluate, save. The clock of training stands meanwhile.
+            # Now and then, by images seen: record, save, draw, evaluate. The clock of training stands meanwhile.
             due = schedules.due_actions(
                 config.report,
                 images_before=images,
@@ -83,14 +84,11 @@ def fit(config: Config, context: Context) -> Record | None:
             )
             if due.record:
                 record_losses(run)
-            if due.draw or due.evaluate:
-                average_statistics(run)
-            if due.draw and run.reporter is not None:
-                run.reporter.draw_galleries(run.progress.images)
-            if due.evaluate and not evaluate(run):
-                save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
             if due.save:
-                save_checkpoint(run)
+                save_checkpoint(run)  # before the looks, so that what fails or is killed there loses no training
+            elif due.draw or due.evaluate:
+                average_statistics(run)
+            look(run, draws=due.draw, evaluates=due.evaluate)
             if due.record:
                 run.meter.start(run.progress.images, run.batches.wait_seconds)
 
@@ -131,6 +129,39 @@ def record_losses(run: TrainingRun) -> None:
         )
     if run.reporter is not None:
         run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.rates()})
+    run.meter.start(run.progress.images, run.batches.wait_seconds)  # a stop before the next update has none to record
+
+
+def look(run: TrainingRun, *, draws: bool, evaluates: bool) -> None:
+    """Draw and measure the networks, whose statistics are those of all ranks. Collective.
+
+    Raises:
+        Stopped: The evaluation was asked to stop; a checkpoint has been saved.
+    """
+    if draws and run.reporter is not None:
+        run.reporter.draw_galleries(run.position())
+    if evaluates and not evaluate(run):
+        save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
+    if (draws or evaluates) and run.reporter is not None:
+        run.reporter.publish_looks(run.position())
+
+
+def look_again(run: TrainingRun) -> None:
+    """Look at the networks of the checkpoint, if the start that saved it was ended before it had. Collective.
+
+    Raises:
+        Stopped: The evaluation was asked to stop again.
+    """
+    if run.progress.step == 0:
+        return
+    images = run.progress.images
+    due = schedules.due_actions(
+        run.config.report, images_before=images - run.global_batch_size, images_now=images, is_last=False
+    )
+    is_missing = run.reporter is not None and due.evaluate and not run.reporter.has_evaluated(images)
+    if any_rank(is_missing, run.device, run.world):
+        look(run, draws=due.draw, evaluates=True)
+        run.meter.start(images, run.batches.wait_seconds)
 
 
 def evaluate(run: TrainingRun) -> bool:
@@ -139,10 +170,10 @@ def evaluate(run: TrainingRun) -> bool:
     is_last = run.progress.step >= run.total_steps
     if run.reporter is not None:
         outcome = run.reporter.evaluate(run.position(), is_last=is_last)
+    if is_last and (outcome.is_stopped or outcome.is_failed):  # metrics of an earlier moment are not those of the end
+        run.progress.metrics = {}
+        run.progress.metrics_split = ""
     if any_rank(outcome.is_stopped, run.device, run.world):
-        if is_last:  # whoever goes on sees that the run has not been measured yet
-            run.progress.metrics = {}
-            run.progress.metrics_split = ""
         return False
     if outcome.metrics:
         run.progress.metrics = outcome.metrics
@@ -169,6 +200,7 @@ def save_checkpoint(run: TrainingRun) -> None:
     if run.reporter is None:
         return
     index = run.data.train.index
+    is_last = run.progress.step >= run.total_steps  # its evaluation is to come, which whoever goes on must see
     metadata = CheckpointMetadata(
         step=run.progress.step,
         images_seen=run.progress.images,
@@ -179,8 +211,8 @@ def save_checkpoint(run: TrainingRun) -> None:
         world_size=run.world.size,
         config=run.config.to_mapping(),
         precision=run.state.precision.state_dict(),
-        metrics=run.progress.metrics,
-        metrics_split=run.progress.metrics_split,
+        metrics={} if is_last else run.progress.metrics,
+        metrics_split="" if is_last else run.progress.metrics_split,
         data=index.spec.to_mapping(),
     )
     run.checkpoints.save(metadata, run.state.tensors())
@@ -222,7 +254,7 @@ def conclude(run: TrainingRun, status: str) -> Record | None:
 
 
 def conclude_finished_run(run: TrainingRun) -> Record | None:
-    """Nothing is left to train; a run without a summary gets it, with its evaluation if that was stopped. Collective.
+    """Nothing is left to train; a run without a summary gets it, with the looks that it may lack. Collective.
 
     Raises:
         Stopped: The evaluation was asked to stop again.
@@ -233,11 +265,14 @@ def conclude_finished_run(run: TrainingRun) -> Record | None:
             f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
             "or choose another --run.name."
         )
-    if not any_rank(summary is not None, run.device, run.world) and not run.progress.metrics and not evaluate(run):
-        raise Stopped(
-            f"Stopped on request while run {run.config.run.name!r} was evaluated, with all its training saved; run the "
-            "same command to evaluate it."
-        )
+    if not any_rank(summary is not None, run.device, run.world):
+        if run.reporter is not None:
+            run.reporter.draw_galleries(run.position())
+        if not run.progress.metrics and not evaluate(run):  # a checkpoint of before has metrics of the same moment
+            raise Stopped(
+                f"Stopped on request while run {run.config.run.name!r} was evaluated, with all its training saved; run "
+                "the same command to evaluate it."
+            )
     if run.reporter is None:
         return None
     return summary or run.reporter.write_summary(run.outcome("finished"), [])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from ali_dist.config import Config
 from ali_dist.data.shards.reader import load_labels
+from ali_dist.errors import InputError
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.monitor import Advance, EvaluationMonitor, EvaluationStopped
 from ali_dist.evaluation.reference_cache import ReferenceCache
@@ -29,6 +32,8 @@ from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation
 from ali_dist.training.state import TrainState
 
+_NO_METRICS = ("event", "step", "images", "seconds", "split")  # of an evaluation's record
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOutcome:
@@ -39,16 +44,21 @@ class EvaluationOutcome:
         split: Name of the split that they are of.
         to_choose_by: What a sweep may compare: never of the split that is reported on, where there is another.
         is_stopped: Whether the evaluation was asked to stop, and has no metrics for that reason.
+        is_failed: Whether it failed, and has none for that one.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     split: str = ""
     to_choose_by: dict[str, float] = field(default_factory=dict)
     is_stopped: bool = False
+    is_failed: bool = False
 
 
 class RunReporter:
     """Writes the files of a run and shows how it is doing; changes nothing in the training. Used by rank 0 alone.
+
+    Where drawing, evaluating or the report page fail, that is said and recorded, and the run goes on. What asks the
+    user for something is raised: an `InputError`, or the `FloatingPointError` of networks that have diverged.
 
     Args:
         config: The run's config.
@@ -96,10 +106,11 @@ class RunReporter:
             sys.stderr.write(f"{text}\n")  # the progress line is not there yet
 
     def begin_training(self, progress: TrainingProgress) -> None:
-        """Begin to show a training that starts, or goes on, from `progress`."""
+        """Begin to show a training that starts, or goes on, from `progress`, which gets the newest metrics."""
         config = self._config
         state = self._state
         self._folder.forget_after(progress.images)
+        self._recall_metrics(progress)
         self._folder.write_json("config.json", config.to_mapping())
         sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in state.ali.named_children()}
         self.say(
@@ -128,8 +139,56 @@ class RunReporter:
         """Bring what has been written to the run folder, where that is not on this machine."""
         self._folder.publish()
 
+    def publish_looks(self, position: Record) -> None:
+        """Bring pictures and evaluations there; if that fails, they go with what is published next."""
+        with self._going_on("upload", position):
+            self._folder.publish()
+
+    def has_evaluated(self, images: int) -> bool:
+        """Whether the networks of that moment need not be measured, because they were, or will not be."""
+        return self._is_evaluation_off or any(
+            record["images"] == images
+            and (record.get("event") == "evaluation" or record.get("what") == "evaluation")  # the latter: it failed
+            for record in self._folder.read_records()
+        )
+
+    @property
+    def _is_evaluation_off(self) -> bool:
+        return self._config.report.evaluation == "none" or self._data.holdout is None
+
+    def _recall_metrics(self, progress: TrainingProgress) -> None:
+        """Give `progress` the metrics of the last evaluation: it may have come after the checkpoint."""
+        evaluations = [record for record in self._folder.read_records() if record.get("event") == "evaluation"]
+        if evaluations:
+            *_, last = evaluations
+            progress.metrics = {key: value for key, value in last.items() if key not in _NO_METRICS}
+            progress.metrics_split = last.get("split", "")
+
+    @contextmanager
+    def _going_on(self, what: str, position: Record) -> Iterator[None]:
+        """Record what fails in the block, and go on; what asks the user for something is raised.
+
+        Args:
+            what: What is done in it, in a word.
+            position: Step, images and seconds of the record.
+        """
+        try:
+            yield
+        except (InputError, FloatingPointError, EvaluationStopped):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            details = "".join(traceback.format_exception(error))
+            self._folder.log_record(
+                {"event": "failure", **position, "what": what, "reason": reason, "traceback": details}
+            )
+            self.say(
+                f"The {what} after {position['images']:,} images failed ({reason}); the run goes on without it, and "
+                "metrics.jsonl has the details."
+            )
+
     def evaluate(self, position: Record, *, is_last: bool) -> EvaluationOutcome:
-        """Measure the current networks, and log it; an empty outcome where there are no metrics.
+        """Measure the current networks, and log it; an empty outcome where there are no metrics, or if that fails.
 
         Before the end, the split that is chosen by is measured. At the end it is `data.holdout`, and before it, if
         there were (or could have been) earlier evaluations, once more the other one.
@@ -138,20 +197,22 @@ class RunReporter:
             position: Step, images and seconds of the record.
             is_last: Whether training has ended.
         """
-        report = self._config.report
-        if report.evaluation == "none" or self._data.holdout is None:
+        if self._is_evaluation_off:
             return EvaluationOutcome()
         by_report_split = self._evaluator.chooses_by_report_split
         chosen = reported = SplitEvaluation()
+        is_failed = True
         try:
-            if not is_last or (report.evaluate_every and not by_report_split):
-                chosen = self._measure(position, "choice")
-            if is_last:
-                reported = self._measure(position, "report")
+            with self._going_on("evaluation", position):
+                if not is_last or (self._config.report.evaluate_every and not by_report_split):
+                    chosen = self._measure(position, "choice")
+                if is_last:
+                    reported = self._measure(position, "report")
+                is_failed = False
         except EvaluationStopped:
             return EvaluationOutcome(is_stopped=True)
         result = reported if is_last else chosen
-        return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics)
+        return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics, is_failed=is_failed)
 
     def _measure(self, position: Record, purpose: Purpose) -> SplitEvaluation:
         result = self._evaluator.measure(self._make_inference_model(), purpose)
@@ -160,15 +221,18 @@ class RunReporter:
             self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
         return result
 
-    def draw_galleries(self, images: int) -> None:
+    def draw_galleries(self, position: Record) -> None:
         """Draw what the current networks make of the same latents and images as at every other time.
 
         Args:
-            images: Images seen, for the files' names.
+            position: Images seen, for the files' names, and step and seconds.
         """
+        if has_galleries(self._data.train.index.spec):
+            with self._going_on("gallery", position):
+                self._draw_galleries(position["images"])
+
+    def _draw_galleries(self, images: int) -> None:
         spec = self._data.train.index.spec
-        if not has_galleries(spec):
-            return
         data, labels = self._shown
         model = self._make_inference_model()
         drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
@@ -214,10 +278,28 @@ class RunReporter:
             summary["metrics_to_choose_by"] = self._evaluations["choice"].metrics
         if substituted:
             summary["substituted"] = substituted
-        self._folder.write_json("summary.json", summary)
-        write_page(self._folder.path)
+        self._write_summary(summary)
+        num_failures = len(summary.get("failures", ()))
+        with self._going_on("report page", {key: outcome[key] for key in ("step", "images", "seconds")}):
+            write_page(self._folder.path)
+        if len(self._failures()) > num_failures:
+            self._write_summary(summary)
         self._folder.publish()
         return summary
+
+    def _write_summary(self, summary: Record) -> None:
+        """Write the summary with all that has failed."""
+        failures = self._failures()
+        if failures:
+            summary["failures"] = failures
+        self._folder.write_json("summary.json", summary)
+
+    def _failures(self) -> list[Record]:
+        return [
+            {key: record.get(key) for key in ("what", "images", "reason")}
+            for record in self._folder.read_records()
+            if record.get("event") == "failure"
+        ]
 
     def read_finished_summary(self) -> Record | None:
         """Read the summary of a run that has finished before; None if it has not."""

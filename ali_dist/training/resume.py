@@ -47,7 +47,7 @@ class TrainingProgress:
         images: Real images seen, over all ranks.
         seconds: Training time of earlier starts.
         restarts: How often the run was gone on with.
-        metrics: Metrics of the last evaluation; empty if there was none, or if the last one was stopped.
+        metrics: Metrics of the last evaluation; empty if there was none, or if the one at the end has given none.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
     """
 

@@ -127,12 +127,20 @@ def test_where_valid_is_the_holdout_split_it_is_measured_once(tmp_path: Path) ->
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_names_no_split_of_its_metrics(tmp_path: Path) -> None:
-    """Whether training is at its end, where nothing is measured again, or is to go on."""
+    """Whether training is at its end, where nothing is measured again, or is to go on.
+
+    Checkpoints of that time were saved after the evaluation and have its metrics.
+    """
     config = make_config(tmp_path, ("train", "valid", "test"), report__evaluate_every=96)
     folder = Path(config.run.dir) / config.run.name
     finished = fit(config, Listener())
     assert finished is not None
-    rewrite_state(folder, lambda state: state.pop("metrics_split"))
+
+    def make_old(state: dict[str, Any]) -> None:
+        del state["metrics_split"]
+        state["metrics"] = finished["metrics"]
+
+    rewrite_state(folder, make_old)
     (folder / "summary.json").unlink()
     again = fit(config, Listener())
     assert again is not None
