@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     import torch
 
 OptionGroup = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions, and breaks no name at its hyphens."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -45,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
             usage="%(prog)s [options] [--section.key value ...]" if takes_settings else None,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         self._takes_settings = takes_settings

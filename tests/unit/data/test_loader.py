@@ -175,7 +175,7 @@ def test_auto_residency_takes_memory_that_holds_the_data_else_streams() -> None:
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_read(data: tuple[LocalStore, Index]) -> None:
     with pytest.raises(InputError, match="5 workers but only 4 lanes"):
         open_batch_source(*data, world_size=5)
-    with pytest.raises(InputError, match="203 samples in 7 shards, which is 1 fewer"):
+    with pytest.raises(InputError, match="203 samples, which is 1 fewer"):
         open_batch_source(*data, global_batch_size=204)
 
 
