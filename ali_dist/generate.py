@@ -90,6 +90,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
         as_files=arguments.single,
         count=arguments.count or DEFAULT_COUNTS[arguments.what],
         seed=arguments.seed,
+        may_be_fewer=arguments.count is None,
     )
     for path in _write_gallery(writer, arguments):
         print(path)

@@ -50,6 +50,7 @@ class GalleryWriter:
         as_files: Whether each image is written as a file of its own.
         count: Samples, pairs or rows.
         seed: Seed of every draw.
+        may_be_fewer: Whether pairs and rows are as many as there are images for, where these do not suffice.
     """
 
     run: LoadedRun
@@ -61,6 +62,7 @@ class GalleryWriter:
     as_files: bool
     count: int
     seed: int
+    may_be_fewer: bool = False
 
     def write_samples(self) -> list[Path]:
         """Write decoder samples: images, or points and, where they are of a mixture, a figure.
@@ -77,7 +79,7 @@ class GalleryWriter:
 
     def write_reconstructions(self, *, use_mean: bool) -> list[Path]:
         """Write images beside G(z), z ~ q(z|x) or its mean; decoded under the conditions asked for, if any."""
-        x, c = self._draw_images(self.count)
+        x, c = self._draw_images(1)
         gallery = galleries.draw_reconstructions(
             self.run.model,
             x,
@@ -91,7 +93,7 @@ class GalleryWriter:
 
     def write_interpolations(self, *, use_mean: bool, spherical: bool, steps: int) -> list[Path]:
         """Write paths between the latents of two images each; conditions change along straight lines."""
-        x, c = self._draw_images(2 * self.count)
+        x, c = self._draw_images(2)
         gallery = galleries.draw_interpolations(
             self.run.model,
             x,
@@ -148,19 +150,20 @@ class GalleryWriter:
         labels = draw_labels(split, self.count, make_generator(self.seed, "conditions"))
         return self.condition.apply_to(conditions_for_samples(self.run, split, labels))
 
-    def _draw_images(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Draw images x [N, C, H, W] in [0, 1], and their own conditions [N, A]."""
+    def _draw_images(self, for_each: int) -> tuple[Tensor, Tensor | None]:
+        """Draw images x [N, C, H, W] in [0, 1], `for_each` for each of what is written, and their conditions [N, A]."""
         split = self.open_data()
         if not self.run.spec.is_images:
             raise InputError(
                 f"Run {self.run.name!r} was trained on points, which can only be shown by --what samples: choose that."
             )
-        if split.index.num_samples < count:
+        possible = split.index.num_samples // for_each
+        if possible < self.count and (not self.may_be_fewer or possible == 0):
             raise InputError(
-                f"--count {self.count} needs {count} images, but {split.store.url} holds {split.index.num_samples}: "
-                "give a smaller --count."
+                f"--count {self.count} needs {self.count * for_each} images, but {split.store.url} holds "
+                f"{split.index.num_samples}: give a smaller --count."
             )
-        samples = draw_samples(split, count, make_generator(self.seed, "images"))
+        samples = draw_samples(split, min(possible, self.count) * for_each, make_generator(self.seed, "images"))
         return self.run.space.unit_from_stored(samples.x), conditions_for_samples(self.run, split, samples.y)
 
     def _write(self, kind: str, gallery: Gallery) -> list[Path]:

@@ -48,6 +48,18 @@ def test_originals_of_reconstructions_are_images_of_the_holdout_split(plain, dat
     assert {image.tobytes() for image in originals} <= known
 
 
+@pytest.mark.parametrize(("what", "files", "images"), [("reconstructions", 2, 1), ("interpolations", 11, 2)])
+def test_few_images_give_fewer_pairs_unless_a_count_is_given(
+    plain, data, tmp_path, monkeypatch, capsys, what, files, images
+):
+    """Each pair or row is so many files, and takes so many images."""
+    monkeypatch.setitem(generate.DEFAULT_COUNTS, what, 10_000)
+    words = ("--what", what, "--single", "--out", tmp_path)
+    succeed(generate, plain, *words)
+    assert len(list(tmp_path.rglob("*.png"))) == files * (load_index(LocalStore(data / "test")).num_samples // images)
+    assert "give a smaller --count" in refusal(capsys, generate, plain, *words, "--count", 10_000)
+
+
 def test_the_mean_and_a_draw_reconstruct_differently(plain, tmp_path):
     for out, words in (("draw", []), ("mean", ["--use-mean"])):
         succeed(generate, plain, "--what", "reconstructions", "--count", 5, "--out", tmp_path / out, *words)
