@@ -88,6 +88,12 @@ def _inverse_enlargement(small: int, large: int, device: torch.device, dtype: to
     return torch.linalg.pinv(_resize_images(columns, large)[:, 0, :, 0].T).to(device, dtype)
 
 
+def lay_out_for_device(x: Tensor) -> Tensor:
+    """Images [B, C, H, W] channels-last on a GPU, as the weights lie there; anything else as it is."""
+    is_image_on_gpu = x.dim() == 4 and x.device.type == "cuda"
+    return x.contiguous(memory_format=torch.channels_last) if is_image_on_gpu else x
+
+
 def condition_vectors(y: Tensor, size: int) -> Tensor:
     """c [B, size] of class numbers int64 [B] (one-hot) or attribute vectors float32 [B, size] (as they are)."""
     c = F.one_hot(y, size).float() if y.dim() == 1 else y.float()

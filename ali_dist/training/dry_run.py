@@ -86,8 +86,13 @@ def _describe_speed(config: Config, spec: DataSpec) -> str:
     """What a few updates of noise take here, and what follows for the run."""
     if config.model.decoder_from is not None:
         return "not measured: it depends on the run in model.decoder_from"
+    if config.scale.compile:
+        return "not measured: compiling would take minutes (scale.compile)"
     device = choose_device(config.scale.device, 0)
-    seconds, updates = time_updates(config, spec, device)
+    try:
+        seconds, updates = time_updates(config, spec, device)
+    except torch.OutOfMemoryError:
+        return "not measured: an update does not fit in this GPU's memory, see scale.micro_batch"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     of_thousand, of_run = (_format_duration(images * seconds) for images in (1000, config.run.images))
     return (

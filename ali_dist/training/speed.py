@@ -12,7 +12,7 @@ from ali_dist.config import Config
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.model.ali import LabelledBatch
-from ali_dist.model.data_space import condition_vectors
+from ali_dist.model.data_space import condition_vectors, lay_out_for_device
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.training.state import TrainState, build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
@@ -71,14 +71,12 @@ def _wait_for(device: torch.device) -> None:
 
 def _draw_noise(config: Config, state: TrainState, rows: int, device: torch.device) -> TrainBatch:
     """A batch of this rank, which is all of it."""
-    x = torch.rand(rows, *state.space.model_shape, device=device)
+    x = lay_out_for_device(torch.rand(rows, *state.space.model_shape, device=device))
     z, epsilon = torch.randn(2, rows, config.model.latent_size, device=device)
     embedding = state.ali.embedding
     c = None
     if isinstance(embedding, torch.nn.Linear):
         c = condition_vectors(torch.zeros(rows, dtype=torch.int64, device=device), embedding.in_features)
-    if x.dim() == 4 and device.type == "cuda":
-        x = x.contiguous(memory_format=torch.channels_last)
     labelled = None
     if config.objective.supervised:
         labelled = LabelledBatch(x, torch.zeros(rows, dtype=torch.int64, device=device), epsilon)

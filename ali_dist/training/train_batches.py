@@ -19,7 +19,7 @@ from ali_dist.data.order import lanes_of_rank
 from ali_dist.distributed import World
 from ali_dist.errors import InputError
 from ali_dist.model.ali import LabelledBatch
-from ali_dist.model.data_space import DataSpace, condition_vectors
+from ali_dist.model.data_space import DataSpace, condition_vectors, lay_out_for_device
 from ali_dist.runs.datasets import DataSplit
 from ali_dist.training.labelled_batches import LabelledBatches
 from ali_dist.training.randomness import HorizontalFlips, NoiseSource
@@ -92,10 +92,7 @@ class TrainBatches:
         return TrainBatch(self._to_model(x), z, epsilon, self._conditions(data.y), labelled)
 
     def _to_model(self, x: Tensor) -> Tensor:
-        x = self._space.model_from_unit(self._space.unit_from_stored(x))
-        # As the weights lie on a GPU, see `state.py`.
-        is_image_on_gpu = x.dim() == 4 and x.device.type == "cuda"
-        return x.contiguous(memory_format=torch.channels_last) if is_image_on_gpu else x
+        return lay_out_for_device(self._space.model_from_unit(self._space.unit_from_stored(x)))
 
     def _conditions(self, y: Tensor | None) -> Tensor | None:
         if not self._condition_size:

@@ -28,7 +28,7 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
 from ali_dist.model.build import build_networks, find_architecture
-from ali_dist.model.data_space import DataSpace
+from ali_dist.model.data_space import DataSpace, lay_out_for_device
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
@@ -113,12 +113,6 @@ def _make_inputs(config: Config, space: DataSpace, device: torch.device) -> Trai
     return TrainBatch(x.to(device), z.to(device), epsilon.to(device))
 
 
-def _as_in_training(inputs: TrainBatch, device: torch.device) -> TrainBatch:
-    """The same images in the layout that a run gives them."""
-    is_image_on_gpu = inputs.x.dim() == 4 and device.type == "cuda"
-    return inputs._replace(x=inputs.x.contiguous(memory_format=torch.channels_last)) if is_image_on_gpu else inputs
-
-
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
     """Build `usual` with torch's maxout and dropout, then with ours, and then our update rules.
 
@@ -154,7 +148,7 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
         state = build_train_state(config_for(settings, layer, {"objective.update": rule}), index, device, World())
         assert state.step.rule.name == rule
         update = state.step if name == rule else state.update
-        own_inputs = _as_in_training(inputs, device)
+        own_inputs = inputs._replace(x=lay_out_for_device(inputs.x))  # as a run has them
         contestants.append(
             Contestant(
                 name,
