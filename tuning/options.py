@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -148,6 +149,8 @@ def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> Config:
             raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
     preset = load_preset_option(options.preset, settings)
     config = from_mapping(preset.settings, {"run.name": f"sweep-{preset.name}"}, settings)
+    if preset.note:
+        sys.stderr.write(f"{preset.note}\n")
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
     return with_absolute_paths(config)
