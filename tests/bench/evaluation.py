@@ -17,6 +17,7 @@ import numpy as np
 
 from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.data.shards.index import INDEX_KEY, Shard
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.writer import SampleFormat, write_index, write_shard
 from ali_dist.storage.local import LocalStore
@@ -53,7 +54,7 @@ def write_split(folder: Path, count: int, seed: int, per_shard: int = PER_SHARD)
         y = rng.integers(0, len(CLASSES), size)
         for label in range(len(CLASSES)):
             x[y == label, :, 3 * label : 3 * label + 2] += 80
-        samples = [(image, int(label)) for image, label in zip(x, y, strict=True)]
+        samples = [PreparedSample(image, int(label)) for image, label in zip(x, y, strict=True)]
         shard, counted = write_shard(store, len(shards), samples, sample_format)
         shards.append(shard)
         statistics.merge(counted)

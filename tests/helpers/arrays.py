@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.shards.index import Index, Shard, load_sidecar
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.statistics import Statistics
-from ali_dist.data.shards.writer import LabelledSample, SampleFormat, write_index, write_shard
+from ali_dist.data.shards.writer import SampleFormat, write_index, write_shard
 from ali_dist.storage.base import Listing, ObjectInfo, Store
 from ali_dist.storage.local import LocalStore
 
@@ -35,7 +36,7 @@ def make_labelled_arrays(n: int, *, shape: tuple[int, ...] = SHAPE, seed: int = 
 
 def write_shards(
     store: Store,
-    samples: Iterable[LabelledSample],
+    samples: Iterable[PreparedSample],
     sample_format: SampleFormat,
     *,
     per_shard: int = PER_SHARD,
@@ -67,7 +68,7 @@ def write_arrays(
     labels: Any = [None] * len(x) if y is None else list(y) if np.ndim(y) == 2 else [int(label) for label in y]
     dtype: Any = str(x.dtype)
     sample_format = SampleFormat(encoding=encoding, shape=x.shape[1:], dtype=dtype, attributes=tuple(attributes))
-    return store, write_shards(store, zip(x, labels, strict=True), sample_format, **options)
+    return store, write_shards(store, map(PreparedSample, x, labels), sample_format, **options)
 
 
 def damage_sample(store: LocalStore, index: Index, sample: int) -> tuple[str, int]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ali_dist.data.shards.index import Shard
+from ali_dist.data.shards.sample import NamedCounts, PreparedSample
 from ali_dist.data.shards.statistics import Statistics
-from ali_dist.data.shards.writer import LabelledSample, SampleFormat, write_shard
+from ali_dist.data.shards.writer import SampleFormat, write_shard
 from ali_dist.data.sources.base import ShardSamples
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
@@ -30,11 +31,13 @@ class FinishedShard(NamedTuple):
         shard: The shard; None if all its samples were bad.
         statistics: What its samples count.
         bad_samples: One sentence for each sample that was left out.
+        treatments: What was done to the others.
     """
 
     shard: Shard | None
     statistics: Statistics
     bad_samples: tuple[str, ...]
+    treatments: NamedCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,19 @@ class ShardTask:
         """
         bad: list[str] = []
         good = list(self._read_good_samples(samples, bad, advance))
-        if good:
-            shard, statistics = write_shard(self.store, number, good, self.sample_format)
-            finished = FinishedShard(shard, statistics, tuple(bad))
-        else:
-            finished = FinishedShard(None, self._empty_statistics(), tuple(bad))
+        treatments = NamedCounts()
+        for sample in good:
+            treatments.add_all(sample.treatments, sample.origin)
+        shard, statistics = (
+            write_shard(self.store, number, good, self.sample_format) if good else (None, self._empty_statistics())
+        )
+        finished = FinishedShard(shard, statistics, tuple(bad), treatments)
         self.store.put(_record_key(number), _record_to_json(finished))
         return finished
 
     def _read_good_samples(
         self, samples: ShardSamples, bad: list[str], advance: Callable[[int], None]
-    ) -> Iterator[LabelledSample]:
+    ) -> Iterator[PreparedSample]:
         """Read the samples one by one; a sentence on each bad one goes to `bad`."""
         for number in range(len(samples)):
             try:
@@ -114,7 +119,9 @@ class ShardTask:
         statistics = self._empty_statistics()
         statistics.add_record(content["statistics"])
         shard = None if content["shard"] is None else Shard(**content["shard"])
-        return FinishedShard(shard, statistics, tuple(content["bad"]))
+        treatments = NamedCounts()
+        treatments.add_json(content["treatments"])
+        return FinishedShard(shard, statistics, tuple(content["bad"]), treatments)
 
     def _empty_statistics(self) -> Statistics:
         return Statistics(self.sample_format.shape, self.sample_format.dtype)
@@ -126,5 +133,10 @@ def _record_key(number: int) -> str:
 
 def _record_to_json(finished: FinishedShard) -> bytes:
     shard = None if finished.shard is None else dataclasses.asdict(finished.shard)
-    record = {"shard": shard, "statistics": finished.statistics.to_record(), "bad": finished.bad_samples}
+    record = {
+        "shard": shard,
+        "statistics": finished.statistics.to_record(),
+        "bad": finished.bad_samples,
+        "treatments": finished.treatments.to_json(),
+    }
     return json.dumps(record).encode()

@@ -21,6 +21,7 @@ from ali_dist.data.preparation.shard_task import RECORD_PREFIX, UNFINISHED_KEY, 
 from ali_dist.data.preparation.workers import write_in_processes
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.labels import Label, encode_label
+from ali_dist.data.shards.sample import NamedCounts
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.writer import MB, SampleFormat, write_index
 from ali_dist.data.sources.base import SampleNumbers, SourceSplit, StartTracking, track_nothing
@@ -90,12 +91,15 @@ def _write_split(store: Store, split: SourceSplit, options: WriteOptions, start_
     task = ShardTask(store, sample_format, options.skip_bad)
     finished_shards = _write_missing_shards(task, split, options, start_tracking)
     statistics = Statistics(sample_format.shape, sample_format.dtype)
+    treatments = NamedCounts()
     for finished in finished_shards:
         statistics.merge(finished.statistics)
+        treatments.merge(finished.treatments)
     shards = [finished.shard for finished in finished_shards if finished.shard is not None]
     bad = [sentence for finished in finished_shards for sentence in finished.bad_samples]
     skipped = {"skipped": len(bad), "skipped_samples": bad} if bad else {}
-    extra = {**split.extra, **skipped, "source": settings}
+    treated = {"treatments": treatments.to_json()} if treatments.to_json() else {}
+    extra = {**split.extra, **skipped, **treated, "source": settings}
     write_index(store, sample_format, shards, statistics, classes=split.classes, extra=extra)
     _remove_leftovers(store, {key for shard in shards for key in (shard.key, shard.sidecar_key)})
     return True

@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import math
 import re
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,17 +44,21 @@ def encode_sample(x: Sample, encoding: str) -> bytes:
     return buffer.getvalue()
 
 
-def make_decoder(encoding: str, out: Sample) -> Callable[[int, memoryview], None]:
+def make_decoder(encoding: str, out: Sample, background: str = BACKGROUND) -> Callable[[int, memoryview], None]:
     """Make a function that decodes a payload into a row of `out` [m, *shape].
+
+    `background` is the color under transparent images.
 
     The function raises ValueError with the reason if the payload is not a sample of that shape and dtype.
     """
     shape = out.shape[1:]
     if encoding != "raw":
-        parse_image = read_npy if encoding == "npy" else read_image
 
         def decode_image(row: int, payload: memoryview) -> None:
-            image = parse_image(payload, channels=shape[0])
+            if encoding == "npy":
+                image = read_npy(payload, channels=shape[0])
+            else:
+                image, _ = read_image(payload, channels=shape[0], background=background)
             if image.shape != shape:
                 raise ValueError(f"its shape is {image.shape}, but it must be {shape}")
             out[row] = image
@@ -72,36 +76,22 @@ def make_decoder(encoding: str, out: Sample) -> Callable[[int, memoryview], None
     return decode_raw
 
 
-def read_image(payload: memoryview, channels: int | None = None) -> Sample:
-    """Decode an 8-bit PNG or JPEG to uint8 [C, H, W].
+def read_image(
+    payload: bytes | memoryview, channels: int | None = None, background: str = BACKGROUND
+) -> tuple[Sample, frozenset[str]]:
+    """Decode an 8-bit PNG or JPEG to uint8 [C, H, W], upright and opaque.
 
-    C is 1 for gray images and 3 for others; with `channels` 3, gray ones are repeated. Alpha is dropped.
+    C is 1 for gray images and 3 for others; with `channels` 3, gray ones are repeated.
+
+    Returns:
+        The image, and what was done to it (see `OpenedPicture`).
 
     Raises:
         ValueError: The image cannot be decoded; the message says why.
     """
     with open_image(payload, ("PNG", "JPEG")) as image:
-        is_gray = image.mode in ("1", "L", "LA") and channels != 3
-        return channels_first(image.convert("L" if is_gray else "RGB"))
-
-
-@contextmanager
-def open_image(payload: bytes | memoryview, formats: tuple[str, ...]) -> Iterator[Image]:
-    """Open an image of 8 bits a channel in one of Pillow's formats; it is decoded when its pixels are first used.
-
-    Raises:
-        ValueError: The image cannot be decoded, which may come out within the block; the message says why.
-    """
-    from PIL import Image as Images
-
-    names = f"{', '.join(formats[:-1])} or {formats[-1]}"
-    try:
-        with Images.open(io.BytesIO(payload), formats=formats) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have mode {image.mode}, but 8-bit ones are needed")
-            yield image
-    except (OSError, SyntaxError, EOFError, IndexError, struct.error, Images.DecompressionBombError) as error:
-        raise ValueError(f"it cannot be decoded as {names}, or is cut short") from error
+        picture, treatments = straighten_picture(image, "RGB" if channels == 3 else "auto", background)
+        return channels_first(picture), treatments
 
 
 def channels_first(image: Image) -> Sample:

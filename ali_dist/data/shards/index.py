@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ali_dist.data.shards.pictures import BACKGROUND
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
 from ali_dist.model.data_spec import DataSpec
@@ -96,6 +97,11 @@ class Index:
     def spec(self) -> DataSpec:
         """What a model has to know of the data."""
         return DataSpec(tuple(self.shape), self.dtype, self.classes, self.attributes, self.extra.get("mixture"))
+
+    @property
+    def background(self) -> str:
+        """The color that transparent images of tars are put on."""
+        return str(self.extra.get("background", BACKGROUND))
 
     @property
     def fingerprint(self) -> str:

@@ -82,7 +82,7 @@ class ShardReader:
     def decode_run(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
         """Check and decode the samples of `run` from `data`, which lies at byte `start` of their shard."""
         sidecar = self._load_sidecar(run.shard)
-        decode = make_decoder(self.index.encoding, out)
+        decode = make_decoder(self.index.encoding, out, self.index.background)
         crc32 = zlib.crc32
         offsets = sidecar.offsets[run.start : run.stop] - start
         ends = offsets + sidecar.sizes[run.start : run.stop]

@@ -17,7 +17,7 @@ Labels = NDArray[np.int64] | NDArray[np.float32]
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
-    rb"\{'descr': '(?P<dtype><[iuf][48])', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]*)\), \}\s*"
+    rb"\{'descr': '(?P<dtype><[iuf][48]|\|u1)', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]*)\), \}\s*"
 )
 
 
@@ -30,12 +30,14 @@ class Sidecar:
         sizes: Size of each payload in bytes, int64 [n].
         crc32: Checksum of each payload, uint32 [n].
         labels: Class numbers int64 [n], attribute vectors float32 [n, A], or None.
+        origins: What the user knows each sample by, such as the path of its file, [n]; None where nobody noted it.
     """
 
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     crc32: NDArray[np.uint32]
     labels: Labels | None
+    origins: tuple[str, ...] | None = None
 
     def content_sha256(self) -> str:
         """Hash the content; unlike the file's own hash, this one does not depend on how numpy lays out an .npz."""
@@ -61,13 +63,32 @@ class Sidecar:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as file:
                 arrays = {name.removesuffix(".npy"): _parse_array(file.read(name)) for name in file.namelist()}
-            return cls(arrays["offsets"], arrays["sizes"], arrays["crc32"], arrays.get("labels"))
+            origins = _split_texts(arrays["origins"], arrays["origin_ends"]) if "origins" in arrays else None
+            return cls(arrays["offsets"], arrays["sizes"], arrays["crc32"], arrays.get("labels"), origins)
         except (zipfile.BadZipFile, KeyError, OSError, EOFError, struct.error) as error:
             raise ValueError(f"not a sidecar: {error}") from error
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {"offsets": self.offsets, "sizes": self.sizes, "crc32": self.crc32}
-        return arrays if self.labels is None else {**arrays, "labels": self.labels}
+        if self.labels is not None:
+            arrays["labels"] = self.labels
+        if self.origins is not None:
+            texts = [_to_bytes(origin) for origin in self.origins]
+            arrays["origins"] = np.frombuffer(b"".join(texts), dtype=np.uint8)
+            arrays["origin_ends"] = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        return arrays
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # names of files need not be UTF-8
+
+
+def _split_texts(joined: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[str, ...]:
+    data = joined.tobytes()
+    begins = [0, *ends[:-1].tolist()]
+    return tuple(
+        data[begin:end].decode("utf-8", "surrogateescape") for begin, end in zip(begins, ends.tolist(), strict=True)
+    )
 
 
 def _parse_array(data: bytes) -> NDArray[Any]:

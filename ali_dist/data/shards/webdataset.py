@@ -171,7 +171,7 @@ def _find_image_field(sample: TarSample, where: str) -> tuple[Encoding, ByteExte
 
 
 def _read_image_field(encoding: Encoding, payload: memoryview, channels: int | None = None) -> Sample:
-    return read_npy(payload, channels) if encoding == "npy" else read_image(payload, channels)
+    return read_npy(payload, channels) if encoding == "npy" else read_image(payload, channels)[0]
 
 
 def _field_content(data: bytes, extent: ByteExtent) -> memoryview:

@@ -23,7 +23,8 @@ from ali_dist.data.shards.index import (
     Index,
     Shard,
 )
-from ali_dist.data.shards.labels import Label, encode_label, join_labels
+from ali_dist.data.shards.labels import encode_label, join_labels
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.tar import scan_tar
@@ -31,8 +32,6 @@ from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 
 MB = 1_000_000
-
-LabelledSample = tuple[NDArray[Any], Label | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +68,14 @@ class SampleFormat:
 
 
 def write_shard(
-    store: Store, number: int, samples: Iterable[LabelledSample], sample_format: SampleFormat
+    store: Store, number: int, samples: Iterable[PreparedSample], sample_format: SampleFormat
 ) -> tuple[Shard, Statistics]:
     """Write one shard with its sidecar; shards may be written in any order and by several processes.
 
     Args:
         store: The split's own folder.
         number: Number of the shard, which is in its name.
-        samples: At least one pair of a sample [*shape] and a class number, an attribute vector [A], or None.
+        samples: At least one.
         sample_format: What the samples have in common.
 
     Returns:
@@ -86,9 +85,9 @@ def write_shard(
         InputError: A sample has another format, or samples have different kinds of label.
     """
     tar = _TarBuilder(number, sample_format)
-    for count, (x, label) in enumerate(samples):
-        sample_format.check_sample(x, f"{count} of shard {number}")
-        tar.add_sample(x, label)
+    for count, sample in enumerate(samples):
+        sample_format.check_sample(sample.x, sample.origin or f"{count} of shard {number}")
+        tar.add_sample(sample)
     return tar.finish(store)
 
 
@@ -142,22 +141,20 @@ class _TarBuilder:
         self._key = f"{number:05d}.tar"
         self._file = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        self._samples: list[NDArray[Any]] = []
-        self._labels: list[Label | None] = []
+        self._samples: list[PreparedSample] = []
         self._crcs: list[int] = []
 
-    def add_sample(self, x: NDArray[Any], label: Label | None) -> None:
+    def add_sample(self, sample: PreparedSample) -> None:
         """Append a sample."""
         encoding = self._sample_format.encoding
-        payload = encode_sample(x, encoding)
-        fields = {encoding: payload, **encode_label(label, self._sample_format.attributes)}
+        payload = encode_sample(sample.x, encoding)
+        fields = {encoding: payload, **encode_label(sample.label, self._sample_format.attributes)}
         for name in sorted(fields):
             member = tarfile.TarInfo(f"{self._number:05d}-{len(self._samples):07d}.{name}")
             member.size = len(fields[name])
             member.mode = 0o444
             self._tar.addfile(member, io.BytesIO(fields[name]))
-        self._samples.append(x)
-        self._labels.append(label)
+        self._samples.append(sample)
         self._crcs.append(zlib.crc32(payload))
 
     def finish(self, store: Store) -> tuple[Shard, Statistics]:
@@ -169,14 +166,19 @@ class _TarBuilder:
             offsets=np.array([extent.offset for extent in extents], dtype=np.int64),
             sizes=np.array([extent.size for extent in extents], dtype=np.int64),
             crc32=np.array(self._crcs, dtype=np.uint32),
-            labels=join_labels(self._labels, self._key),
+            labels=join_labels([sample.label for sample in self._samples], self._key),
+            origins=self._origins(),
         )
         statistics = Statistics(self._sample_format.shape, self._sample_format.dtype)
-        statistics.add_samples(np.stack(self._samples))
+        statistics.add_samples(np.stack([sample.x for sample in self._samples]))
         shard = Shard(self._key, len(data), len(extents), hashlib.sha256(data).hexdigest(), sidecar.content_sha256())
         put_if_changed(store, shard.key, data)
         put_if_changed(store, shard.sidecar_key, sidecar.to_bytes())
         return shard, statistics
+
+    def _origins(self) -> tuple[str, ...] | None:
+        origins = tuple(sample.origin for sample in self._samples)
+        return origins if any(origins) else None
 
 
 def put_if_changed(store: Store, key: str, data: bytes) -> None:

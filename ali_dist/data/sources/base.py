@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.shards.labels import Label
-from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.errors import InputError
 
 _CHUNK = 4096  # rows that are hashed at a time
@@ -40,8 +40,8 @@ class ShardSamples(Protocol):
     def describe_sample(self, number: int) -> str:
         """What a message calls a sample, by its number from 0 to len - 1."""
 
-    def read_sample(self, number: int) -> LabelledSample:
-        """Read a sample and its label.
+    def read_sample(self, number: int) -> PreparedSample:
+        """Read a sample with its label, and with its origin where it has a name.
 
         Raises:
             ValueError: It cannot be read; the message says why.
@@ -138,8 +138,8 @@ class ArraySamples:
     def describe_sample(self, number: int) -> str:
         return f"{self.description} {number}"
 
-    def read_sample(self, number: int) -> LabelledSample:
-        return self.x[number], self.labels[number]
+    def read_sample(self, number: int) -> PreparedSample:
+        return PreparedSample(self.x[number], self.labels[number])
 
 
 def samples_from_arrays(

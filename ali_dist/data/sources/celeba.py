@@ -47,7 +47,7 @@ def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterato
             num_samples=len(files),
             shape=(3, 64, 64),
             attributes=attributes,
-            select_samples=samples_from_images(root, names, labels, FaceCrop()),
+            select_samples=samples_from_images(root, names, labels, FaceCrop(), origins=files),
             settings={"name": "celeba", "input": _image_input(files, names, sizes, labels)},
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ali_dist.data.shards.pictures import BACKGROUND
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.images import (
     SUFFIXES,
@@ -34,7 +35,13 @@ class _ClassedFiles:
 
 
 def folder_splits(
-    path: Path, *, size: int = 64, grey: bool = False, holdout: float = 0.1, splits: Sequence[str] | None = None
+    path: Path,
+    *,
+    size: int = 64,
+    grey: bool = False,
+    background: str = BACKGROUND,
+    holdout: float = 0.1,
+    splits: Sequence[str] | None = None,
 ) -> Iterator[SourceSplit]:
     """Give uint8 [1 or 3, size, size] from a folder of images, or of a sub-folder of images for each class.
 
@@ -46,13 +53,14 @@ def folder_splits(
         path: The folder.
         size: Pixels of a side.
         grey: Whether samples have one channel instead of three.
+        background: Color under transparent images.
         holdout: Share of the images that is for testing.
         splits: The splits to write; by default all.
 
     Raises:
         InputError: There are no images, they lie both in class folders and beside them, or the size is impossible.
     """
-    crop = CenterCrop(size, grey, upright=True)
+    crop = CenterCrop(size, grey, background)
     if not path.is_dir():
         raise InputError(f"There is no folder {path}: give one of images, or of a sub-folder of images for each class.")
     sizes = _only_images(list_files(path))
@@ -61,7 +69,7 @@ def folder_splits(
     if not split_folders:
         by_split = _hold_out_images(_find_classes(sizes, "", path), holdout)
     classes = _class_names(list(by_split.values()), path)
-    settings = {"name": "folder", "size": size, "grey": grey}
+    settings = {"name": "folder", "size": size, "grey": grey, "background": background}
     for name in choose_splits(splits, tuple(by_split)):
         yield _make_split(name, path, by_split[name], sizes, classes, crop, settings)
 

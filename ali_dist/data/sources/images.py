@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ali_dist.data.shards.codec import Sample, channels_first, open_image
+from ali_dist.data.shards.codec import Sample, channels_first
 from ali_dist.data.shards.labels import Label
-from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, ShardSamples, fingerprint_content
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
@@ -30,8 +31,8 @@ Listing = dict[str, int]  # size in bytes of each file, by its path in the folde
 class ImageCrop(Protocol):
     """Makes a sample out of a decoded image."""
 
-    def __call__(self, image: Image) -> Sample:
-        """Return uint8 [C, H, W]; ValueError if the image cannot be used."""
+    def __call__(self, image: Image) -> tuple[Sample, frozenset[str]]:
+        """Return uint8 [C, H, W] and what was done to the image; ValueError if the image cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +42,25 @@ class CenterCrop:
     Attributes:
         size: Pixels of a side, at least 1.
         grey: Whether samples have one channel instead of three.
-        upright: Whether photographs are turned as their camera noted.
+        background: Color under transparent images.
     """
 
     size: int
     grey: bool = False
-    upright: bool = False
+    background: str = BACKGROUND
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise InputError(f"--size is {self.size}, but must be at least 1.")
 
-    def __call__(self, image: Image) -> Sample:
+    def __call__(self, image: Image) -> tuple[Sample, frozenset[str]]:
         from PIL import Image as Images
-        from PIL import ImageOps
 
-        whole = ImageOps.exif_transpose(image) if self.upright else image
+        whole, treatments = straighten_picture(image, "L" if self.grey else "RGB", self.background)
         side = min(whole.size)
         left, top = (whole.width - side) // 2, (whole.height - side) // 2
-        square = whole.convert("L" if self.grey else "RGB").crop((left, top, left + side, top + side))
-        return channels_first(square.resize((self.size, self.size), Images.Resampling.LANCZOS))
+        square = whole.crop((left, top, left + side, top + side))
+        return channels_first(square.resize((self.size, self.size), Images.Resampling.LANCZOS)), treatments
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +70,25 @@ class FaceCrop:
     Source: the data set that the reference code reads.
     """
 
-    def __call__(self, image: Image) -> Sample:
+    def __call__(self, image: Image) -> tuple[Sample, frozenset[str]]:
         from PIL import Image as Images
 
         if image.size != FACE:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels, but aligned and cropped faces have {FACE[0]}x{FACE[1]}"
             )
-        return channels_first(image.convert("RGB").resize((64, 78), Images.Resampling.LANCZOS))[:, 7:71]
+        face = channels_first(image.convert("RGB").resize((64, 78), Images.Resampling.LANCZOS))
+        return face[:, 7:71], frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSamples:
-    """Image files below a folder or in a zip, with their labels."""
+    """Image files below a folder or in a zip, with their labels and the names by which they are known."""
 
     root: Path
     paths: tuple[str, ...]
     labels: tuple[Label | None, ...]
+    origins: tuple[str, ...]
     crop: ImageCrop
 
     def __len__(self) -> int:
@@ -95,9 +97,10 @@ class ImageSamples:
     def describe_sample(self, number: int) -> str:
         return f"{self.paths[number]} in {self.root}"
 
-    def read_sample(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> PreparedSample:
         with open_image(self._read_file(self.paths[number]), FORMATS) as image:
-            return np.ascontiguousarray(self.crop(image)), self.labels[number]
+            x, treatments = self.crop(image)
+        return PreparedSample(np.ascontiguousarray(x), self.labels[number], self.origins[number], treatments)
 
     def _read_file(self, path: str) -> bytes:
         if not is_zip_file(self.root):
@@ -123,13 +126,24 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def samples_from_images(
-    root: Path, paths: Sequence[str], labels: Sequence[Label | None], crop: ImageCrop
+    root: Path,
+    paths: Sequence[str],
+    labels: Sequence[Label | None],
+    crop: ImageCrop,
+    origins: Sequence[str] | None = None,
 ) -> Callable[[SampleNumbers], ShardSamples]:
-    """A split's `select_samples` for image files below `root` with their labels."""
+    """A split's `select_samples` for image files below `root`, known by their paths or by `origins`."""
+    names = paths if origins is None else origins
 
     def select_samples(numbers: SampleNumbers) -> ShardSamples:
         rows = numbers.tolist()
-        return ImageSamples(root, tuple(paths[row] for row in rows), tuple(labels[row] for row in rows), crop)
+        return ImageSamples(
+            root,
+            tuple(paths[row] for row in rows),
+            tuple(labels[row] for row in rows),
+            tuple(names[row] for row in rows),
+            crop,
+        )
 
     return select_samples
 

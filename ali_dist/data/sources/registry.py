@@ -79,6 +79,18 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+def parse_color(text: str) -> str:
+    """A color that Pillow knows, as it was written.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from PIL import ImageColor
+
+    ImageColor.getrgb(text)
+    return text
+
+
 def _expand_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
@@ -162,6 +174,12 @@ SOURCES = {
             _SPLITS,
             _ANY_SIZE,
             SourceOption(keyword="grey", value_type=None, help="one channel instead of three"),
+            SourceOption(
+                keyword="background",
+                value_type=parse_color,
+                metavar="COLOR",
+                help="what transparent images are put on, as a name or #rrggbb (default white)",
+            ),
             SourceOption(
                 keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
             ),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, ShardSamples, SourceSplit
 from ali_dist.errors import InputError
 
@@ -98,13 +98,14 @@ class ShapeSamples:
     def describe_sample(self, number: int) -> str:
         return f"Shape {self.numbers[number]}"
 
-    def read_sample(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> PreparedSample:
         u = draw_random_numbers(self.stream, self.numbers[number])
         if self.labels == "classes":
             label = int(u[0] * len(CLASSES))
-            return draw_scene(random_scene(CLASSES[label], u[1:]), self.size), label
+            return PreparedSample(draw_scene(random_scene(CLASSES[label], u[1:]), self.size), label)
         bits = u[: len(ATTRIBUTES)] < 0.5
-        return draw_scene(scene_from_label(bits.tolist(), u[len(ATTRIBUTES) :]), self.size), bits.astype(np.float32)
+        scene = scene_from_label(bits.tolist(), u[len(ATTRIBUTES) :])
+        return PreparedSample(draw_scene(scene, self.size), bits.astype(np.float32))
 
 
 def draw_random_numbers(stream: int, number: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import pytest
 from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
-from ali_dist.data.shards.writer import LabelledSample
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, SourceSplit
 from ali_dist.data.sources.shapes import ShapeSamples
 from ali_dist.errors import InputError
@@ -44,12 +44,12 @@ class CountedSamples:
     def describe_sample(self, number: int) -> str:
         return f"sample {self.numbers[number]}"
 
-    def read_sample(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> PreparedSample:
         n = self.numbers[number]
         self.already_read.append(n)
         if n in self.bad:
             raise ValueError("it is spoilt")
-        return np.full(SHAPE, n % 256, dtype=np.uint8), n // 256
+        return PreparedSample(np.full(SHAPE, n % 256, dtype=np.uint8), n // 256)
 
 
 def counted_split(n: int = 600, bad: tuple[int, ...] = (), **settings: Any) -> tuple[SourceSplit, list[int]]:
@@ -234,7 +234,7 @@ class DeadlySamples:
     def describe_sample(self, number: int) -> str:
         return str(number)
 
-    def read_sample(self, number: int) -> LabelledSample:
+    def read_sample(self, number: int) -> PreparedSample:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from ali_dist.data.shards.index import load_index
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.writer import SampleFormat
 from ali_dist.errors import InputError
 from ali_dist.storage import open_store
@@ -34,8 +35,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 def store(server: FaultServer) -> S3Store:
     opened = open_store("s3://bucket/digits/train", endpoint_url=server.endpoint_url, timeout_seconds=1.0, attempts=4)
     opened = replace(cast(S3Store, opened), wait_seconds=0.001)
-    pairs = zip(X, (int(label) for label in Y), strict=True)
-    write_shards(opened, pairs, SampleFormat(encoding="raw", shape=SHAPE, dtype="uint8"))
+    samples = map(PreparedSample, X, (int(label) for label in Y))
+    write_shards(opened, samples, SampleFormat(encoding="raw", shape=SHAPE, dtype="uint8"))
     return opened
 
 

@@ -41,7 +41,7 @@ def test_the_crop_keeps_exactly_rows_7_to_70() -> None:
     """On an image whose rows tell their number: resized 218 to 78, the first row kept is the 8th, the last the 71st."""
     ramp = np.repeat(np.linspace(0, 255, 218).round().astype(np.uint8)[:, None], 178, axis=1)
     image = Image.fromarray(np.repeat(ramp[..., None], 3, axis=2))
-    x = FaceCrop()(image)
+    x, _ = FaceCrop()(image)
     assert x.shape == (3, 64, 64)
     centers = (np.arange(7, 71) + 0.5) * 218 / 78 - 0.5  # of the kept rows, in rows of the original
     assert np.abs(x[0, :, 30] - centers * 255 / 217).max() < 1

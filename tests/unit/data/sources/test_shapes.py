@@ -30,7 +30,7 @@ def draw_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     samples = list(shapes_splits(labels, size=size, samples=n, seed=seed))[split].select_samples(np.arange(n))
     pairs = [samples.read_sample(row) for row in range(n)]
-    return np.stack([x for x, _ in pairs]), np.array([label for _, label in pairs])
+    return np.stack([sample.x for sample in pairs]), np.array([sample.label for sample in pairs])
 
 
 @pytest.mark.parametrize("labels", ["classes", "attributes"])
@@ -38,9 +38,9 @@ def test_a_sample_depends_on_seed_split_and_number_alone(labels: Any) -> None:
     x, y = draw_samples(labels, 40)
     samples = ShapeSamples(labels, 32, 0, (31, 7))
     for row, number in enumerate((31, 7)):
-        image, label = samples.read_sample(row)
-        assert np.array_equal(image, x[number])
-        assert np.array_equal(np.asarray(label), y[number])
+        sample = samples.read_sample(row)
+        assert np.array_equal(sample.x, x[number])
+        assert np.array_equal(np.asarray(sample.label), y[number])
     everything = np.concatenate([x, draw_samples(labels, 40, seed=1)[0], draw_samples(labels, 40, split=1)[0]])
     assert len({image.tobytes() for image in everything}) == 120, "no two are equal, across seeds and splits too"
 
