@@ -149,6 +149,8 @@ def look(run: TrainingRun, *, draws: bool, evaluates: bool) -> None:
 def look_again(run: TrainingRun) -> None:
     """Look at the networks of the checkpoint, if the start that saved it was ended before it had. Collective.
 
+    If it had, its metrics are passed on again: it may have been ended before whoever manages the run heard of them.
+
     Raises:
         Stopped: The evaluation was asked to stop again.
     """
@@ -158,10 +160,20 @@ def look_again(run: TrainingRun) -> None:
     due = schedules.due_actions(
         run.config.report, images_before=images - run.global_batch_size, images_now=images, is_last=False
     )
-    is_missing = run.reporter is not None and due.evaluate and not run.reporter.has_evaluated(images)
+    if not due.evaluate:
+        return
+    is_missing = run.reporter is not None and not run.reporter.has_evaluated(images)
     if any_rank(is_missing, run.device, run.world):
         look(run, draws=due.draw, evaluates=True)
         run.meter.start(images, run.batches.wait_seconds)
+    else:
+        pass_on_metrics(run)
+
+
+def pass_on_metrics(run: TrainingRun) -> None:
+    """Report what was measured at this moment by an earlier start, if it was. Every rank must call."""
+    metrics = run.reporter.recall_choice(run.progress.images) if run.reporter is not None else {}
+    run.context.report({"images": float(run.progress.images), **metrics})
 
 
 def evaluate(run: TrainingRun) -> bool:
@@ -265,14 +277,16 @@ def conclude_finished_run(run: TrainingRun) -> Record | None:
             f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
             "or choose another --run.name."
         )
-    if not any_rank(summary is not None, run.device, run.world):
-        if run.reporter is not None:
-            run.reporter.draw_galleries(run.position())
-        if not run.progress.metrics and not evaluate(run):  # a checkpoint of before has metrics of the same moment
-            raise Stopped(
-                f"Stopped on request while run {run.config.run.name!r} was evaluated, with all its training saved; run "
-                "the same command to evaluate it."
-            )
+    is_concluded = any_rank(summary is not None, run.device, run.world)
+    if not is_concluded and run.reporter is not None:
+        run.reporter.draw_galleries(run.position())
+    if is_concluded or run.progress.metrics:  # a checkpoint of before has metrics of the same moment
+        pass_on_metrics(run)
+    elif not evaluate(run):
+        raise Stopped(
+            f"Stopped on request while run {run.config.run.name!r} was evaluated, with all its training saved; run "
+            "the same command to evaluate it."
+        )
     if run.reporter is None:
         return None
     return summary or run.reporter.write_summary(run.outcome("finished"), [])

@@ -156,6 +156,13 @@ class RunReporter:
     def _is_evaluation_off(self) -> bool:
         return self._config.report.evaluation == "none" or self._data.holdout is None
 
+    def recall_choice(self, images: int) -> dict[str, float]:
+        """What an earlier start measured at that moment to choose by; empty if it did not."""
+        for record in self._folder.read_records():
+            if record.get("event") == "evaluation" and record["images"] == images:
+                return {key: value for key, value in record.items() if key not in _NO_METRICS}
+        return {}
+
     def _recall_metrics(self, progress: TrainingProgress) -> None:
         """Give `progress` the metrics of the last evaluation: it may have come after the checkpoint."""
         evaluations = [record for record in self._folder.read_records() if record.get("event") == "evaluation"]

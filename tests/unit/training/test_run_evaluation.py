@@ -184,3 +184,31 @@ def test_a_stop_during_the_last_evaluation_saves_and_the_same_command_evaluates(
     unbroken = fit(make_config(tmp_path, (), run__name="unbroken"), Listener())
     assert unbroken is not None
     assert summary["metrics"] == unbroken["metrics"]
+
+
+class KilledBeforeItIsHeard(Listener):
+    """Ends when metrics of `images` are reported, before anybody has heard them."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+
+    def report(self, metrics: dict[str, float]) -> None:
+        if metrics["images"] == self.images:
+            raise KeyboardInterrupt
+        super().report(metrics)
+
+
+@pytest.mark.parametrize("images", [96, 192])
+def test_metrics_that_nobody_heard_of_are_reported_when_the_run_goes_on(tmp_path: Path, images: int) -> None:
+    """192 is the end, where nothing is left to train."""
+    config = make_config(tmp_path, ("train", "valid", "test"), report__evaluate_every=96, report__checkpoint_every=96)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, KilledBeforeItIsHeard(images))
+    measured = [record for record in evaluations(config) if record["split"] == "valid"]
+    assert [record["images"] for record in measured] == [96, 192][: images // 96]
+    listener = Listener()
+    fit(config, listener)
+    assert listener.reports[0] == {"images": float(images), **metrics_of(measured[-1])}
+    assert [report["images"] for report in listener.reports] == [96.0, 192.0][images // 96 - 1 :]
+    assert {r["images"] for r in evaluations(config) if r["split"] == "valid"} == {96, 192}
