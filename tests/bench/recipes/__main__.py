@@ -25,8 +25,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from ali_dist.cli import CommandParser, number_type, parse_comma_list, parse_path, whole_number_type
-from ali_dist.config.loading import load_preset
+from ali_dist.cli import CommandParser, load_preset_option, number_type, parse_comma_list, parse_path, whole_number_type
 from ali_dist.data.shards.index import Index, load_index
 from ali_dist.errors import InputError, exit_code
 from ali_dist.storage import open_store
@@ -218,15 +217,21 @@ def _list_variants() -> None:
             print(f"{name:<28}{json.dumps(changes)}")
 
 
+def _load_base(options: argparse.Namespace, overrides: Settings) -> Settings:
+    """The settings of `--preset`; those of one that is sized by its pictures follow from these and `overrides`."""
+    places = {"data.url": str(options.data), "run.dir": str(options.out), "run.name": "recipes"}
+    return load_preset_option(options.preset, {**overrides, **places}).settings
+
+
 def _train_missing(options: argparse.Namespace, results_file: Path) -> list[Result]:
     began = time.monotonic()
     variants = choose_variants(options.variants)
     overrides: Settings = {"run.images": options.images, "report.evaluation_samples": options.evaluate_on}
     overrides["report.log_every"] = max(1, options.images // RECORDS)
     overrides |= _parse_overrides(options.set)
-    base = BASE if options.preset is None else load_preset(options.preset)
     if options.data is None:
         raise InputError("--data is missing: name a folder that python -m ali_dist.prepare has written.")
+    base = BASE if options.preset is None else _load_base(options, overrides)
     data = _load_train_index(options.data).fingerprint
     seeds = [_parse_seed(word) for word in options.seeds]
     trials = plan_trials(variants, base, overrides, seeds)

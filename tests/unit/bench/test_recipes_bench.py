@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ali_dist.config.loading import setting_infos
@@ -24,6 +26,7 @@ from tests.bench.recipes.queue import Ended, has_time, run_queue
 from tests.bench.recipes.table import format_markdown, format_text, make_rows
 from tests.bench.recipes.trial import run_trial
 from tests.bench.recipes.variants import BASE, VARIANTS, choose_variants, read_variants
+from tests.helpers.arrays import write_arrays
 from tests.helpers.documents import make_markers
 
 # ---- the queue -------------------------------------------------------------------------------------------------------
@@ -320,3 +323,13 @@ def test_wrong_words_are_refused_before_anything_is_trained(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_preset_that_is_sized_by_its_pictures_is_sized_by_those_of_the_bench(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_arrays(tmp_path / "data" / "train", rng.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8), None)
+    options = argparse.Namespace(preset="images", data=tmp_path / "data", out=tmp_path / "out")
+    base = command._load_base(options, {"run.images": 1000})
+    assert base["data.global_batch_size"] == 16
+    assert base["objective.augment"] == "color,translation"
+    assert base["optim.warmup"] == 50, "a twentieth of the run that the bench makes"
