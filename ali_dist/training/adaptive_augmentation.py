@@ -21,6 +21,9 @@ ADAPT_EVERY = 4
 IMAGES_TO_CERTAINTY = 500_000
 """Images of the data within which the probability may rise from 0 to 1. Source: section 3.1."""
 
+SHARE_TO_CERTAINTY = 0.2
+"""The same as a share of runs that are too short for that: the paper's are of 25 million images."""
+
 
 class AugmentationProbability:
     """p, and what it is adapted by; the same on every rank and, as signs are counted exactly, at every world size.
@@ -31,6 +34,7 @@ class AugmentationProbability:
         highest: p where it is fixed, else the most it becomes.
         target: What r_t is to be; None: p is fixed.
         global_batch_size: B.
+        run_images: How long the run is, in images.
         device: Where p lives.
         world: The ranks.
 
@@ -39,11 +43,19 @@ class AugmentationProbability:
     """
 
     def __init__(
-        self, highest: float, target: float | None, *, global_batch_size: int, device: torch.device, world: World
+        self,
+        highest: float,
+        target: float | None,
+        *,
+        global_batch_size: int,
+        run_images: int,
+        device: torch.device,
+        world: World,
     ) -> None:
         self._highest = highest
         self._target = target
-        self._most_change = global_batch_size * ADAPT_EVERY / IMAGES_TO_CERTAINTY
+        images_to_certainty = min(IMAGES_TO_CERTAINTY, SHARE_TO_CERTAINTY * run_images)
+        self._most_change = min(1.0, global_batch_size * ADAPT_EVERY / images_to_certainty)
         self._world = world
         self.value = torch.tensor(highest if target is None else 0.0, device=device)
         self._counts = torch.zeros(2, device=device)  # of this rank, since p was last adapted: signs, and images

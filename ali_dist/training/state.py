@@ -271,6 +271,7 @@ def _make_probability(config: Config, device: torch.device, world: World) -> Aug
         objective.augment_probability,
         objective.augment_target,
         global_batch_size=config.data.global_batch_size,
+        run_images=config.run.images,
         device=device,
         world=world,
     )

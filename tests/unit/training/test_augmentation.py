@@ -255,7 +255,9 @@ def test_parts_take_their_rows_one_after_the_other_and_no_others():
 def test_nothing_is_waited_for_on_a_gpu():
     """Neither drawing nor altering nor adapting has a value that the host must know: a graph can be captured."""
     with FakeTensorMode():
-        probability = AugmentationProbability(1.0, 0.6, global_batch_size=6, device=torch.device("cuda"), world=World())
+        probability = AugmentationProbability(
+            1.0, 0.6, global_batch_size=6, run_images=10**7, device=torch.device("cuda"), world=World()
+        )
         numbers = torch.rand(6, NUMBERS_PER_IMAGE, device="cuda")
         p = parameters_from_numbers(numbers, probability.value, SIDE)
         x = torch.rand(6, 3, SIDE, SIDE, device="cuda")
@@ -365,8 +367,12 @@ def adapt(probability: AugmentationProbability, shares: list[float], first: int 
     return found
 
 
-def make_probability(highest: float = 1.0, target: float | None = 0.6) -> AugmentationProbability:
-    return AugmentationProbability(highest, target, global_batch_size=8, device=CPU, world=World())
+def make_probability(
+    highest: float = 1.0, target: float | None = 0.6, run_images: int = 25_000_000
+) -> AugmentationProbability:
+    return AugmentationProbability(
+        highest, target, global_batch_size=8, run_images=run_images, device=CPU, world=World()
+    )
 
 
 def test_the_probability_rises_while_d_is_surer_than_the_target_and_falls_while_not():
@@ -378,6 +384,12 @@ def test_the_probability_rises_while_d_is_surer_than_the_target_and_falls_while_
     assert found == pytest.approx([change * n for n in expected], abs=1e-9)
     exactly = make_probability(target=0.5)
     assert adapt(exactly, [0.5] * 4)[-1] == 0
+
+
+def test_in_a_short_run_the_probability_can_rise_within_a_fifth_of_it():
+    probability = make_probability(run_images=800)
+    assert adapt(probability, [1.0] * 20)[-2:] == pytest.approx([0.8, 1.0])
+    assert adapt(make_probability(run_images=40), [1.0] * 4)[-1] == 1
 
 
 def test_the_probability_rises_no_higher_than_it_may_and_a_fixed_one_stays():
