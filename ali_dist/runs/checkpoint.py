@@ -15,24 +15,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ali_dist.errors import InputError
+from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
 from ali_dist.storage.base import MissingObject, Store
 
 FORMAT_VERSION = 1
 _FOLDER = "checkpoints"
 _MANIFEST = "manifest.json"
 _ALWAYS_THERE = {"model.safetensors", "state.json"}  # in every manifest
+_FOLDER_NAME = re.compile(r"step-(\d{9,18})", re.ASCII)
+_FILE_NAME = re.compile(r"state\.json|[a-z]+\.safetensors")
 _LATER_FIELDS = ("data", "metrics_split")  # of `CheckpointMetadata`; older checkpoints of this format lack them
+_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("step", "images_seen", "epoch", "restarts", "world_size"), int),
+    **dict.fromkeys(("config", "precision", "metrics", "data"), dict),
+    **dict.fromkeys(("fingerprint", "metrics_split"), str),
+    "seconds": (int, float),
+}
+
+
+FileSizes = Mapping[str, int]
+"""Sizes in bytes of the files in a checkpoint's folder, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +123,7 @@ class CheckpointStore:
         self._say = say
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._passed_over: set[int] = set()  # steps whose checkpoints are whole, perhaps, but of no use
 
     def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
@@ -144,7 +159,7 @@ class CheckpointStore:
 
     def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         try:
-            if self._is_complete(metadata.step):
+            if metadata.step not in self._passed_over and self._is_complete(metadata.step):
                 return
             folder = f"{_FOLDER}/{_folder_name(metadata.step)}"
             files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
@@ -160,14 +175,14 @@ class CheckpointStore:
         except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
             self._error = error
 
-    def _list_folders(self) -> dict[int, list[str]]:
-        """The keys in every checkpoint folder, complete or not, by step."""
-        keys_by_step: dict[int, list[str]] = {}
+    def _list_folders(self) -> dict[int, dict[str, int]]:
+        """The files in every checkpoint folder, complete or not, by step."""
+        files_by_step: dict[int, dict[str, int]] = {}
         for info in self._store.list(_FOLDER + "/"):
-            name = info.key.split("/")[1]
-            if name.startswith("step-") and name[5:].isdigit():
-                keys_by_step.setdefault(int(name[5:]), []).append(info.key)
-        return keys_by_step
+            _, folder, name = info.key.split("/", 2) if info.key.count("/") > 1 else ("", "", "")
+            if match := _FOLDER_NAME.fullmatch(folder):
+                files_by_step.setdefault(int(match[1]), {})[name] = info.size
+        return files_by_step
 
     def _prune(self, saved: int) -> None:
         """Delete all but the newest complete checkpoints, each manifest first; a failed deletion is only reported.
@@ -177,27 +192,47 @@ class CheckpointStore:
                 it would have: they do not count.
         """
         folders = self._list_folders()
-        complete = [s for s, keys in folders.items() if s <= saved and any(key.endswith(_MANIFEST) for key in keys)]
+        complete = [s for s, files in folders.items() if s <= saved and _MANIFEST in files]
         for step in sorted(complete)[: -self._keep]:
             try:
-                self._store.delete([key for key in folders[step] if key.endswith(_MANIFEST)])
-                self._store.delete([key for key in folders[step] if not key.endswith(_MANIFEST)])
+                self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"])
+                others = [name for name in folders[step] if name != _MANIFEST]
+                self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{name}" for name in others])
             except Exception as error:
                 self._say(f"The old checkpoint {_folder_name(step)} could not be deleted: {error}")
 
-    def read_newest(self, skip: Collection[str] = ()) -> Checkpoint | None:
-        """The newest complete checkpoint; None if there is none. Incomplete ones are passed over and reported.
+    def read_newest(
+        self, skip: Collection[str] = (), check: Callable[[Checkpoint], None] = lambda checkpoint: None
+    ) -> Checkpoint | None:
+        """The newest checkpoint that can be used; None if none was ever complete. Others are passed over and named.
 
         Args:
             skip: Files of tensors that are neither read nor verified, such as "optimizer".
+            check: Looks at a checkpoint that is whole, and raises UnusableCheckpoint if it will not do.
+
+        Raises:
+            InputError: There are checkpoints, and none of them can be used: going on without one would begin anew.
         """
-        for step in sorted(self._list_folders(), reverse=True):
+        folders = self._list_folders()
+        passed_over = []
+        for step in sorted(folders, reverse=True):
             try:
-                return self._read(step, skip)
-            except _TornCheckpoint as torn:
+                checkpoint = self._read(step, folders[step], skip)
+                check(checkpoint)
+                return checkpoint
+            except UnusableCheckpoint as unusable:
                 self._say(
-                    f"Checkpoint {_folder_name(step)} in {self._store.url} is not complete ({torn}); trying an older."
+                    f"Checkpoint {_folder_name(step)} in {self._store.url} cannot be used ({unusable}); trying an "
+                    "older one."
                 )
+                self._passed_over.add(step)
+                if _MANIFEST in folders[step]:
+                    passed_over.append(f"{_folder_name(step)} ({unusable})")
+        if passed_over:
+            raise InputError(
+                f"None of the checkpoints in {self._store.url} can be used: {'; '.join(passed_over)}. Restore one from "
+                "a copy, or remove the folder checkpoints to begin anew."
+            )
         return None
 
     def read_step(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
@@ -215,59 +250,77 @@ class CheckpointStore:
             names = ", ".join(map(_folder_name, sorted(folders))) or "none"
             raise InputError(f"There is no checkpoint {_folder_name(step)} in {self._store.url}; there are: {names}.")
         try:
-            return self._read(step, skip)
-        except _TornCheckpoint as torn:
+            return self._read(step, folders[step], skip)
+        except UnusableCheckpoint as unusable:
             raise InputError(
-                f"Checkpoint {_folder_name(step)} in {self._store.url} is not complete ({torn}): choose another one, "
-                "or give the run folder for its newest."
-            ) from torn
+                f"Checkpoint {_folder_name(step)} in {self._store.url} cannot be used ({unusable}): choose another "
+                "one, or give the run folder for its newest."
+            ) from unusable
 
     def _is_complete(self, step: int) -> bool:
         """Whether the folder of a step is there and verifies; reads all of it, one file at a time."""
+        files = self._list_folders().get(step, {})
         try:
-            for name, entry in self._read_manifest(step).items():
-                self._read_file(step, name, entry)
-        except _TornCheckpoint:
+            for name, entry in self._read_manifest(step, files).items():
+                self._read_file(step, name, entry, files)
+        except UnusableCheckpoint:
             return False
         return True
 
-    def _read(self, step: int, skip: Collection[str] = ()) -> Checkpoint:
-        manifest = self._read_manifest(step)
+    def _read(self, step: int, listed: FileSizes, skip: Collection[str]) -> Checkpoint:
+        manifest = self._read_manifest(step, listed)
         files = {
-            name: self._read_file(step, name, entry)
+            name: self._read_file(step, name, entry, listed)
             for name, entry in manifest.items()
             if name.removesuffix(".safetensors") not in skip
         }
-        tensors = {n.removesuffix(".safetensors"): load_tensors(b) for n, b in files.items() if n != "state.json"}
-        return Checkpoint(_read_metadata(json.loads(files["state.json"])), tensors)
+        metadata = _read_metadata(_parse_object("state.json", files.pop("state.json")))
+        if metadata.step != step:
+            raise UnusableCheckpoint(f"state.json is of update {metadata.step}")
+        return Checkpoint(metadata, {n.removesuffix(".safetensors"): _parse_tensors(n, b) for n, b in files.items()})
 
-    def _read_manifest(self, step: int) -> dict[str, dict[str, Any]]:
-        data = self._get(step, _MANIFEST)
-        try:
-            manifest = json.loads(data)
-        except (ValueError, RecursionError) as damaged:
-            raise _TornCheckpoint("its manifest is damaged") from damaged
-        if not isinstance(manifest, dict) or not manifest.keys() >= _ALWAYS_THERE:
-            raise _TornCheckpoint("its manifest is damaged")
+    def _read_manifest(self, step: int, listed: FileSizes) -> dict[str, dict[str, Any]]:
+        manifest = _parse_object(_MANIFEST, self._get(step, _MANIFEST, listed))
+        if not manifest.keys() >= _ALWAYS_THERE:
+            raise UnusableCheckpoint(f"{_MANIFEST} does not list {' and '.join(sorted(_ALWAYS_THERE))}")
+        if not all(_FILE_NAME.fullmatch(name) for name in manifest):
+            raise UnusableCheckpoint(f"{_MANIFEST} lists files of other names")
         if not all(isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in manifest.values()):
-            raise _TornCheckpoint("its manifest is damaged")
+            raise UnusableCheckpoint(f"{_MANIFEST} lacks sizes or hashes")
         return manifest
 
-    def _read_file(self, step: int, name: str, entry: Mapping[str, Any]) -> bytes:
-        data = self._get(step, name)
+    def _read_file(self, step: int, name: str, entry: Mapping[str, Any], listed: FileSizes) -> bytes:
+        if listed.get(name, entry["bytes"]) != entry["bytes"]:  # nothing is read that may be endless
+            raise UnusableCheckpoint(f"{name} does not match its manifest")
+        data = self._get(step, name, listed)
         if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise _TornCheckpoint(f"{name} does not match its manifest")
+            raise UnusableCheckpoint(f"{name} does not match its manifest")
         return data
 
-    def _get(self, step: int, name: str) -> bytes:
+    def _get(self, step: int, name: str, listed: FileSizes) -> bytes:
+        if name not in listed:  # what is no plain file is not listed either
+            raise UnusableCheckpoint(f"there is no {name}")
         try:
             return self._store.get(f"{_FOLDER}/{_folder_name(step)}/{name}")
         except MissingObject as missing:
-            raise _TornCheckpoint(str(missing)) from missing
+            raise UnusableCheckpoint(str(missing).rstrip(".")) from missing
 
 
-class _TornCheckpoint(Exception):  # noqa: N818
-    """A folder whose manifest is missing or does not verify."""
+def _parse_object(name: str, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as damaged:
+        raise UnusableCheckpoint(f"{name} is damaged") from damaged
+    if not isinstance(content, dict):
+        raise UnusableCheckpoint(f"{name} is not an object")
+    return content
+
+
+def _parse_tensors(name: str, data: bytes) -> dict[str, Tensor]:
+    try:
+        return load_tensors(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as damaged:
+        raise UnusableCheckpoint(f"{name} cannot be read ({' '.join(str(damaged).split())})") from damaged
 
 
 def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
@@ -277,42 +330,12 @@ def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
             f"The checkpoint has format {version}, but this version of ali_dist reads format {FORMAT_VERSION}: "
             "continue with the version that wrote it, or choose another run.name."
         )
+    for f in fields(CheckpointMetadata):
+        expected = _FIELD_TYPES.get(f.name, int)
+        value = mapping.get(f.name)
+        if f.name in mapping and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise UnusableCheckpoint(f"state.json has {f.name} {str(value)[:20]!r}")
+        if f.name not in mapping and f.name not in _LATER_FIELDS:
+            raise UnusableCheckpoint(f"state.json has no {f.name}")
     # Checkpoints written before a field was added lack it.
-    return CheckpointMetadata(
-        **{
-            f.name: mapping[f.name]
-            for f in fields(CheckpointMetadata)
-            if f.name in mapping or f.name not in _LATER_FIELDS
-        }
-    )
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's state by "<parameter name>.<entry>", such as "encoder.stack.layers.0.0.weight.exp_avg".
-
-    Args:
-        optimizer: The optimizer of the parameters.
-        parameters: Parameters by name.
-    """
-    tensors = {}
-    for name, parameter in parameters.items():
-        for entry, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{entry}"] = value
-    return tensors
-
-
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-) -> None:
-    """Give the optimizer the state that `optimizer_tensors` has read off another one; arguments as there."""
-    entries = {key.rpartition(".")[2] for key in tensors}
-    for name, parameter in parameters.items():
-        state = {entry: tensors[f"{name}.{entry}"] for entry in entries if f"{name}.{entry}" in tensors}
-        optimizer.state[parameter] = {entry: _laid_out_like(parameter, value) for entry, value in state.items()}
-
-
-def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy of an entry on the parameter's device, and in its layout: fused Adam reads both as they lie in memory."""
-    if value.shape != parameter.shape:
-        return value.to(parameter.device)  # the count of updates
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return CheckpointMetadata(**{f.name: mapping[f.name] for f in fields(CheckpointMetadata) if f.name in mapping})

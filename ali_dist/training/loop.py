@@ -15,6 +15,7 @@ from ali_dist.config import Config
 from ali_dist.distributed import any_rank, average_buffers, check_replicas, gather_texts
 from ali_dist.errors import Stopped, TrainingError
 from ali_dist.runs.checkpoint import CheckpointMetadata
+from ali_dist.runs.checkpoint_tensors import find_non_finite
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.context import Context
@@ -198,17 +199,18 @@ def save_checkpoint(run: TrainingRun) -> None:
     """Snapshot this moment as a checkpoint, written in the background. Collective.
 
     Raises:
-        TrainingError: A weight is not finite.
+        TrainingError: A weight, a statistic, an average or a moment of Adam is not finite.
         StorageError: The previous checkpoint could not be written.
     """
-    if not all(bool(p.isfinite().all()) for p in run.state.ali.parameters()):
-        raise TrainingError(
-            f"A weight is not finite after image {run.progress.images:,}; earlier checkpoints are kept: lower "
-            "optim.lr_d and optim.lr_g, or raise objective.r1 and objective.r2, under another --run.name."
-        )
     check_replicas(run.state.ali, run.world)
     average_statistics(run)
     run.state.gather_counts()
+    tensors = run.state.tensors()
+    if (name := find_non_finite(tensors)) is not None:  # it would be written over the last good ones
+        raise TrainingError(
+            f"{name} is not finite after image {run.progress.images:,}; earlier checkpoints are kept: lower "
+            "optim.lr_d and optim.lr_g, or raise objective.r1 and objective.r2, under another --run.name."
+        )
     if run.reporter is None:
         return
     index = run.data.train.index
@@ -227,7 +229,7 @@ def save_checkpoint(run: TrainingRun) -> None:
         metrics_split="" if is_last else run.progress.metrics_split,
         data=index.spec.to_mapping(),
     )
-    run.checkpoints.save(metadata, run.state.tensors())
+    run.checkpoints.save(metadata, tensors)
     run.reporter.publish()
 
 

@@ -12,7 +12,8 @@ from ali_dist.config import Config, DataConfig
 from ali_dist.config.loading import flatten_mapping
 from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.errors import InputError
-from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
 from ali_dist.training.state import TrainState
 
 # What decides which numbers the run computes: a checkpoint goes on only with the same.
@@ -72,7 +73,7 @@ def resume_run(
     world: World,
     say: Callable[[str], None],
 ) -> TrainingProgress:
-    """Load the newest complete checkpoint into `state`. Collective.
+    """Load the newest checkpoint that can be used into `state`. Collective.
 
     Args:
         config: The config of this start.
@@ -88,13 +89,21 @@ def resume_run(
     Raises:
         InputError: The checkpoint belongs to other data or another model, or not all ranks see it.
     """
-    newest = checkpoints.read_newest()
+    changes: list[str] = []
+
+    def check(checkpoint: Checkpoint) -> None:
+        try:
+            changes[:] = _check_same_run(config, checkpoint.metadata, fingerprint, world)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UnusableCheckpoint(f"its config lacks {error}") from error
+        state.check_tensors(checkpoint.tensors)
+
+    newest = checkpoints.read_newest(check=check)
     newest_step = newest.metadata.step if newest else 0
     _check_ranks_agree(newest_step, world, state.step.theta_g[0].device)
     if newest is None:
         return TrainingProgress()
     metadata = newest.metadata
-    changes = _check_same_run(config, metadata, fingerprint, world)
     state.restore(newest.tensors, metadata.precision)
     say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
     for change in changes:

@@ -19,7 +19,14 @@ from ali_dist.model.augmentation import Augmentation
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose
-from ali_dist.runs.checkpoint import load_optimizer, optimizer_tensors
+from ali_dist.runs.checkpoint_tensors import (
+    UnusableCheckpoint,
+    check_optimizer,
+    check_shapes,
+    find_non_finite,
+    load_optimizer,
+    optimizer_tensors,
+)
 from ali_dist.training.adaptive_augmentation import AugmentationProbability
 from ali_dist.training.captured_update import CapturedUpdates, why_not_captured
 from ali_dist.training.ddp import pause_reduction, share_batch_norm, wrap_for_ddp
@@ -118,6 +125,23 @@ class TrainState:
         if self.augmentation is not None and (adapted := self.augmentation.tensors()):
             files["augmentation"] = adapted
         return files
+
+    def check_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Refuse tensors that `restore` could not take over.
+
+        Raises:
+            UnusableCheckpoint: A tensor is missing, has another shape, or is not finite; the message names it.
+        """
+        expected: dict[str, Mapping[str, Tensor]] = {"model": self.ali.state_dict()}
+        if self.average is not None and "ema" in tensors:
+            expected["ema"] = self.average.state_dict()
+        for file, wanted in expected.items():
+            check_shapes(file, wanted, tensors.get(file, {}))
+        updated = {id(p) for p in (*self.step.theta_g, *self.step.theta_d)}
+        parameters = {name: p for name, p in self.ali.named_parameters() if id(p) in updated}
+        check_optimizer(parameters, tensors.get("optimizer", {}))
+        if (name := find_non_finite(tensors)) is not None:
+            raise UnusableCheckpoint(f"{name} is not finite")
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], precision: dict[str, float]) -> None:
         """Take over what a checkpoint holds: the inverse of `tensors`, and the state of the precision."""

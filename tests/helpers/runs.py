@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ali_dist.config import Config
@@ -94,11 +95,22 @@ def rewrite_state(run_folder: Path, change: Callable[[dict[str, Any]], object]) 
     newest = max((run_folder / "checkpoints").iterdir())
     state = json.loads((newest / "state.json").read_text())
     change(state)
-    data = json.dumps(state).encode()
-    (newest / "state.json").write_bytes(data)
-    manifest = json.loads((newest / "manifest.json").read_text())
-    manifest["state.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (newest / "manifest.json").write_text(json.dumps(manifest))
+    _rewrite_file(newest, "state.json", json.dumps(state).encode())
+
+
+def rewrite_tensors(run_folder: Path, file: str, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors of a run's newest checkpoint, and its manifest, so that it verifies."""
+    newest = max((run_folder / "checkpoints").iterdir())
+    tensors = load_file(newest / f"{file}.safetensors")
+    change(tensors)
+    _rewrite_file(newest, f"{file}.safetensors", save_tensors(tensors))
+
+
+def _rewrite_file(checkpoint: Path, name: str, data: bytes) -> None:
+    (checkpoint / name).write_bytes(data)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def load_weights(config: Config, file: str = "model") -> dict[str, Tensor]:

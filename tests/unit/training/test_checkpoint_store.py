@@ -5,8 +5,11 @@ Run: `make test ARGS=tests/unit/training/test_checkpoint_store.py`
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,6 +210,95 @@ def test_a_torn_checkpoint_of_the_same_step_is_written_again(store: Store, damag
     newest = kill_at_every_change(prepare, 4, value=5.0, keep=2)
     assert set(newest) == {(2, 2.0), (4, 5.0)}
     assert newest[-1] == (4, 5.0)
+
+
+def rewrite_file(store: Store, folder: str, name: str, data: bytes) -> None:
+    """Replace a file, and what the manifest says of it: the checkpoint verifies."""
+    store.put(f"{folder}/{name}", data)
+    manifest = json.loads(store.get(f"{folder}/{MANIFEST}"))
+    manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    store.put(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
+
+
+def list_file(store: Store, folder: str, name: str) -> None:
+    """Name a file in the manifest that is not there."""
+    manifest = json.loads(store.get(f"{folder}/{MANIFEST}"))
+    store.put(f"{folder}/{MANIFEST}", json.dumps(manifest | {name: {"bytes": 0, "sha256": ""}}).encode())
+
+
+def change_state(store: Store, folder: str, **changes: Any) -> None:
+    state = json.loads(store.get(f"{folder}/state.json")) | changes
+    content = {name: value for name, value in state.items() if value is not ...}
+    rewrite_file(store, folder, "state.json", json.dumps(content).encode())
+
+
+SENSELESS: dict[str, tuple[str, Damage]] = {
+    "a list as state": ("not an object", lambda s, f: rewrite_file(s, f, "state.json", b"[]")),
+    "half a state": ("damaged", lambda s, f: rewrite_file(s, f, "state.json", b'{"st')),
+    "another step": ("of update 3", lambda s, f: change_state(s, f, step=3)),
+    "a text as step": ("has step '4'", lambda s, f: change_state(s, f, step="4")),
+    "a state without images": ("has no images_seen", lambda s, f: change_state(s, f, images_seen=...)),
+    "no tensors": ("model.safetensors cannot be read", lambda s, f: rewrite_file(s, f, "model.safetensors", b"")),
+    "a huge header": (
+        "model.safetensors cannot be read",
+        lambda s, f: rewrite_file(s, f, "model.safetensors", (2**62).to_bytes(8, "little") + b"{}"),
+    ),
+    "a file elsewhere": ("other names", lambda s, f: list_file(s, f, "../x.safetensors")),
+}
+
+
+@pytest.mark.parametrize(("reason", "damage"), SENSELESS.values(), ids=SENSELESS)
+def test_a_checkpoint_that_verifies_and_makes_no_sense_is_passed_over_and_written_again(
+    store: Store, reason: str, damage: Damage
+) -> None:
+    said: list[str] = []
+    save(store, 2)
+    save(store, 4, keep=2)
+    damage(store, "checkpoints/step-000000004")
+    checkpoints = CheckpointStore(store, 2, said.append)
+    newest = checkpoints.read_newest()
+    assert newest is not None
+    assert newest.metadata.step == 2
+    assert len(said) == 1
+    assert "step-000000004" in said[0]
+    assert reason in said[0]
+    checkpoints.save(dataclasses.replace(newest.metadata, step=4), newest.tensors)
+    checkpoints.wait()
+    assert read_newest(store) == (4, 2.0)
+
+
+def test_where_no_checkpoint_can_be_used_nothing_begins_anew(store: Store) -> None:
+    save(store, 2)
+    rewrite_file(store, "checkpoints/step-000000002", "state.json", b"[]")
+    with pytest.raises(InputError, match=r"None of the checkpoints .* step-000000002 \(state.json is not an object\)"):
+        read_newest(store)
+    _remove_manifest(store, "checkpoints/step-000000002")  # killed before its first checkpoint was complete
+    assert read_newest(store) is None
+
+
+@pytest.mark.parametrize("name", ["step-²", "step-4", "step-00000000000000000000004", "notes.txt", "step-000000004"])
+def test_what_else_lies_there_is_no_checkpoint(store: Store, name: str) -> None:
+    save(store, 2)
+    store.put(f"checkpoints/{name}" if name.endswith(".txt") else f"checkpoints/{name}/x", b"")
+    assert read_newest(store) == (2, 2.0)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", [MANIFEST, "state.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "endless", "folder"])
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    store = LocalStore(tmp_path)
+    save(store, 2)
+    save(store, 4, keep=2)
+    path = tmp_path / "checkpoints" / "step-000000004" / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    assert read_newest(store) == (2, 2.0)
 
 
 def test_a_damaged_checkpoint_of_a_later_step_does_not_crowd_out_the_new_one(prepare: Callable[[], Store]) -> None:

@@ -4,6 +4,7 @@ Run: `make test ARGS=tests/unit/training/test_loop.py`
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import torch
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.training.loop import fit
-from tests.helpers.runs import StoppingContext, assert_bitwise_equal, find_newest_checkpoint, load_weights, tiny_config
+from ali_dist.training.state import TrainState
+from tests.helpers.runs import (
+    StoppingContext,
+    assert_bitwise_equal,
+    find_newest_checkpoint,
+    load_weights,
+    rewrite_tensors,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +158,67 @@ def test_a_torn_checkpoint_is_passed_over_with_a_message(make_config, damage, ca
     train(torn)
     message = capsys.readouterr().err
     assert "step-000000008" in message
-    assert "not complete" in message
+    assert "cannot be used" in message
     assert "Continuing from the checkpoint at image 96" in message
     assert_bitwise_equal(load_weights(unbroken), load_weights(torn))
+
+
+UNUSABLE = {
+    "another shape": ("model", "but must be", lambda t, name: t.update({name: t[name][:1]})),
+    "a NaN in a weight": ("model", "is not finite", lambda t, name: t[name].view(-1)[0].fill_(math.nan)),
+    "an infinity in the average": ("ema", "is not finite", lambda t, name: t[name].view(-1)[0].fill_(math.inf)),
+    "a missing moment": ("optimizer", "has no", lambda t, name: t.pop(name)),
+}
+
+
+@pytest.mark.parametrize(("file", "reason", "damage"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_checkpoint_with_tensors_of_no_use_is_passed_over_for_an_older_one(make_config, capsys, file, reason, damage):
+    unbroken = make_config(run__name="unbroken")
+    damaged = make_config(run__name="damaged")
+    train(unbroken)
+    train(damaged)
+    folder = Path(damaged.run.dir) / damaged.run.name
+    named = []
+
+    def change(tensors):
+        named.append(next(name for name, t in tensors.items() if t.dim() > 1 and t.shape[0] > 1))
+        damage(tensors, named[0])
+
+    rewrite_tensors(folder, file, change)
+    (folder / "summary.json").unlink()
+    capsys.readouterr()
+    train(damaged)
+    message = capsys.readouterr().err
+    assert "step-000000008" in message
+    assert named[0] in message
+    assert reason in message
+    assert "Continuing from the checkpoint at image 96" in message
+    assert_bitwise_equal(load_weights(unbroken), load_weights(damaged))
+
+
+@pytest.mark.parametrize("where", ["average", "moment", "statistic"])
+def test_what_is_not_finite_is_never_saved(make_config, monkeypatch, where):
+    """The average, Adam's moments and the statistics of batch norm, while all weights are finite."""
+    config = make_config()
+    update = TrainState.update_average
+
+    def spoil(state, decay):
+        update(state, decay)
+        if len(seen) == 5:
+            tensors = {
+                "average": list(state.average.parameters()),
+                "moment": [entry["exp_avg_sq"] for entry in state.optimizer.state.values()],
+                "statistic": [b for b in state.ali.buffers() if b.is_floating_point()],
+            }[where]
+            with torch.no_grad():
+                tensors[0].view(-1)[0] = math.inf
+        seen.append(decay)
+
+    seen: list[float] = []
+    monkeypatch.setattr(TrainState, "update_average", spoil)
+    with pytest.raises(TrainingError, match="is not finite after image 192; earlier checkpoints are kept"):
+        train(config)
+    assert find_newest_checkpoint(config).name == "step-000000004"
 
 
 def test_a_finished_run_says_so_and_changes_nothing(make_config, capsys):
