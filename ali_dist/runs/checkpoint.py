@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ali_dist.errors import InputError
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
+from ali_dist.runs.lease import Lease
 from ali_dist.storage.base import MissingObject, Store
 
 FORMAT_VERSION = 1
@@ -115,12 +116,14 @@ class CheckpointStore:
         store: The run folder.
         keep: How many of the newest checkpoints are kept.
         say: Takes messages for the user.
+        lease: The right to write the run; None for who only reads.
     """
 
-    def __init__(self, store: Store, keep: int, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, keep: int, say: Callable[[str], None], lease: Lease | None = None) -> None:
         self._store = store
         self._keep = keep
         self._say = say
+        self._lease = lease
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._passed_over: set[int] = set()  # steps whose checkpoints are whole, perhaps, but of no use
@@ -132,6 +135,7 @@ class CheckpointStore:
 
         Raises:
             StorageError: The previous save failed.
+            TrainingError: Another process has taken the run over.
         """
         self.wait()
         snapshot = {file: copy_to_host(part) for file, part in tensors.items()}
@@ -170,6 +174,8 @@ class CheckpointStore:
             self._store.delete([f"{folder}/{_MANIFEST}"])  # a torn folder of the same step must not look complete
             for name, data in files.items():
                 self._store.put(f"{folder}/{name}", data)
+            if self._lease is not None:
+                self._lease.check()
             self._store.put(f"{folder}/{_MANIFEST}", json.dumps(manifest, indent=1).encode())
             self._prune(metadata.step)
         except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())

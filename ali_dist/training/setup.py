@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,13 +10,15 @@ from dataclasses import dataclass, field
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import World
+from ali_dist.distributed import World, gather_texts
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
 from ali_dist.model.layers import BatchNorm
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
+from ali_dist.runs.lease import Lease, take_lease
 from ali_dist.runs.trackers import Record
+from ali_dist.storage.base import Store
 from ali_dist.training.context import Context
 from ali_dist.training.labelled_batches import LabelledBatches
 from ali_dist.training.loss_meter import LossMeter
@@ -144,8 +147,9 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     if config.objective.supervised:
         labelled = LabelledBatches(data.train, config, rows, device)
 
-    # Rank 0 writes.
+    # Rank 0 writes, and nobody else's rank 0.
     store = open_run_store(config)
+    lease = _take_lease(store, config, world, stack)
     reporter = None
     if world.is_main:
         reporter = RunReporter(config, data, state, store, device, context.stop_requested)
@@ -153,7 +157,7 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     say = reporter.say if reporter is not None else _say_nothing
     if state.captured is not None:
         state.captured.say = say
-    checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say)
+    checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say, lease)
     stack.callback(checkpoints.close)
 
     # Every rank goes on from the same checkpoint, or all begin.
@@ -170,6 +174,30 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         progress=progress,
         meter=LossMeter(config.objective.loss, device, world, logits=_count_logits(config)),
     )
+
+
+def _take_lease(store: Store, config: Config, world: World, stack: ExitStack) -> Lease | None:
+    """Take the lease of the run on rank 0; `stack` releases it. Collective.
+
+    Raises:
+        InputError: Another process trains the run.
+    """
+    lease = None
+    refusals = []
+    if world.is_main:
+        try:
+            lease = take_lease(store, config.run.name, _write_line)
+            stack.callback(lease.release)
+        except InputError as error:
+            refusals.append(str(error))
+    for refusal in gather_texts(refusals, world):
+        raise InputError(refusal)
+    return lease
+
+
+def _write_line(text: str) -> None:
+    """Say something before there is a reporter."""
+    sys.stderr.write(f"{text}\n")
 
 
 def _count_logits(config: Config) -> int:
