@@ -19,6 +19,7 @@ from ali_dist.data.sources.cifar10 import cifar10_splits
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.data.sources.folders import folder_splits, imagenet_splits
 from ali_dist.data.sources.mixture import mixture_splits
+from ali_dist.data.sources.parquet import parquet_splits
 from ali_dist.data.sources.shapes import shapes_splits
 from ali_dist.data.sources.svhn import svhn_splits
 
@@ -103,6 +104,13 @@ _VALID_HOLDOUT = SourceOption(
     keyword="holdout", value_type=float, help="share of the training images held out as valid (default as in the paper)"
 )
 _ANY_SIZE = SourceOption(keyword="size", value_type=int, help="pixels of a side (default 64)")
+_GREY = SourceOption(keyword="grey", value_type=None, help="one channel instead of three")
+_BACKGROUND = SourceOption(
+    keyword="background",
+    value_type=parse_color,
+    metavar="COLOR",
+    help="what transparent images are put on, as a name or #rrggbb (default white)",
+)
 
 SOURCES = {
     "digits": DataSource(
@@ -131,9 +139,7 @@ SOURCES = {
         options=(
             SourceOption(keyword="size", value_type=int, help="pixels of a side: 32 (default) or 64"),
             SourceOption(
-                keyword="labels",
-                choices=("classes", "attributes"),
-                help="what they are labelled with (default classes)",
+                keyword="labels", metavar="LABELS", help="what they are labelled with: classes (default) or attributes"
             ),
             SourceOption(
                 keyword="samples", value_type=int, help="samples to train on (default 20000); a tenth more to test on"
@@ -173,18 +179,39 @@ SOURCES = {
             _PATH,
             _SPLITS,
             _ANY_SIZE,
-            SourceOption(keyword="grey", value_type=None, help="one channel instead of three"),
-            SourceOption(
-                keyword="background",
-                value_type=parse_color,
-                metavar="COLOR",
-                help="what transparent images are put on, as a name or #rrggbb (default white)",
-            ),
+            _GREY,
+            _BACKGROUND,
             SourceOption(
                 keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
             ),
         ),
         original_files="the folder of images",
+    ),
+    "parquet": DataSource(
+        summary="an image data set of Hugging Face, as Parquet files",
+        make_splits=parquet_splits,
+        options=(
+            _PATH,
+            _SPLITS,
+            _ANY_SIZE,
+            _GREY,
+            _BACKGROUND,
+            SourceOption(
+                keyword="image", metavar="COLUMN", help="column of the pictures (default the only one, or image or img)"
+            ),
+            SourceOption(
+                keyword="labels",
+                metavar="LABELS",
+                help="column of the class, or A,B for attributes that are 0 or 1 (default the only one of declared "
+                "classes, or label)",
+            ),
+            SourceOption(
+                keyword="holdout",
+                value_type=float,
+                help="share held out as test, where all files are for training (default 0.1)",
+            ),
+        ),
+        original_files="the folder of .parquet files, or one file",
     ),
 }
 """Every source that is written as shards, by the name that it has on the command line."""

@@ -54,8 +54,10 @@ def shapes_splits(
         seed: Seed of everything that is drawn.
 
     Raises:
-        InputError: The size is another one, there are fewer than 10 samples, or the seed is out of range.
+        InputError: The labels or the size are others, there are fewer than 10 samples, or the seed is out of range.
     """
+    if labels not in ("classes", "attributes"):
+        raise InputError(f"--labels is {labels!r}, but shapes are labelled with classes or attributes.")
     if size not in SIZES:
         raise InputError(f"Shapes have a --size of 32 or 64 pixels, not {size}.")
     if samples < 10:

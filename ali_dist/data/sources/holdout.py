@@ -1,0 +1,40 @@
+"""Hold out a share of a source's samples as another split, always the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ali_dist.errors import InputError
+
+Rows = NDArray[np.int64]
+
+
+def check_share(share: float) -> None:
+    """Refuse a share that leaves nothing to train on, or is none.
+
+    Raises:
+        InputError: It is not from 0 to less than 1.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
+
+
+def hold_out_rows(num_samples: int, share: float, classes: NDArray[np.integer[Any]] | None = None) -> tuple[Rows, Rows]:
+    """Divide rows at random into those that are kept and those that are held out, both ascending.
+
+    The rows of each class are gone through in turn, so that every class is held out by the same share.
+
+    Args:
+        num_samples: Number of rows.
+        share: From 0 to less than 1.
+        classes: The class of each row [num_samples], if there are classes.
+    """
+    keys = np.random.Philox(key=0).random_raw(num_samples)  # raw words are the same in every version of numpy
+    order = np.lexsort((keys, np.zeros(num_samples) if classes is None else classes))
+    num_held_out = np.round(share * np.arange(num_samples + 1))  # among the first rows of the order
+    is_held_out = np.zeros(num_samples, dtype=bool)
+    is_held_out[order[np.flatnonzero(np.diff(num_held_out))]] = True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
