@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import tarfile
@@ -159,3 +160,27 @@ def write_imagenet(folder: Path, wnids: Sequence[str] = ("n02", "n01", "n10"), p
             write_files(folder / "train" / wnid, {f"{wnid}_{n}.JPEG": encode_jpeg(image)})
     val = {f"ILSVRC2012_val_{n:08d}.JPEG": encode_jpeg(make_photo(70, 90, seed=100 + n)) for n in range(2 * len(wnids))}
     write_files(folder / "val", val)
+
+
+# ---- MNIST and its kind --------------------------------------------------------------------------------------------
+
+
+def encode_idx(x: np.ndarray) -> bytes:
+    """Encode bytes [n, ...] in the IDX format: a magic number, the sizes, the numbers."""
+    return struct.pack(f">I{x.ndim}I", 0x0800 + x.ndim, *x.shape) + x.astype(np.uint8).tobytes()
+
+
+def write_mnist(
+    folder: Path, *, prefix: str = "", train: int = 60, packed: bool = True, first_label: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write the four files; EMNIST's have a prefix and `test` in place of `t10k`. Labels go round through ten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for seed, (part, n) in enumerate({"train": train, "test" if prefix else "t10k": train // 3}.items()):
+        x, y = make_noise(n, (28, 28), seed), np.arange(n) % 10 + first_label
+        for name, data in ((f"{part}-images-idx3-ubyte", x), (f"{part}-labels-idx1-ubyte", y)):
+            content = encode_idx(data)
+            path = folder / f"{prefix}{name}{'.gz' * packed}"
+            path.write_bytes(gzip.compress(content) if packed else content)
+        written["train" if part == "train" else "test"] = (x, y)
+    return written

@@ -19,6 +19,8 @@ from ali_dist.data.sources.cifar10 import cifar10_splits
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.data.sources.folders import folder_splits, imagenet_splits
 from ali_dist.data.sources.mixture import mixture_splits
+from ali_dist.data.sources.mnist import mnist_splits
+from ali_dist.data.sources.npz import npz_splits
 from ali_dist.data.sources.parquet import parquet_splits
 from ali_dist.data.sources.shapes import shapes_splits
 from ali_dist.data.sources.svhn import svhn_splits
@@ -160,6 +162,34 @@ SOURCES = {
         options=(_PATH, _SPLITS, _VALID_HOLDOUT),
         original_files="the folder of train_32x32.mat, extra_32x32.mat and test_32x32.mat from the SVHN page",
     ),
+    "mnist": DataSource(
+        summary="MNIST: 50,000 train, 10,000 valid, 10,000 test; also Fashion-MNIST, KMNIST, EMNIST",
+        make_splits=mnist_splits,
+        options=(
+            _PATH,
+            _SPLITS,
+            SourceOption(
+                keyword="variant", metavar="NAME", help="part of EMNIST, where there are several: letters, ..."
+            ),
+            SourceOption(
+                keyword="names",
+                value_type=parse_names,
+                metavar="A,B",
+                help="names of the classes, or fashion or kmnist (default by the folder's name, else numbers)",
+            ),
+            SourceOption(
+                keyword="size",
+                value_type=int,
+                help="pixels of a side, resized (default 32: the 28 with a black frame of 2)",
+            ),
+            SourceOption(
+                keyword="holdout",
+                value_type=float,
+                help="share of the training images held out as valid (default 1/6, 10,000 of 60,000)",
+            ),
+        ),
+        original_files="the folder of train-images-idx3-ubyte and the other three files, packed or not",
+    ),
     "celeba": DataSource(
         summary="CelebA faces, 64x64, 40 attributes",
         make_splits=celeba_splits,
@@ -212,6 +242,25 @@ SOURCES = {
             ),
         ),
         original_files="the folder of .parquet files, or one file",
+    ),
+    "npz": DataSource(
+        summary="arrays of pictures and labels in an .npz file, as MedMNIST",
+        make_splits=npz_splits,
+        options=(
+            _PATH,
+            _SPLITS,
+            SourceOption(
+                keyword="size",
+                value_type=int,
+                help="pixels of a side, resized (default as they are, and 28 with a black frame of 2)",
+            ),
+            SourceOption(
+                keyword="holdout",
+                value_type=float,
+                help="share held out as test, where all arrays are for training (default 0.1)",
+            ),
+        ),
+        original_files="the .npz file",
     ),
 }
 """Every source that is written as shards, by the name that it has on the command line."""
