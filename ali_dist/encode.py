@@ -16,7 +16,8 @@ from ali_dist.report.terminal import show_progress
 from ali_dist.runs.datasets import DataSplit
 
 _DESCRIPTION = """\
-Encode a data set with a trained encoder: features float32 [samples, F], with labels and ids, in the index's order.
+Encode a data set with a trained encoder: features float32 [samples, F], with labels, ids and, as `origins`, the names
+of the samples (their files or keys) where the data have them, in the index's order.
 
 They go into FILE.npz, all at once; or into a folder, one .npz for each shard: an interrupted command goes on there when
 it is repeated, and several processes under torchrun can share it. Memory holds a few shards at a time."""

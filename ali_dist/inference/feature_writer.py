@@ -1,7 +1,7 @@
 """Writers of a data set's features: one .npz for all of them, or a folder with one .npz for each shard.
 
 Every .npz holds `features` float32 [n, F], `ids` int64 [n] (places in the index, counted through its shards) and,
-where the data have them, `labels` (int64 [n], or float32 [n, A]).
+where the data have them, `labels` (int64 [n], or float32 [n, A]) and `origins` (text [n]: the file or key of each row).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -93,6 +93,7 @@ class SingleFileWriter:
         self._starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
         self._features: NDArray[np.float32] | None = None
         self._labels: NDArray[Any] | None = None
+        self._origins: dict[int, tuple[str, ...]] = {}  # by shard
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -118,13 +119,21 @@ class SingleFileWriter:
         self._features[rows] = encoded.features.numpy()
         if self._labels is not None and encoded.labels is not None:
             self._labels[rows] = encoded.labels.numpy()
+        if encoded.origins is not None:
+            self._origins[encoded.shard] = encoded.origins
 
     def finish(self) -> tuple[int, int]:
         assert self._features is not None, "an index has at least one sample"
         path = self._scratch / "all.npz"
-        _write_npz(path, self._features, np.arange(len(self._features)), self._labels)
+        _write_npz(path, self._features, np.arange(len(self._features)), self._labels, self._all_origins())
         self._store.put(self._name, path)
         return self._features.shape[0], self._features.shape[1]
+
+    def _all_origins(self) -> list[str] | None:
+        if not self._origins:
+            return None
+        shards = enumerate(self._index.shards)
+        return [origin for number, shard in shards for origin in self._origins.get(number, ("",) * shard.samples)]
 
 
 class ShardFolderWriter:
@@ -163,7 +172,8 @@ class ShardFolderWriter:
         start = sum(shard.samples for shard in self._index.shards[: encoded.shard])
         file = io.BytesIO()
         ids = np.arange(start, start + len(encoded.features))
-        _write_npz(file, encoded.features.numpy(), ids, None if encoded.labels is None else encoded.labels.numpy())
+        labels = None if encoded.labels is None else encoded.labels.numpy()
+        _write_npz(file, encoded.features.numpy(), ids, labels, encoded.origins)
         self._store.put(self._key(encoded.shard), file.getvalue())
         self._note["size"] = encoded.features.shape[1]
 
@@ -191,11 +201,17 @@ def _shards_with_samples(index: Index) -> list[int]:
 
 
 def _write_npz(
-    target: Path | io.BytesIO, features: NDArray[np.float32], ids: NDArray[np.int64], labels: NDArray[Any] | None
+    target: Path | io.BytesIO,
+    features: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    labels: NDArray[Any] | None,
+    origins: Sequence[str] | None,
 ) -> None:
     arrays: dict[str, NDArray[Any]] = {"features": features, "ids": ids}
     if labels is not None:
         arrays["labels"] = labels
+    if origins is not None:
+        arrays["origins"] = np.array(origins, dtype=np.str_)
     np.savez(target, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for an array
 
 

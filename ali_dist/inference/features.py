@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ali_dist.data.order import SampleRun
 from ali_dist.data.shards.reader import ShardReader
 from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import in_batches, make_generator
@@ -57,11 +58,13 @@ class EncodedShard:
         shard: Its number in the index.
         features: float32 [n, F].
         labels: int64 [n] or float32 [n, A]; None where the data have none.
+        origins: What the user knows each sample by, [n]; None where the data do not note it.
     """
 
     shard: int
     features: Tensor
     labels: Tensor | None
+    origins: tuple[str, ...] | None = None
 
 
 def encode_shards(
@@ -138,7 +141,8 @@ def _encode_shard(
         if samples.y is not None:
             labels.append(samples.y)
     all_features = torch.cat(features) if features else torch.empty(0, 0)
-    return EncodedShard(shard, all_features, torch.cat(labels) if labels else None)
+    origins = reader.read_origins(SampleRun(shard, 0, count))
+    return EncodedShard(shard, all_features, torch.cat(labels) if labels else None, origins)
 
 
 def compute_features(

@@ -61,14 +61,16 @@ def write_arrays(
     *,
     encoding: Literal["raw", "png", "jpg"] = "raw",
     attributes: Sequence[str] = (),
+    origins: Sequence[str] | None = None,
     **options: Any,
 ) -> tuple[LocalStore, Index]:
-    """Write arrays as shards into `folder`; `options` are those of `write_shards`."""
+    """Write arrays as shards into `folder`, named by `origins`; `options` are those of `write_shards`."""
     store = LocalStore(folder)
     labels: Any = [None] * len(x) if y is None else list(y) if np.ndim(y) == 2 else [int(label) for label in y]
     dtype: Any = str(x.dtype)
     sample_format = SampleFormat(encoding=encoding, shape=x.shape[1:], dtype=dtype, attributes=tuple(attributes))
-    return store, write_shards(store, map(PreparedSample, x, labels), sample_format, **options)
+    names = [""] * len(x) if origins is None else origins
+    return store, write_shards(store, map(PreparedSample, x, labels, names), sample_format, **options)
 
 
 def damage_sample(store: LocalStore, index: Index, sample: int) -> tuple[str, int]:

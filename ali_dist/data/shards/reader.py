@@ -23,22 +23,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = 4  # threads that read and decode: they hide the latency of S3, and keep a few cores decoding
-_CACHED_SIDECARS = 64  # sidecars that a reader keeps in memory; about 28 bytes a sample
+_CACHED_SIDECARS = 64  # sidecars that a reader keeps in memory; about 28 bytes a sample, and its name
 
 
 @dataclass(frozen=True, slots=True)
 class BadSample:
-    """A sample that is not what its index says, and why."""
+    """A sample that is not what its index says, and why; with its origin, where the data note it."""
 
     shard_key: str
     sample_number: int
     reason: str
+    origin: str = ""
 
     def __str__(self) -> str:
-        return f"sample {self.sample_number} of {self.shard_key} ({self.reason})"
+        return f"{_describe_place(self.shard_key, self.sample_number, self.origin)} ({self.reason})"
 
 
 BadSamples = dict[int, BadSample]
+
+
+def _describe_place(shard_key: str, sample_number: int, origin: str) -> str:
+    """What messages call a sample: its place, and what the user knows it by."""
+    return f"sample {sample_number} of {shard_key}{f', {origin}' if origin else ''}"
 
 
 class ShardReader:
@@ -97,7 +103,8 @@ class ShardReader:
                     raise ValueError("its crc32 differs from the index")
                 decode(row, payload)
             except ValueError as error:
-                bad[row] = BadSample(self.index.shards[run.shard].key, number, str(error))
+                origin = sidecar.origins[number] if sidecar.origins else ""
+                bad[row] = BadSample(self.index.shards[run.shard].key, number, str(error), origin)
         return bad
 
     def read_labels(self, runs: tuple[SampleRun, ...]) -> NDArray[Any] | None:
@@ -110,6 +117,11 @@ class ShardReader:
             parts.append(labels[run.start : run.stop])
         return np.concatenate(parts)
 
+    def read_origins(self, run: SampleRun) -> tuple[str, ...] | None:
+        """What the user knows each sample of `run` by; None where the data do not note it."""
+        origins = self._load_sidecar(run.shard).origins
+        return None if origins is None else origins[run.start : run.stop]
+
     def damaged_sample_error(self, bad: BadSample) -> InputError:
         """The error that ends a run at a bad sample."""
         return InputError(
@@ -120,7 +132,9 @@ class ShardReader:
     def describe_substitution(self, epoch: int, step: int, bad: BadSample, substitute: tuple[int, int]) -> str:
         """One sentence on a bad sample that has been replaced in a batch by another one, (shard, number in it)."""
         shard, number = substitute
-        return f"epoch {epoch}, step {step}: {bad} was replaced by sample {number} of {self.index.shards[shard].key}"
+        origin = "".join(self.read_origins(SampleRun(shard, number, number + 1)) or ())
+        place = _describe_place(self.index.shards[shard].key, number, origin)
+        return f"epoch {epoch}, step {step}: {bad} was replaced by {place}"
 
 
 def _whole_shards(index: Index) -> tuple[SampleRun, ...]:
@@ -187,6 +201,18 @@ def load_labels(store: Store, index: Index) -> NDArray[Any] | None:
     """Read the labels of a whole split in index order, from its sidecars: int64 [N], float32 [N, A], or None."""
     reader = ShardReader(store, index)
     return reader.read_labels(_whole_shards(index))
+
+
+def load_origins(store: Store, index: Index, ids: Ids) -> list[str | None]:
+    """Read what the user knows some samples by, by their ids in any order; None for those that have no name."""
+    reader = ShardReader(store, index)
+    starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
+    shards = np.searchsorted(starts, ids, side="right") - 1
+    origins = []
+    for shard, sample in zip(shards.tolist(), (np.asarray(ids) - starts[shards]).tolist(), strict=True):
+        origin = reader.read_origins(SampleRun(shard, sample, sample + 1))
+        origins.append((origin[0] or None) if origin else None)
+    return origins
 
 
 def load_arrays(

@@ -32,6 +32,25 @@ def test_features_are_the_encoder_s_means_in_the_index_s_order(plain, data, tmp_
     assert arrays["labels"].tolist() == y.tolist()
 
 
+def test_each_row_has_the_name_of_its_sample_where_the_data_have_names(plain, tmp_path, capsys):
+    """In both forms of output; names need be neither ASCII nor, as names of files, UTF-8."""
+    x = np.random.default_rng(0).integers(0, 256, (10, 1, SIDE, SIDE), dtype=np.uint8)
+    names = [f"a/{number}.png" for number in range(8)] + ["größe.jpg", "old\udcff.jpg"]
+    write_arrays(tmp_path / "named" / "train", x, None, per_shard=4, origins=names)
+    what = (plain, "--data", tmp_path / "named")
+    succeed(encode, *what, "--out", tmp_path / "all.npz")
+    succeed(encode, *what, "--out", tmp_path / "folder")
+    assert read_arrays(tmp_path / "all.npz")["origins"].tolist() == names
+    parts = [read_arrays(path)["origins"] for path in sorted((tmp_path / "folder").glob("*.npz"))]
+    assert np.concatenate(parts).tolist() == names
+    succeed(encode, plain, "--out", tmp_path / "nameless.npz")
+    assert set(read_arrays(tmp_path / "nameless.npz")) == {"features", "ids", "labels"}
+    store = LocalStore(tmp_path / "named" / "train")
+    damage_sample(store, load_index(store), 5)
+    message = refusal(capsys, encode, *what, "--out", tmp_path / "damaged.npz")
+    assert "sample 1 of 00001.tar, a/5.png (its crc32" in message
+
+
 @pytest.mark.parametrize("features", ["mu", "mu+sigma", "mu+hidden", "mu+layers", "joint"])
 def test_threads_folders_and_files_change_nothing(plain, tmp_path, features):
     what = (plain, "--features", features, "--sample", "--seed", 3)

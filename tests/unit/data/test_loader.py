@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,23 @@ def test_a_damaged_sample_stops_the_stream_at_its_batch_with_shard_and_number(tm
         assert second.value is first.value
     with pytest.raises(InputError, match=f"sample {number} of {key}"):
         open_batch_source(store, index, residency="ram")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_damaged_sample_and_what_replaces_it_are_called_by_their_names(tmp_path: Path, mode: Any) -> None:
+    origins = [f"photo{sample}.jpg" for sample in range(len(X))]
+    store, index = write_arrays(tmp_path, X, Y, origins=origins)
+    key, number = damage_sample(store, index, 77)
+    with pytest.raises(InputError, match=f"sample {number} of {key}, photo77.jpg \\(its crc32"):
+        drain_batches(open_batch_source(store, index, residency=mode), STEPS, [])
+    source = open_batch_source(store, index, residency=mode, bad_samples="substitute")
+    take_batches(source, STEPS)
+    for sentence in source.substituted:
+        assert "photo77.jpg (its crc32" in sentence
+        replacement = re.search(r"was replaced by sample (\d+) of (\d+)\.tar, photo(\d+)\.jpg$", sentence)
+        assert replacement is not None
+        place, shard, sample = map(int, replacement.groups())
+        assert sample == shard * index.shards[0].samples + place
 
 
 def test_substituting_is_the_same_streamed_and_resident_and_lists_every_case(tmp_path: Path) -> None:

@@ -254,6 +254,14 @@ def test_one_flipped_byte_is_found_with_its_shard_and_sample(tmp_path: Path) -> 
     assert f"sample {number} of {key}" in report.problems[0]
 
 
+def test_verify_calls_a_damaged_sample_by_its_name(tmp_path: Path) -> None:
+    x = np.zeros((4, 1, 4, 4), np.uint8)
+    store, index = write_arrays(tmp_path, x, None, origins=["a.png", "b.png", "c/d.png", "e.png"])
+    damage_sample(store, index, 2)
+    (problem,) = verify_split(store, index).problems
+    assert "sample 2 of 00000.tar, c/d.png (its crc32" in problem
+
+
 def test_damage_between_samples_is_found_by_verify(tmp_path: Path) -> None:
     store, index = write_arrays(tmp_path, *make_labelled_arrays(40))
     assert verify_split(store, index).problems == ()
