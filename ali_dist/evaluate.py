@@ -148,6 +148,8 @@ def _run_command(arguments: argparse.Namespace) -> None:
     print_table(estimates)
     if request.notes:
         print("", *request.notes, sep="\n")
+    if request.listing:
+        print("", *request.listing, sep="\n")
     if arguments.json:
         _write_json(arguments, request, estimates)
 
@@ -215,6 +217,7 @@ def _write_json(arguments: argparse.Namespace, request: EvaluationRequest, estim
         **({"notes": request.notes} if request.notes else {}),
         "seeds": list(range(arguments.seed, arguments.seed + arguments.seeds)),
         **estimates_to_json(estimates),
+        **request.details,
     }
     path: Path = arguments.json
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,11 @@ from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
 from ali_dist.storage import is_local
 
-_DESCRIPTION = "Draw what a trained model has learned, as PNG files."
+_DESCRIPTION = """\
+Draw what a trained model has learned, as PNG files.
+
+Beside reconstructions and interpolations, a .json has the ids and names of the images that were encoded, in order (of
+an interpolation, two after each other)."""
 _EPILOG = """\
 what:
   samples          G(z), z from the prior; for 2-D mixtures: points as .npy, and a figure

@@ -125,24 +125,43 @@ class AurocInterval:
     high: float
 
 
-def one_vs_rest(
+@dataclass(frozen=True)
+class HoldoutScores:
+    """The scores of a holdout split's samples.
+
+    Attributes:
+        scores: float64 [N] each, by name; larger is more anomalous.
+        is_anomaly: Which samples are of another class than the normal ones, [N].
+    """
+
+    scores: dict[str, Array]
+    is_anomaly: NDArray[np.bool_]
+
+    def areas(self, *, seed: int, monitor: EvaluationMonitor | None = None) -> dict[str, AurocInterval]:
+        """The area under the ROC curve of each score; `seed` is that of the bootstrap."""
+        advance = (monitor or EvaluationMonitor()).start("Bootstrap", RESAMPLES * len(self.scores))
+        return {
+            name: auroc_interval(values, self.is_anomaly, seed=seed, advance=advance)
+            for name, values in self.scores.items()
+        }
+
+
+def score_holdout(
     model: AnomalyModel,
     holdout: LabelledArrays,
     normal_classes: Collection[int],
     *,
-    seed: int,
     normal: Tensor | None = None,
     alpha: float = ALPHA,
     device: torch.device | str = "cpu",
     monitor: EvaluationMonitor | None = None,
-) -> dict[str, AurocInterval]:
-    """Measure how well a model that was trained on some classes tells the others from them.
+) -> HoldoutScores:
+    """Score the samples of a split with a model that was trained on some of its classes.
 
     Args:
         model: A model trained on samples of `normal_classes` alone. This cannot be checked here.
         holdout: Samples of all classes, with class labels.
         normal_classes: The normal classes; every other class is an anomaly.
-        seed: Seed of the bootstrap.
         normal: Samples [N, ...] of the normal classes that are not in `holdout`, such as training samples, which
             standardize the terms. Without them, only the published scores are computed.
         alpha: Weight of reconstruction, 0 to 1.
@@ -150,7 +169,7 @@ def one_vs_rest(
         monitor: Is told of progress, and may end the evaluation.
 
     Returns:
-        The areas by score (see `AnomalyTerms.scores`), and for the two sums also `<score>_standardised`.
+        The scores of `AnomalyTerms.scores`, and for the two sums also `<score>_standardised`.
 
     Raises:
         InputError: The model is conditional, or the holdout split lacks labels, normal samples or anomalies.
@@ -172,8 +191,29 @@ def one_vs_rest(
     if normal is not None:
         standardized = terms.standardize(AnomalyTerms.compute(model, normal, device, advance)).scores(alpha)
         scores |= {f"{name}_standardised": standardized[name] for name in standardized if name.startswith("egbad")}
-    advance = monitor.start("Bootstrap", RESAMPLES * len(scores))
-    return {name: auroc_interval(values, is_anomaly, seed=seed, advance=advance) for name, values in scores.items()}
+    return HoldoutScores(scores, is_anomaly)
+
+
+def one_vs_rest(
+    model: AnomalyModel,
+    holdout: LabelledArrays,
+    normal_classes: Collection[int],
+    *,
+    seed: int,
+    normal: Tensor | None = None,
+    alpha: float = ALPHA,
+    device: torch.device | str = "cpu",
+    monitor: EvaluationMonitor | None = None,
+) -> dict[str, AurocInterval]:
+    """Measure how well a model that was trained on some classes tells the others from them.
+
+    Arguments and errors are those of `score_holdout`; `seed` is that of the bootstrap.
+
+    Returns:
+        The areas by score.
+    """
+    scores = score_holdout(model, holdout, normal_classes, normal=normal, alpha=alpha, device=device, monitor=monitor)
+    return scores.areas(seed=seed, monitor=monitor)
 
 
 def area_under_roc(scores: Array, is_anomaly: NDArray[np.bool_]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -70,6 +72,7 @@ class LabelledArrays:
         split: Name of the split, for people; empty where it has none.
         total: Samples of the whole split; None: all of them are here.
         identity: What the samples are, and at what size: equal texts mean equal arrays. Empty: unknown.
+        ids: Ids of the samples in the split's index, int64 [N]; None: those of the whole split, in order.
 
     Raises:
         ValueError: x or y is of another form.
@@ -81,6 +84,7 @@ class LabelledArrays:
     split: str = ""
     total: int | None = None
     identity: str = ""
+    ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.float32 or self.x.ndim not in (2, 4):

@@ -131,6 +131,7 @@ def load_evaluation_arrays(
         arrays.split,
         total if len(ids) < total else None,
         _identity(index, space, f"{len(ids)} of {parts} {ids[0]} {ids[-1]}"),
+        ids,
     )
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ali_dist.data.shards.reader import ShardReader
 from ali_dist.errors import InputError
-from ali_dist.evaluation.anomaly import one_vs_rest
+from ali_dist.evaluation.anomaly import score_holdout
 from ali_dist.evaluation.batched import conditions_from_labels, draw_rows, in_batches, sample_decoder
 from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
 from ali_dist.evaluation.inception import check_inception_available, inception_distances, read_weights
@@ -33,6 +34,7 @@ from ali_dist.evaluation.svm import DRAWS, LABELS, PENALTIES, EmbeddedSplit, Svm
 from ali_dist.inference.conditions import find_class
 from ali_dist.inference.features import compute_features
 from ali_dist.inference.load import LoadedRun
+from ali_dist.inference.ranked_samples import format_ranking, rank_samples
 from ali_dist.inference.samples import conditions_for_samples, read_samples, runs_of_shard
 from ali_dist.report.tables import MOST_SEEDS, MetricEstimate
 from ali_dist.report.terminal import show_progress_bars
@@ -44,6 +46,8 @@ Options = TypeVar("Options")
 REQUIRED = dataclasses.MISSING
 TRAIN = "train"
 """The split that labels of the SVM protocol and of nearest neighbors are from."""
+RANKING_SCORE = "egbad_features_standardised"
+"""The anomaly score that samples are listed by."""
 _CHUNK_BYTES = 6_000_000  # samples whose features are in memory at a time
 
 
@@ -127,6 +131,8 @@ class EvaluationRequest:
         open_split: Opens the first that the data have of some splits, by name; None: there are no others.
         notes: Sentences that stand beside the metrics; an evaluation adds to them.
         samples: What of which split was used; an evaluation adds to it.
+        details: What else there is to tell programs, JSON-able; an evaluation adds to it.
+        listing: Lines that are printed below everything else; an evaluation adds to it.
     """
 
     run: LoadedRun
@@ -138,6 +144,8 @@ class EvaluationRequest:
     open_split: Callable[[Sequence[str]], DataSplit] | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     samples: dict[str, dict[str, str | int]] = dataclasses.field(default_factory=dict)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    listing: list[str] = dataclasses.field(default_factory=list)
 
     def load_train(self, monitor: EvaluationMonitor | None = None) -> LabelledArrays:
         """Load the training split; see `load_holdout`."""
@@ -334,7 +342,7 @@ def _svm_metrics(result: SvmResult) -> dict[str, float]:
 
 
 def evaluate_anomaly(request: EvaluationRequest, options: AnomalyOptions) -> Estimates:
-    """Measure EGBAD's scores on the holdout split: their AUROC with bootstrap intervals."""
+    """Measure EGBAD's scores on the holdout split: their AUROC with bootstrap intervals; list the extreme samples."""
     normal_classes = {find_class(request.run, name.strip()) for name in options.normal_class.split(",")}
     with show_progress_bars() as start_bar:
         monitor = EvaluationMonitor(start_bar)
@@ -343,15 +351,14 @@ def evaluate_anomaly(request: EvaluationRequest, options: AnomalyOptions) -> Est
         if train.classes is None or holdout.classes is None:
             raise InputError("--what anomaly needs class labels, but the data have none: give data with classes.")
         normal = train.x[torch.isin(train.classes, torch.tensor(sorted(normal_classes)))]
-        areas = one_vs_rest(
-            request.run.model,
-            holdout,
-            normal_classes,
-            seed=request.seed,
-            normal=normal,
-            device=request.device,
-            monitor=monitor,
+        scored = score_holdout(
+            request.run.model, holdout, normal_classes, normal=normal, device=request.device, monitor=monitor
         )
+        areas = scored.areas(seed=request.seed, monitor=monitor)
+    ids = np.arange(len(holdout.x)) if holdout.ids is None else holdout.ids
+    ranking = rank_samples(request.holdout, ids, scored.scores[RANKING_SCORE], holdout.classes.numpy())
+    request.details["anomalies"] = {"score": RANKING_SCORE, **ranking}
+    request.listing.extend(format_ranking(f"anomalous of {holdout.split}, by {RANKING_SCORE}", ranking))
     return {f"auroc_{name}": MetricEstimate(area.value, area.low, area.high) for name, area in areas.items()}
 
 

@@ -2,14 +2,16 @@
 
 `report/galleries.py` decides what is drawn. Galleries of one seed show the same latents and the same images
 at every checkpoint. A picture shows images at the size the model works at, enlarged; single images have the size the
-data are stored at.
+data are stored at. Beside galleries of images of the data, a .json has the names of these images, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +81,7 @@ class GalleryWriter:
 
     def write_reconstructions(self, *, use_mean: bool) -> list[Path]:
         """Write images beside G(z), z ~ q(z|x) or its mean; decoded under the conditions asked for, if any."""
-        x, c = self._draw_images(1)
+        x, c, names = self._draw_images(1)
         gallery = galleries.draw_reconstructions(
             self.run.model,
             x,
@@ -89,11 +91,11 @@ class GalleryWriter:
             decoder_c=self.condition.apply_to(c),
             use_mean=use_mean,
         )
-        return self._write("reconstructions", gallery)
+        return self._write("reconstructions", gallery, names)
 
     def write_interpolations(self, *, use_mean: bool, spherical: bool, steps: int) -> list[Path]:
         """Write paths between the latents of two images each; conditions change along straight lines."""
-        x, c = self._draw_images(2)
+        x, c, names = self._draw_images(2)
         gallery = galleries.draw_interpolations(
             self.run.model,
             x,
@@ -105,7 +107,7 @@ class GalleryWriter:
             decoder_c=self.condition.apply_to(c),
             use_mean=use_mean,
         )
-        return self._write("interpolations-spherical" if spherical else "interpolations", gallery)
+        return self._write("interpolations-spherical" if spherical else "interpolations", gallery, names)
 
     def write_conditions(self, places: Sequence[int] | None) -> list[Path]:
         """Write the same z in every row under one condition after another, named above the columns.
@@ -150,8 +152,12 @@ class GalleryWriter:
         labels = draw_labels(split, self.count, make_generator(self.seed, "conditions"))
         return self.condition.apply_to(conditions_for_samples(self.run, split, labels))
 
-    def _draw_images(self, for_each: int) -> tuple[Tensor, Tensor | None]:
-        """Draw images x [N, C, H, W] in [0, 1], `for_each` for each of what is written, and their conditions [N, A]."""
+    def _draw_images(self, for_each: int) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+        """Draw images x [N, C, H, W] in [0, 1], `for_each` for each of what is written.
+
+        Returns:
+            The images, their conditions [N, A], and what a file says of which images they are.
+        """
         split = self.open_data()
         if not self.run.spec.is_images:
             raise InputError(
@@ -164,9 +170,12 @@ class GalleryWriter:
                 f"{split.index.num_samples}: give a smaller --count."
             )
         samples = draw_samples(split, min(possible, self.count) * for_each, make_generator(self.seed, "images"))
-        return self.run.space.unit_from_stored(samples.x), conditions_for_samples(self.run, split, samples.y)
+        images = [{"id": sample, "origin": origin} for sample, origin in zip(samples.ids, samples.origins, strict=True)]
+        c = conditions_for_samples(self.run, split, samples.y)
+        return self.run.space.unit_from_stored(samples.x), c, {"data": split.store.url, "images": images}
 
-    def _write(self, kind: str, gallery: Gallery) -> list[Path]:
+    def _write(self, kind: str, gallery: Gallery, names: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write a gallery and, where it is of images of the data, a file beside it with their names in order."""
         label = "".join(letter if letter.isalnum() or letter in "=-_,+" else "_" for letter in self.condition.label)
         stem = "-".join(filter(None, (kind, label, f"seed{self.seed}")))
         written = []
@@ -178,6 +187,10 @@ class GalleryWriter:
                 native = self.run.space.native_from_unit(image[None])[0]
                 save_image(self.folder / stem / f"{name.replace('/', '_')}.png", native)
             written.append(self.folder / stem)
+        if names is not None:
+            path = self.folder / f"{stem}.json"
+            path.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+            written.append(path)
         return written
 
     def _write_points(self, points: Tensor) -> list[Path]:

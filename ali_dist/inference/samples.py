@@ -12,7 +12,7 @@ from torch import Tensor
 from ali_dist.config import StorageConfig
 from ali_dist.data.order import SampleRun
 from ali_dist.data.shards.index import find_split, load_index
-from ali_dist.data.shards.reader import BadSamples, ShardReader
+from ali_dist.data.shards.reader import BadSamples, ShardReader, load_origins
 from ali_dist.errors import InputError
 from ali_dist.inference.load import LoadedRun, storage_for_data
 from ali_dist.model.data_space import condition_vectors
@@ -27,10 +27,14 @@ class DataSamples:
     Attributes:
         x: Samples as they are stored, [N, *shape].
         y: Labels, int64 [N] or float32 [N, A]; None where the data have none.
+        ids: Their ids in the split's index, [N]; empty where nobody asked for them.
+        origins: What the user knows each by, [N]; None for those that have no name. Empty with `ids`.
     """
 
     x: Tensor
     y: Tensor | None
+    ids: tuple[int, ...] = ()
+    origins: tuple[str | None, ...] = ()
 
 
 def open_samples_for(run: LoadedRun, url: str | None, splits: Sequence[str], storage: StorageConfig) -> DataSplit:
@@ -150,7 +154,12 @@ def draw_samples(split: DataSplit, count: int, generator: torch.Generator) -> Da
     chosen = torch.randperm(split.index.num_samples, generator=generator)[:count]
     samples = [read_samples(reader, _locate_sample(split, sample)) for sample in chosen.tolist()]
     labels = [sample.y for sample in samples if sample.y is not None]
-    return DataSamples(torch.cat([sample.x for sample in samples]), torch.cat(labels) if labels else None)
+    return DataSamples(
+        torch.cat([sample.x for sample in samples]),
+        torch.cat(labels) if labels else None,
+        tuple(chosen.tolist()),
+        tuple(load_origins(split.store, split.index, chosen.numpy())),
+    )
 
 
 def _locate_sample(split: DataSplit, sample: int) -> SampleRun:

@@ -227,6 +227,35 @@ def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
     assert "auroc_egbad_features_standardised" in result["metrics"]
 
 
+@pytest.mark.parametrize(("named", "memory"), [(True, 1000), (True, 1), (False, 1000)])
+def test_the_most_and_the_least_anomalous_samples_are_listed_by_name(plain, tmp_path, capsys, named, memory):
+    """Of a sample of larger data, too; the class that is listed must be that of the id."""
+    count = 1200  # at 16x16, 1 MB is 976 images
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, 1, SIDE, SIDE), dtype=np.uint8)
+    origins = [f"photo{sample}.jpg" for sample in range(count)] if named else None
+    for split in ("train", "test"):
+        y = np.arange(count) % 4
+        write_arrays(tmp_path / "data" / split, x, y, per_shard=500, classes=CLASSES, origins=origins)
+    words = (plain, "--data", tmp_path / "data", "--what", "anomaly", "--normal-class", "zero", "--memory-mb", memory)
+    result = evaluate_to_json(tmp_path, *words)
+    listed = result["anomalies"]
+    assert listed["score"] == "egbad_features_standardised"
+    scores = {end: [sample["score"] for sample in listed[end]] for end in ("most", "least")}
+    assert scores["most"] == sorted(scores["most"], reverse=True)
+    assert scores["least"] == sorted(scores["least"])
+    assert len(scores["most"]) == len(scores["least"]) == 10
+    assert min(scores["most"]) >= max(scores["least"])
+    for sample in (*listed["most"], *listed["least"]):
+        assert sample["class"] == CLASSES[sample["id"] % 4]
+        assert sample["origin"] == (f"photo{sample['id']}.jpg" if named else None)
+        assert sample["place"] == f"sample {sample['id'] % 500} of 0000{sample['id'] // 500}.tar"
+    out = capsys.readouterr().out
+    assert "Most anomalous of test, by egbad_features_standardised:" in out
+    shown = listed["least"][4]
+    assert str(shown["origin"] if named else shown["place"]) in out
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [

@@ -1,5 +1,6 @@
 """generate: pictures show what was asked for; what cannot be shown is named."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.report.image_grids import CELL, GAP
 from ali_dist.storage.local import LocalStore
+from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import ATTRIBUTES, CLASSES, SIDE, run_folder
 from tests.unit.commands.conftest import read_pixels, refusal, succeed
 
@@ -18,8 +20,9 @@ def test_pictures_go_into_the_run_s_folder(plain, capsys):
     for what in ("samples", "reconstructions", "interpolations"):
         capsys.readouterr()
         succeed(generate, plain, "--what", what, "--count", 4)
-        (line,) = capsys.readouterr().out.splitlines()
+        line, *names = capsys.readouterr().out.splitlines()
         assert Path(line) == Path(plain) / "generated" / f"{what}-seed0.png"
+        assert names == ([] if what == "samples" else [line.replace(".png", ".json")])
         assert read_pixels(Path(line)).std() > 0
 
 
@@ -33,7 +36,7 @@ def test_single_samples_have_the_data_s_size_and_may_come_with_a_grid(plain, tmp
 def test_a_seed_gives_the_same_picture_and_another_another(plain, tmp_path):
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         succeed(generate, plain, "--what", "reconstructions", "--count", 5, "--seed", seed, "--out", tmp_path / out)
-    a, b, c = (read_pixels(next((tmp_path / name).iterdir())) for name in "abc")
+    a, b, c = (read_pixels(next((tmp_path / name).glob("*.png"))) for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
 
@@ -46,6 +49,24 @@ def test_originals_of_reconstructions_are_images_of_the_holdout_split(plain, dat
     originals = [read_pixels(path)[:, :, 0].copy() for path in sorted(tmp_path.rglob("*-original.png"))]
     assert len(originals) == 6
     assert {image.tobytes() for image in originals} <= known
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_images_of_a_gallery_are_named_in_order_beside_it(plain, tmp_path, named):
+    """An image's id is its gray level, so that every original says which one it is."""
+    x = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(SIDE, 2).repeat(SIDE, 3)
+    origins = [f"photo{sample}.jpg" for sample in range(12)] if named else None
+    write_arrays(tmp_path / "data" / "test", x, None, per_shard=5, origins=origins)
+    what = (plain, "--data", tmp_path / "data", "--split", "test", "--count", 5, "--single")
+    succeed(generate, *what, "--what", "reconstructions", "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "reconstructions-seed0.json").read_text())
+    assert content["data"].endswith("data/test")
+    originals = [int(read_pixels(path)[0, 0, 0]) for path in sorted((tmp_path / "out").rglob("*-original.png"))]
+    assert content["images"] == [
+        {"id": sample, "origin": f"photo{sample}.jpg" if named else None} for sample in originals
+    ]
+    succeed(generate, *what, "--what", "interpolations", "--out", tmp_path / "out")
+    assert len(json.loads((tmp_path / "out" / "interpolations-seed0.json").read_text())["images"]) == 10
 
 
 @pytest.mark.parametrize(("what", "files", "images"), [("reconstructions", 2, 1), ("interpolations", 11, 2)])
@@ -63,7 +84,7 @@ def test_few_images_give_fewer_pairs_unless_a_count_is_given(
 def test_the_mean_and_a_draw_reconstruct_differently(plain, tmp_path):
     for out, words in (("draw", []), ("mean", ["--use-mean"])):
         succeed(generate, plain, "--what", "reconstructions", "--count", 5, "--out", tmp_path / out, *words)
-    draw, mean = (read_pixels(next((tmp_path / name).iterdir())) for name in ("draw", "mean"))
+    draw, mean = (read_pixels(next((tmp_path / name).glob("*.png"))) for name in ("draw", "mean"))
     assert not np.array_equal(draw, mean)
 
 
@@ -72,7 +93,7 @@ def test_straight_and_spherical_paths_share_their_ends_only(plain, tmp_path):
     succeed(generate, plain, *words)
     succeed(generate, plain, *words, "--spherical")
     lines, arcs = (
-        [read_pixels(path) for path in sorted((tmp_path / name).iterdir())]
+        [read_pixels(path) for path in sorted((tmp_path / name).glob("*.png"))]
         for name in ("interpolations-seed0", "interpolations-spherical-seed0")
     )
     same = [np.array_equal(a, b) for a, b in zip(lines, arcs, strict=True)]
