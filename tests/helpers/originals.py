@@ -69,6 +69,30 @@ def write_cifar_python(folder: Path, per_batch: int = 20) -> dict[str, tuple[np.
     return batches
 
 
+def write_cifar100(folder: Path, *, binary: bool, train: int = 40) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write CIFAR-100's files of either version; gives images and fine labels, of which coarse ones are a fifth."""
+    folder.mkdir(parents=True)
+    names = {"fine": [f"fine{n}" for n in range(100)], "coarse": [f"coarse_{n}" for n in range(20)]}
+    written = {}
+    for seed, (part, n) in enumerate({"train": train, "test": train // 4}.items()):
+        x, fine = make_noise(n, seed=seed), np.random.default_rng(seed).integers(0, 100, n)
+        written[part] = (x, fine)
+        rows = x.reshape(n, -1)
+        if binary:
+            records = np.concatenate([np.stack([fine // 5, fine], 1).astype(np.uint8), rows], axis=1)
+            (folder / f"{part}.bin").write_bytes(records.tobytes())
+        else:
+            labels = {b"fine_labels": fine.tolist(), b"coarse_labels": (fine // 5).tolist()}
+            (folder / part).write_bytes(pickle_as_python2({b"data": rows, **labels}))
+    if binary:
+        for kind, words in names.items():
+            (folder / f"{kind}_label_names.txt").write_text("\n".join(words) + "\n\n")
+    else:
+        meta = {f"{kind}_label_names".encode(): [word.encode() for word in words] for kind, words in names.items()}
+        (folder / "meta").write_bytes(pickle_as_python2(meta))
+    return written
+
+
 def pickle_as_python2(value: Any) -> bytes:
     """Pickle by protocol 2 with byte strings and numpy's old module names, which Python 3 cannot write."""
     return b"\x80\x02" + _pickled(value) + b"."

@@ -126,27 +126,33 @@ def _list_some_classes(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ArraySamples:
-    """Samples that are in memory: x [n, *shape], and their labels."""
+    """Samples that are in memory: x [n, *shape], their labels, and their names where they have any."""
 
     x: NDArray[Any]
     labels: Sequence[Label | None]
     description: str
+    origins: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
 
     def describe_sample(self, number: int) -> str:
-        return f"{self.description} {number}"
+        return self.origins[number] if self.origins else f"{self.description} {number}"
 
     def read_sample(self, number: int) -> PreparedSample:
-        return PreparedSample(self.x[number], self.labels[number])
+        return PreparedSample(self.x[number], self.labels[number], self.origins[number] if self.origins else "")
 
 
 def samples_from_arrays(
-    x: NDArray[Any], labels: NDArray[np.integer[Any]], description: str
+    x: NDArray[Any], labels: NDArray[np.integer[Any]], description: str, origins: Sequence[str] = ()
 ) -> Callable[[SampleNumbers], ShardSamples]:
-    """A split's `select_samples` for samples [N, *shape] and class numbers [N] that are in memory."""
-    return lambda numbers: ArraySamples(x[numbers], labels[numbers].tolist(), description)
+    """A split's `select_samples` for samples [N, *shape] and class numbers [N] in memory, known by `origins` [N]."""
+
+    def select_samples(numbers: SampleNumbers) -> ShardSamples:
+        names = tuple(origins[number] for number in numbers.tolist()) if origins else ()
+        return ArraySamples(x[numbers], labels[numbers].tolist(), description, names)
+
+    return select_samples
 
 
 def fingerprint_content(*content: bytes | str | NDArray[Any]) -> str:

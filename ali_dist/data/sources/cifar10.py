@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content, samples_from_arrays
-from ali_dist.data.sources.original_files import choose_splits, first_existing
+from ali_dist.data.sources.cifar_files import read_version
+from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.data.sources.safe_pickle import read_pickled
 from ali_dist.errors import InputError
 
@@ -46,14 +45,16 @@ def cifar10_splits(
     batches = _read_batches(path, list(dict.fromkeys(batch for name in chosen for batch in _BATCHES[name])))
     for name in chosen:
         x, y = _join_batches([batches[batch] for batch in _BATCHES[name]])
+        origins = [f"{batch}:{row}" for batch in _BATCHES[name] for row in range(len(batches[batch][0]))]
         if name != "test":
             kept = len(x) - round(len(x) * holdout)
-            x, y = (x[:kept], y[:kept]) if name == "train" else (x[kept:], y[kept:])
+            part = slice(kept) if name == "train" else slice(kept, None)
+            x, y, origins = x[part], y[part], origins[part]
         yield SourceSplit(
             name=name,
             num_samples=len(x),
             shape=_SHAPE,
-            select_samples=samples_from_arrays(x, y, f"CIFAR-10 image of {name}"),
+            select_samples=samples_from_arrays(x, y, f"CIFAR-10 image of {name}", origins),
             classes=CLASSES,
             class_numbers=y,
             settings={"name": "cifar10", "input": fingerprint_content(x, y)},
@@ -66,10 +67,8 @@ def _join_batches(batches: Sequence[Samples]) -> Samples:
 
 def _read_batches(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
     """Read the images and labels of each batch, from whichever version is there."""
-    if not path.exists():
-        raise InputError(f"There is no {path}: cifar10 needs {_FROM}.")
-    version = path if path.is_file() else first_existing([path / name for name in _VERSIONS]) or path
-    content = _read_archive(version, batches) if version.is_file() else _read_folder(version, batches)
+    file_names = [name for batch in batches for name in (f"{batch}.bin", batch)]
+    version, content = read_version(path, _VERSIONS, file_names, f"cifar10 needs {_FROM}")
     parsed = {}
     for batch in batches:
         binary = f"{batch}.bin"
@@ -81,28 +80,6 @@ def _read_batches(path: Path, batches: Sequence[str]) -> dict[str, Samples]:
         except ValueError as error:
             raise InputError(f"{name} in {version} is not a file of CIFAR-10: {error}; download it again.") from error
     return parsed
-
-
-def _read_folder(folder: Path, batches: Sequence[str]) -> dict[str, bytes]:
-    paths = [folder / name for batch in batches for name in (f"{batch}.bin", batch)]
-    try:
-        return {path.name: path.read_bytes() for path in paths if path.is_file()}
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
-
-
-def _read_archive(archive: Path, batches: Sequence[str]) -> dict[str, bytes]:
-    content = {}
-    file_names = {name for batch in batches for name in (f"{batch}.bin", batch)}
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.rpartition("/")[2]
-                if name in file_names and (file := tar.extractfile(member)) is not None:
-                    content[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{archive} cannot be read as an archive ({error}): download it again.") from error
-    return content
 
 
 def _parse_binary(data: bytes) -> Samples:

@@ -16,6 +16,7 @@ from typing import Any
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.celeba import celeba_splits
 from ali_dist.data.sources.cifar10 import cifar10_splits
+from ali_dist.data.sources.cifar100 import cifar100_splits
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.data.sources.folders import folder_splits, imagenet_splits
 from ali_dist.data.sources.mixture import mixture_splits
@@ -155,6 +156,19 @@ SOURCES = {
         make_splits=cifar10_splits,
         options=(_PATH, _SPLITS, _VALID_HOLDOUT),
         original_files="the folder or .tar.gz of CIFAR-10 from the CIFAR page, binary or Python version",
+    ),
+    "cifar100": DataSource(
+        summary="CIFAR-100: 45,000 train, 5,000 valid, 10,000 test",
+        make_splits=cifar100_splits,
+        options=(
+            _PATH,
+            _SPLITS,
+            SourceOption(keyword="labels", metavar="LABELS", help="fine (100 classes, default) or coarse (20)"),
+            SourceOption(
+                keyword="holdout", value_type=float, help="share of the training images held out as valid (default 0.1)"
+            ),
+        ),
+        original_files="the folder or .tar.gz of CIFAR-100 from the CIFAR page, binary or Python version",
     ),
     "svhn": DataSource(
         summary="SVHN: 63,257 train, 10,000 valid, 531,131 extra, 26,032 test",

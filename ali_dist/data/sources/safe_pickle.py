@@ -53,7 +53,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _STAND_INS[module, name]
         except KeyError as error:
-            raise ValueError(f"it asks for {module}.{name}, which no file of CIFAR-10 does") from error
+            raise ValueError(f"it asks for {module}.{name}, which no file of CIFAR does") from error
 
 
 def read_pickled(data: bytes) -> dict[str, Any]:

@@ -40,14 +40,16 @@ def svhn_splits(path: Path, *, holdout: float = HOLDOUT, splits: Sequence[str] |
         raise InputError(f"There is no {missing[1]} in {path}: svhn needs {_FROM}{hint}.")
     for split in chosen:
         x, y = _read_mat(path / files[split])
+        origins = [f"{files[split]}:{row}" for row in range(len(x))]
         if split in ("train", "valid"):
             kept = len(x) - round(len(x) * holdout)
-            x, y = (x[:kept], y[:kept]) if split == "train" else (x[kept:], y[kept:])
+            part = slice(kept) if split == "train" else slice(kept, None)
+            x, y, origins = x[part], y[part], origins[part]
         yield SourceSplit(
             name=split,
             num_samples=len(x),
             shape=_SHAPE,
-            select_samples=samples_from_arrays(x, y, f"SVHN image of {split}"),
+            select_samples=samples_from_arrays(x, y, f"SVHN image of {split}", origins),
             settings={"name": "svhn", "input": fingerprint_content(x, y)},
             classes=tuple(str(digit) for digit in range(10)),
             class_numbers=y,
