@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ali_dist.errors import InputError
 
+HOLDOUT = 0.1  # of data without splits, as of folders
 Rows = NDArray[np.int64]
 
 
@@ -20,6 +22,25 @@ def check_share(share: float) -> None:
     """
     if not 0 <= share < 1:
         raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
+
+
+def choose_share(share: float | None, splits: Collection[str]) -> float:
+    """The share of `train` that is held out as `test` of data with these splits: none if there are others already.
+
+    Args:
+        share: What the user says; None: nothing.
+        splits: Names of the splits that the data have.
+
+    Raises:
+        InputError: The share is impossible, or there is no need of any.
+    """
+    if set(splits) == {"train"}:
+        share = HOLDOUT if share is None else share
+        check_share(share)
+        return share
+    if share is not None:
+        raise InputError(f"--holdout is for data without splits, but these have {', '.join(splits)}: leave it out.")
+    return 0.0
 
 
 def hold_out_rows(num_samples: int, share: float, classes: NDArray[np.integer[Any]] | None = None) -> tuple[Rows, Rows]:

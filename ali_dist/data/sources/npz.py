@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ali_dist.data.sources.array_pictures import Pictures, SideFit, samples_from_pictures
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
-from ali_dist.data.sources.holdout import Rows, check_share, hold_out_rows
+from ali_dist.data.sources.holdout import Rows, choose_share, hold_out_rows
 from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.errors import InputError
 
@@ -45,7 +45,7 @@ def npz_splits(
     path: Path,
     *,
     size: int | None = None,
-    holdout: float = 0.1,
+    holdout: float | None = None,
     splits: Sequence[str] | None = None,
 ) -> Iterator[SourceSplit]:
     """Give uint8 [1 or 3, side, side] from arrays of pictures, with their labels.
@@ -60,16 +60,16 @@ def npz_splits(
         path: The file, or a folder that has one.
         size: Pixels of a side, to which pictures are resized; by default they stay as they are, and 28 pixels get a
             black frame of 2.
-        holdout: Share of the pictures that is for testing, where no array is for that.
+        holdout: Share of the pictures that is for testing, where all arrays are of `train` (by default a tenth).
         splits: The splits to write; by default all.
 
     Raises:
         InputError: The file cannot be read, or has no arrays of these names and forms.
     """
     fit = SideFit(size)
-    check_share(holdout)
     file = _find_file(path)
     image_keys, label_keys = _find_arrays(file)
+    share = choose_share(holdout, image_keys)
     labels = _read_labels(file, {split: label_keys.get(split) for split in image_keys})
 
     @functools.lru_cache(maxsize=1)  # one, so that memory holds one array
@@ -83,9 +83,9 @@ def npz_splits(
         return x
 
     parts: dict[str, tuple[str, Rows | None]] = {split: (split, None) for split in image_keys}
-    if tuple(parts) == ("train",) and holdout:
+    if share:
         classes = labels.by_split["train"] if labels.classes else None
-        train, test = hold_out_rows(len(read_pictures("train")), holdout, classes)
+        train, test = hold_out_rows(len(read_pictures("train")), share, classes)
         parts = {"train": ("train", train), "test": ("train", test)} if len(test) else parts
     for name in choose_splits(splits, tuple(parts)):
         whole, rows = parts[name]
@@ -99,7 +99,7 @@ def npz_splits(
             settings={
                 "name": "npz",
                 "size": size,
-                "part": [name, holdout] if rows is not None else name,
+                "part": [name, share] if rows is not None else name,
                 "input": fingerprint_content(x, *([] if y is None else [y]), "\n".join(labels.classes)),
             },
             classes=labels.classes,

@@ -24,7 +24,7 @@ from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.pictures import BACKGROUND, open_image
 from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, ShardSamples, SourceSplit, fingerprint_content
-from ali_dist.data.sources.holdout import Rows, check_share, hold_out_rows
+from ali_dist.data.sources.holdout import Rows, choose_share, hold_out_rows
 from ali_dist.data.sources.images import FORMATS, CenterCrop
 from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.data.sources.parquet_files import ParquetFiles, find_parquet_files, join_path
@@ -49,7 +49,7 @@ def parquet_splits(
     size: int = 64,
     grey: bool = False,
     background: str = BACKGROUND,
-    holdout: float = 0.1,
+    holdout: float | None = None,
     splits: Sequence[str] | None = None,
 ) -> Iterator[SourceSplit]:
     """Give uint8 [1 or 3, size, size] from the middle squares of the pictures in Parquet files.
@@ -65,7 +65,7 @@ def parquet_splits(
         size: Pixels of a side.
         grey: Whether samples have one channel instead of three.
         background: Color under transparent pictures.
-        holdout: Share of the pictures that is for testing, where no split is for that.
+        holdout: Share of the pictures that is for testing, where all files are of `train` (by default a tenth).
         splits: The splits to write; by default all.
 
     Raises:
@@ -73,8 +73,8 @@ def parquet_splits(
             has no room for the pictures.
     """
     crop = CenterCrop(size, grey, background)
-    check_share(holdout)
     by_split = find_parquet_files(path)
+    share = choose_share(holdout, by_split)
     schema = next(iter(by_split.values())).schema()
     image_column = choose_image_column(schema, image)
     label_choice = choose_label_columns(schema, image_column, labels)
@@ -83,11 +83,11 @@ def parquet_splits(
     settings: dict[str, Any] = {"name": "parquet", "image": image_column, "labels": list(label_choice.columns)}
     settings |= {"size": size, "grey": grey, "background": background}
     parts: dict[str, tuple[str, Rows | None]] = {name: (name, None) for name in by_split}
-    if tuple(parts) == ("train",) and holdout:
+    if share:
         num_samples = sum(by_split["train"].count_rows())
-        train, test = hold_out_rows(num_samples, holdout, labels_by_split["train"].numbers)
+        train, test = hold_out_rows(num_samples, share, labels_by_split["train"].numbers)
         parts = {"train": ("train", train), "test": ("train", test)} if len(test) else parts
-        settings["holdout"] = holdout
+        settings["holdout"] = share
     read_table = functools.lru_cache(maxsize=1)(  # one, so that the copy of a split is removed before the next is made
         lambda name: _Table.read(by_split[name], image_column, schema, labels_by_split[name])
     )

@@ -59,6 +59,8 @@ def test_keras_arrays_are_train_and_test(tmp_path: Path) -> None:
         ("train", 20, (1, 32, 32)),
         ("test", 5, (1, 32, 32)),
     ]
+    with pytest.raises(ValueError, match="--holdout is for data without splits, but these have train, test"):
+        next(iter(npz_splits(path, holdout=0.2)))
 
 
 @pytest.mark.parametrize(("images", "labels"), [("x", "y"), ("images", "labels"), ("arr_0", "arr_1")])

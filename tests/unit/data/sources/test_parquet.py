@@ -207,6 +207,8 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     assert "set TMPDIR" in refusal()
     monkeypatch.undo()
+    write_parquet(data / "test-00000-of-00001.parquet", [encode(1)])
+    assert "--holdout is for data without splits" in refusal("--holdout", 0.2)
     write_parquet(data / "other.parquet", [encode(1)])
     assert "other.parquet does not say of which split it is" in refusal()
     (data / "other.parquet").unlink()
