@@ -100,6 +100,8 @@ def samples_from_pictures(
     def select_samples(numbers: SampleNumbers) -> ShardSamples:
         places = numbers if rows is None else rows[numbers]
         found = (None,) * len(places) if labels is None else tuple(labels[places])
-        return ArrayPictures(x[places], found, tuple(origin.format(place) for place in places.tolist()), fit)
+        return ArrayPictures(
+            np.asarray(x[places]), found, tuple(origin.format(place) for place in places.tolist()), fit
+        )
 
     return select_samples

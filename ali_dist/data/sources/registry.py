@@ -24,6 +24,7 @@ from ali_dist.data.sources.mnist import mnist_splits
 from ali_dist.data.sources.npz import npz_splits
 from ali_dist.data.sources.parquet import parquet_splits
 from ali_dist.data.sources.shapes import shapes_splits
+from ali_dist.data.sources.stl10 import stl10_splits
 from ali_dist.data.sources.svhn import svhn_splits
 
 BUILT_IN_SPLITS = ("train", "test")
@@ -203,6 +204,12 @@ SOURCES = {
             ),
         ),
         original_files="the folder of train-images-idx3-ubyte and the other three files, packed or not",
+    ),
+    "stl10": DataSource(
+        summary="STL-10: 5,000 train, 100,000 unlabeled, 8,000 test, at 64x64",
+        make_splits=stl10_splits,
+        options=(_PATH, _SPLITS, _ANY_SIZE),
+        original_files="the unpacked folder stl10_binary",
     ),
     "celeba": DataSource(
         summary="CelebA faces, 64x64, 40 attributes",
