@@ -30,16 +30,9 @@ from ali_dist.storage.base import (
     open_source,
     truncated_error,
 )
-from ali_dist.storage.s3_client import (
-    check_endpoint,
-    client_for,
-    error_text,
-    explain_error,
-    is_unreachable,
-    process_state,
-    reply_status,
-    upload_parts,
-)
+from ali_dist.storage.s3_client import check_endpoint, client_for, process_state, upload_parts
+from ali_dist.storage.s3_deletion import MOST_KEYS, delete_one, delete_together
+from ali_dist.storage.s3_errors import error_text, explain_error, is_unreachable, reply_status
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -47,7 +40,6 @@ _JITTER = random.SystemRandom()  # not the seeded generators: a retry must not c
 _CHUNK_BYTES = 256 * 1024  # most that a broken connection can make us read twice
 _LONGEST_WAIT_SECONDS = 20.0
 _FIRST_CONTACT_ATTEMPTS = 3  # an endpoint that has never answered is more likely misspelt than overloaded
-_DELETE_KEYS = 100  # S3 takes 1000, but servers that take 25 ms a key would be silent for longer than the timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +138,12 @@ class S3Store:
 
     def delete(self, keys: Sequence[str]) -> None:
         names = [self.object_name(key) for key in keys]
-        for first in range(0, len(names), _DELETE_KEYS):
-            self._request(keys[first], partial(self._delete_some, names=names[first : first + _DELETE_KEYS]))
+        for first in range(0, len(names), MOST_KEYS):
+            some = names[first : first + MOST_KEYS]
+            together = partial(delete_together, bucket=self.bucket, names=some, endpoint_url=self.endpoint_url)
+            if not self._request(keys[first], together):
+                for key, name in zip(keys[first:], some, strict=False):
+                    self._request(key, partial(delete_one, bucket=self.bucket, name=name))
 
     def child(self, prefix: str) -> S3Store:
         return dataclasses.replace(self, prefix=self.object_name(prefix.rstrip("/")))
@@ -155,13 +151,6 @@ class S3Store:
     def object_name(self, key: str) -> str:
         """The name under which the bucket has the object of `key`."""
         return f"{self.prefix}/{clean_key(key, self.url)}".lstrip("/")
-
-    def _delete_some(self, client: Any, names: Sequence[str]) -> None:
-        request = {"Objects": [{"Key": name} for name in names], "Quiet": True}
-        reply = client.delete_objects(Bucket=self.bucket, Delete=request)
-        for failed in reply.get("Errors", ()):
-            if failed.get("Code") != "NoSuchKey":
-                raise client.exceptions.ClientError({"Error": failed}, "DeleteObjects")
 
     def _request(self, key: str, request: Callable[[Any], T], *, by_boto: bool = False) -> T:
         """Return `request(client)`, tried again while the failure may pass; with `by_boto`, boto3 itself does that."""

@@ -1,31 +1,19 @@
-"""Clients of the S3 protocol, and what their errors mean for the user. The only file that imports boto3.
+"""Clients of the S3 protocol. This file and `s3_errors.py` are the only ones that import boto3 or botocore.
 
 Credentials come from where boto3 looks for them (AWS_* variables, profile, machine role); no message holds a secret.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import threading
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from ali_dist.errors import InputError
-from ali_dist.storage.base import changed_error, not_found_error
-
-_TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"}
-_WRONG_REGION = "set AWS_DEFAULT_REGION to the bucket's region"
-_ACCESS_HINTS = {
-    "SignatureDoesNotMatch": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must belong together and to this endpoint",
-    "InvalidAccessKeyId": "this endpoint does not know the access key, so check AWS_ACCESS_KEY_ID",
-    "ExpiredToken": "the temporary credentials have expired, so get new ones",
-    "InvalidToken": "check AWS_SESSION_TOKEN, or remove it for permanent keys",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "AuthorizationHeaderMalformed": _WRONG_REGION,
-    "IllegalLocationConstraintException": _WRONG_REGION,
-    "PermanentRedirect": _WRONG_REGION,
-    "AccessDenied": "these credentials lack the permission, so check the bucket's policy",
-}
 
 
 class ProcessState:
@@ -35,7 +23,10 @@ class ProcessState:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.clients: dict[tuple[object, ...], Any] = {}
-        self.answered: set[str | None] = set()  # endpoints that have answered at least once
+        # Endpoints: those that have answered at least once, and what they need where deletions are concerned.
+        self.answered: set[str | None] = set()
+        self.deletes_singly: set[str | None] = set()
+        self.wants_content_md5: set[str | None] = set()
 
 
 _state = ProcessState()
@@ -88,7 +79,21 @@ def _new_client(endpoint_url: str | None, timeout_seconds: float, attempts: int)
         request_checksum_calculation="when_required" if endpoint_url else "when_supported",
         response_checksum_validation="when_required",
     )
-    return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    client = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    client.meta.events.register("before-sign.s3.DeleteObjects", partial(_use_content_md5, endpoint_url))
+    return client
+
+
+def _use_content_md5(endpoint_url: str | None, request: Any, **_: Any) -> None:
+    """Give a deletion the checksum that older servers ask for, instead of boto3's own."""
+    if endpoint_url not in process_state().wants_content_md5:
+        return
+    for name in [
+        name for name in request.headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum"))
+    ]:
+        del request.headers[name]
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def upload_parts(client: Any, source: Any, bucket: str, name: str, part_bytes: int) -> None:
@@ -111,61 +116,3 @@ def check_endpoint(endpoint_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"The S3 endpoint {endpoint_url!r} is not a url: give it as http://host:port or https://host.")
     return endpoint_url
-
-
-def explain_error(error: Exception, url: str, endpoint_url: str | None, key: str) -> Exception | None:
-    """Find what to raise at once for a failed request for `key` in `url`; None where another try may succeed.
-
-    An error that is neither the server's, the network's nor the settings' is returned as it is.
-    """
-    import urllib3.exceptions
-    from botocore import exceptions as boto
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(error, boto.ClientError):
-        return _explain_reply(error, url, endpoint_url or "AWS", key)
-    lost = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
-    if isinstance(error, (*lost, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)):
-        return None
-    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        return InputError(
-            f"There are no S3 credentials for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-        )
-    if isinstance(error, boto.BotoCoreError):
-        return InputError(f"The S3 settings for {url} do not work: {error_text(error)}.")
-    return error
-
-
-def _explain_reply(error: Any, url: str, server: str, key: str) -> Exception | None:
-    status = reply_status(error)
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
-        return None
-    if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
-        bucket = url.split("/")[2]
-        return InputError(f"There is no bucket {bucket!r} at {server}: create it, or correct {url!r}.")
-    if status == 404:
-        return not_found_error(url, key)
-    if status == 412:
-        return changed_error(url, key)
-    if status in (401, 403) or code in _ACCESS_HINTS:
-        hint = _ACCESS_HINTS.get(code, "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
-        return InputError(f"{server} refuses access to {url} ({code}): {hint}.")
-    return InputError(f"{server} refuses the request for {key!r} in {url}: {error_text(error)}.")
-
-
-def is_unreachable(error: Exception) -> bool:
-    """Whether no connection could be made at all (name, route, refusal, TLS)."""
-    from botocore.exceptions import ConnectionError as NotConnected
-
-    return isinstance(error, NotConnected)
-
-
-def reply_status(error: Any) -> int:
-    """HTTP status of a botocore ClientError; 0 if it has none."""
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def error_text(error: Exception) -> str:
-    """The error's message on one line, without its full stop."""
-    return " ".join(str(error).split()).rstrip(".")[:300]
