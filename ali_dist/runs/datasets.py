@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ali_dist.config import Config, StorageConfig
@@ -49,12 +50,7 @@ class RunData:
 
 def open_url(url: str, storage: StorageConfig) -> Store:
     """Open the store at `url` with the run's storage settings."""
-    return open_store(
-        url,
-        endpoint_url=storage.endpoint_url,
-        timeout_seconds=storage.timeout_seconds,
-        attempts=storage.attempts,
-    )
+    return open_store(url, **dataclasses.asdict(storage))
 
 
 def open_run_store(config: Config) -> Store:

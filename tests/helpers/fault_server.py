@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections import defaultdict
@@ -19,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -35,17 +37,20 @@ class Fault:
     Attributes:
         kind: `reset` sends `after` bytes of the body, then a TCP reset; `short` the same, then an orderly close;
             `stall` the same, then nothing; `garbage` a body of the right length with wrong bytes from `after` on;
-            `status` no body, but the HTTP status `status` with the S3 error code `code`.
+            `status` no body, but the HTTP status `status` with the S3 error code `code`; `length` a Content-Length
+            that is `after` bytes too large (or too small, if negative), and then an orderly close.
         after: Bytes of the body that are sent before it happens.
         status: The HTTP status of a fault of that kind.
         code: The S3 error code of a fault of that kind.
+        headers: More headers of a fault of that kind, by name.
         replace: The object's content from then on.
     """
 
-    kind: Literal["reset", "short", "stall", "garbage", "status"]
+    kind: Literal["reset", "short", "stall", "garbage", "status", "length"]
     after: int = 0
     status: int = 503
     code: str = "SlowDown"
+    headers: Mapping[str, str] = field(default_factory=dict)
     replace: bytes | None = None
 
 
@@ -63,9 +68,16 @@ class Request:
 
 
 class FaultServer:
-    """Serves `objects` ("bucket/key" to content) on a free port of 127.0.0.1 while the `with` block lasts."""
+    """Serves `objects` ("bucket/key" to content) on a free port of 127.0.0.1 while the `with` block lasts.
 
-    def __init__(self, objects: Mapping[str, bytes] | None = None) -> None:
+    Args:
+        objects: What it serves.
+        certificate: Files of a certificate and its key, with which it speaks TLS.
+    """
+
+    def __init__(
+        self, objects: Mapping[str, bytes] | None = None, certificate: tuple[Path, Path] | None = None
+    ) -> None:
         self.objects = dict(objects or {})
         self.requests: list[Request] = []
         self.wants_content_md5 = False  # whether DeleteObjects is refused without it
@@ -77,6 +89,11 @@ class FaultServer:
         self._connections: list[socket.socket] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"faults": self}))
         self._http.daemon_threads = True
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def __enter__(self) -> FaultServer:
@@ -97,7 +114,7 @@ class FaultServer:
     @property
     def endpoint_url(self) -> str:
         """The address of the server."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     def inject_faults(self, name: str, *faults: Fault) -> None:
         """Break the next requests for a name: one fault each, in this order.
@@ -152,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         fault, request = self._begin()
         if fault is not None and fault.kind == "status":
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.headers)
             return
         self.faults.objects[request.name] = content
         self._answer(200, b"", request, None)
@@ -160,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:  # noqa: N802
         fault, request = self._begin()
         if fault is not None:
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.headers)
             return
         self.faults.objects.pop(request.name, None)
         self._answer(204, b"", request, None)
@@ -171,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault, request = self._begin("?delete")
         digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
         if fault is not None and fault.status != 200:
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.headers)
         elif self.faults.wants_content_md5 and self.headers.get("Content-MD5") != digest:
             self._refuse(400, "InvalidRequest")
         else:
@@ -203,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.replace is not None:
             self.faults.objects[request.name] = fault.replace
         if fault is not None and fault.kind == "status":
-            self._refuse(fault.status, fault.code)
+            self._refuse(fault.status, fault.code, fault.headers)
         elif "/" not in request.name:
             self._answer(200, self._listing(request.name), request, fault)
         elif content is None:
@@ -230,12 +247,13 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, body: bytes, request: Request, fault: Fault | None, headers: Mapping[str, str] = {}
     ) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        lie = fault.after if fault is not None and fault.kind == "length" else 0
+        for name, value in {**headers, "Content-Length": str(len(body) + lie)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        if fault is not None:
+        if fault is not None and fault.kind != "length":
             intact = body[: fault.after]
             body = intact + bytes(255 - b for b in body[fault.after :]) if fault.kind == "garbage" else intact
         request.sent = len(body)  # before it is sent, so that tests see it as soon as the client does
@@ -253,10 +271,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, headers: Mapping[str, str] = {}) -> None:
         body = f"<Error><Code>{code}</Code><Message>{HTTPStatus(status).phrase}</Message></Error>".encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/xml")
+        for name, value in {"Content-Type": "application/xml", **headers}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
