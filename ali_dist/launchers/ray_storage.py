@@ -34,6 +34,9 @@ def storage_access() -> dict[str, str]:
 def with_absolute_paths(config: Config) -> Config:
     """The config for processes that run in folders of their own: its paths do not depend on the current folder."""
     paths = {"run.dir": _absolute_url(config.run.dir), "data.url": _absolute_url(config.data.url)}
+    cache = config.data.cache_dir
+    if cache is not None and not cache.startswith("~"):  # the home of each machine's own user
+        paths["data.cache_dir"] = _absolute_url(cache)
     return from_mapping(config.to_mapping(), paths)
 
 
