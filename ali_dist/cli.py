@@ -197,13 +197,14 @@ def device_from_arguments(arguments: argparse.Namespace) -> torch.device:
 
 
 def add_storage_options(group: OptionGroup) -> None:
-    """Add `--endpoint-url` to a parser or a group of one; `storage_from_arguments` reads it."""
+    """Add `--endpoint-url` and `--anonymous` to a parser or a group of one; `storage_from_arguments` reads them."""
     group.add_argument("--endpoint-url", metavar="URL", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
+    group.add_argument("--anonymous", action="store_true", help="read public buckets without credentials")
 
 
 def storage_from_arguments(arguments: argparse.Namespace) -> StorageConfig:
-    """Say how S3 is reached: by `--endpoint-url`, everything else as by default."""
-    return StorageConfig(endpoint_url=arguments.endpoint_url)
+    """Say how S3 is reached: by `--endpoint-url` and `--anonymous`, everything else as by default."""
+    return StorageConfig(endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
 
 
 def whole_number_type(least: int, most: int | None = None) -> Callable[[str], int]:

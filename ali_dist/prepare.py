@@ -87,6 +87,7 @@ def _make_parser() -> CommandParser:
             )
     parser.add_argument("--verify", action="store_true", help="after writing, read everything back and check it")
     parser.add_argument("--endpoint-url", help="S3 endpoint; default: AWS_ENDPOINT_URL or AWS")
+    parser.add_argument("--anonymous", action="store_true", help="read public buckets without credentials")
     return parser
 
 
@@ -103,7 +104,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         hint = did_you_mean(source, names).removesuffix("?")
         raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(names)}.")
     options = _read_options(arguments)
-    store = open_store(arguments.out, endpoint_url=arguments.endpoint_url)
+    store = open_store(arguments.out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
     with show_progress_bars() as start_bar:
         written = _index_tars(store, start_bar) if source == _TARS else _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():

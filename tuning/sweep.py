@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING
 
 from ali_dist.config.loading import from_mapping
-from ali_dist.errors import InputError, Stopped, TrainingError, exit_code
+from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.launchers.resources import check_lanes
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
@@ -110,7 +111,8 @@ def check_writable(store: Store) -> None:
         InputError, StorageError: They cannot.
     """
     store.put(_PROBE_FILE, b"")
-    store.delete([_PROBE_FILE])
+    with contextlib.suppress(InputError, StorageError):  # an empty file may stay where nothing may be deleted
+        store.delete([_PROBE_FILE])
 
 
 def load_plan(store: Store) -> SweepPlan | None:

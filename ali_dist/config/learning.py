@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,10 @@ class DataConfig:
     memory_mb: int = setting(
         4096, "largest decoded data set (in MB) that auto keeps in memory, and that evaluation uses all of"
     )
+    cache_dir: str | None = setting(
+        None, "folder on a local disk that keeps what is read of data in S3, for all runs and workers of a machine"
+    )
+    cache_gb: float = setting(50.0, "most gigabytes in data.cache_dir; what was not used for longest goes first")
     prefetch: int = setting(4, "global batches read ahead when streaming")
     bad_samples: Literal["stop", "substitute"] = setting("stop", "what to do with a sample that fails its check")
     flip: bool = setting(False, "mirror half of the training images, left to right, anew each time")
@@ -59,6 +64,9 @@ class DataConfig:
                 )
         require_value(self.image_size is None or self.image_size > 0, "data.image_size", self.image_size, "at least 1")
         require_value(self.window_mb > 0, "data.window_mb", self.window_mb, "more than 0")
+        is_folder = self.cache_dir is None or "://" not in self.cache_dir
+        require_value(is_folder, "data.cache_dir", self.cache_dir, "a folder on a disk of this machine")
+        require_value(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "more than 0")
         require_value(self.memory_mb >= 0, "data.memory_mb", self.memory_mb, "at least 0")
         require_value(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
 

@@ -35,6 +35,13 @@ class StorageConfig:
     timeout_seconds: float = setting(20.0, "connect and read timeout of one request")
     attempts: int = setting(6, "tries of one request before giving up (429, 5xx, resets, timeouts)")
 
+    anonymous: bool = setting(False, "read public buckets without credentials: requests are not signed")
+    region: str | None = setting(None, "region of the bucket; default: AWS_REGION, AWS_DEFAULT_REGION or the profile's")
+    addressing: Literal["auto", "path", "virtual"] = setting(
+        "auto", "where the bucket's name stands: in the path or the host name; auto: path with an endpoint of your own"
+    )
+    request_payer: bool = setting(False, "agree to pay for requests to buckets whose requester pays")
+
     def __post_init__(self) -> None:
         require_value(self.timeout_seconds > 0, "storage.timeout_seconds", self.timeout_seconds, "more than 0")
         require_value(self.attempts >= 1, "storage.attempts", self.attempts, "at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Mapping
@@ -164,7 +165,9 @@ def _read_data_spec(metadata: CheckpointMetadata, config: Config, storage: Stora
 
 def storage_for_data(config: Config, storage: StorageConfig) -> StorageConfig:
     """Choose how to reach a run's data: by the endpoint that was given now, else by the run's own settings."""
-    return storage if storage.endpoint_url is not None else config.storage
+    if storage.endpoint_url is not None:
+        return storage
+    return dataclasses.replace(config.storage, anonymous=config.storage.anonymous or storage.anonymous)
 
 
 def _load_weights(

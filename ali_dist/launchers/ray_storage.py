@@ -34,6 +34,9 @@ def storage_access() -> dict[str, str]:
 def with_absolute_paths(config: Config) -> Config:
     """The config for processes that run in folders of their own: its paths do not depend on the current folder."""
     paths = {"run.dir": _absolute_url(config.run.dir), "data.url": _absolute_url(config.data.url)}
+    cache = config.data.cache_dir
+    if cache is not None and not cache.startswith("~"):  # the home of each machine's own user
+        paths["data.cache_dir"] = _absolute_url(cache)
     return from_mapping(config.to_mapping(), paths)
 
 
@@ -67,14 +70,19 @@ def _open_s3_filesystem(config: Config) -> Any:
     )
     protocol, _, host = (endpoint or "").rpartition("://")
     # Ray's controller is a process without our environment: the keys travel with the object, from memory to memory.
-    keys = storage_access()
+    keys = {} if config.storage.anonymous else storage_access()
     return pyarrow.fs.S3FileSystem(
         access_key=keys.get("AWS_ACCESS_KEY_ID"),
         secret_key=keys.get("AWS_SECRET_ACCESS_KEY"),
         session_token=keys.get("AWS_SESSION_TOKEN"),
+        anonymous=config.storage.anonymous,
         endpoint_override=host or None,
         scheme=protocol or "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        force_virtual_addressing=config.storage.addressing == "virtual",
+        region=config.storage.region
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+        or "us-east-1",
         connect_timeout=config.storage.timeout_seconds,
         request_timeout=config.storage.timeout_seconds,
     )

@@ -26,7 +26,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
 from ali_dist.runs.lease import Lease
 from ali_dist.storage.base import MissingObject, Store
@@ -127,6 +127,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._passed_over: set[int] = set()  # steps whose checkpoints are whole, perhaps, but of no use
+        self.undeleted: set[int] = set()  # steps whose old checkpoints could not be deleted
 
     def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
@@ -160,6 +161,8 @@ class CheckpointStore:
         """Let a save in flight come to its end, whatever else went wrong; never raises."""
         if self._writer is not None:
             self._writer.join()
+        if len(self.undeleted) > 1:  # the first one has been said
+            self._say(f"{len(self.undeleted)} old checkpoints in {self._store.url} could not be deleted.")
 
     def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         try:
@@ -171,7 +174,7 @@ class CheckpointStore:
             manifest = {
                 name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
             }
-            self._store.delete([f"{folder}/{_MANIFEST}"])  # a torn folder of the same step must not look complete
+            self._take_manifest_away(metadata.step)
             for name, data in files.items():
                 self._store.put(f"{folder}/{name}", data)
             if self._lease is not None:
@@ -191,21 +194,45 @@ class CheckpointStore:
         return files_by_step
 
     def _prune(self, saved: int) -> None:
-        """Delete all but the newest complete checkpoints, each manifest first; a failed deletion is only reported.
+        """Delete all but the newest complete checkpoints, each manifest first.
+
+        A run does not end because it may not delete: an old checkpoint that stays is as true as it was. The first
+        failure is said, all are counted in `undeleted`, and the next start of the run tries again.
 
         Args:
             saved: The step that has just been saved. Folders of later steps are none that a run could go on from, or
                 it would have: they do not count.
         """
-        folders = self._list_folders()
+        try:
+            folders = self._list_folders()
+        except Exception as error:
+            self._say(f"Old checkpoints could not be listed, so none are deleted before the next one is saved: {error}")
+            return
         complete = [s for s, files in folders.items() if s <= saved and _MANIFEST in files]
         for step in sorted(complete)[: -self._keep]:
+            if step in self.undeleted:
+                continue
             try:
                 self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"])
                 others = [name for name in folders[step] if name != _MANIFEST]
                 self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{name}" for name in others])
             except Exception as error:
-                self._say(f"The old checkpoint {_folder_name(step)} could not be deleted: {error}")
+                if not self.undeleted:
+                    self._say(
+                        f"The old checkpoint {_folder_name(step)} could not be deleted; training goes on, and further "
+                        f"ones that have to stay are counted: {error}"
+                    )
+                self.undeleted.add(step)
+
+    def _take_manifest_away(self, step: int) -> None:
+        """See to it that a torn folder of this step does not look complete while it is written again."""
+        if _MANIFEST not in self._list_folders().get(step, {}):
+            return
+        key = f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"
+        try:
+            self._store.delete([key])
+        except (InputError, StorageError):  # it may be replaced where it may not be deleted, and `{}` counts as torn
+            self._store.put(key, b"{}")
 
     def read_newest(
         self, skip: Collection[str] = (), check: Callable[[Checkpoint], None] = lambda checkpoint: None

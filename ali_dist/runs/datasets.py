@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ali_dist.config import Config, StorageConfig
@@ -9,6 +10,7 @@ from ali_dist.data.shards.index import Index, check_listing, find_split, load_in
 from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
+from ali_dist.storage.cached import with_cache
 
 VALID = "valid"
 """Name of the split that evaluations before the end, and sweeps, choose by."""
@@ -49,12 +51,7 @@ class RunData:
 
 def open_url(url: str, storage: StorageConfig) -> Store:
     """Open the store at `url` with the run's storage settings."""
-    return open_store(
-        url,
-        endpoint_url=storage.endpoint_url,
-        timeout_seconds=storage.timeout_seconds,
-        attempts=storage.attempts,
-    )
+    return open_store(url, **dataclasses.asdict(storage))
 
 
 def open_run_store(config: Config) -> Store:
@@ -68,7 +65,7 @@ def open_run_data(config: Config) -> RunData:
     Raises:
         InputError: No such place, no such split, no access, or an index that does not match its shards.
     """
-    root = open_url(config.data.url, config.storage)
+    root = with_cache(open_url(config.data.url, config.storage), config.data.cache_dir, config.data.cache_gb)
     train = _open_split(root, config.data.split)
     check_listing(train.store, train.index)
     holdout = _open_other_split(root, config.data.holdout, train)

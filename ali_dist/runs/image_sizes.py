@@ -6,11 +6,12 @@ batch changes the length's number of updates, and nothing else).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from ali_dist.config import Config
+from ali_dist.config import Config, StorageConfig
 from ali_dist.config.loading import flatten_mapping, from_mapping, parse_setting
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
@@ -117,7 +118,8 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> t
 
 _PLACES = (
     *("data.url", "data.split", "data.holdout", "data.image_size", "model.architecture", "model.depth"),
-    *("run.dir", "run.name", "storage.endpoint_url", "storage.timeout_seconds", "storage.attempts"),
+    *("run.dir", "run.name"),
+    *(f"storage.{field.name}" for field in dataclasses.fields(StorageConfig)),
 )
 _GIVEN_SIZES = ("run.images", "data.global_batch_size")
 

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ali_dist.errors import InputError
-from ali_dist.storage.base import Store
+from ali_dist.storage.base import Access, Store
 from ali_dist.storage.local import LocalStore
 
-__all__ = ["OPENERS", "Store", "StoreOpener", "is_local", "open_store", "scheme_of"]
+__all__ = ["OPENERS", "Access", "Store", "StoreOpener", "is_local", "open_store", "scheme_of"]
 
 
 class StoreOpener(Protocol):
-    """Makes the store of a url without contacting anything; a backend ignores the settings that it has no use for."""
+    """Makes the store of a url without contacting anything; a backend ignores what it has no use for."""
 
-    def __call__(self, url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Store: ...
+    def __call__(self, url: str, access: Access) -> Store: ...
 
 
-def _open_folder(url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Store:
-    del endpoint_url, timeout_seconds, attempts
+def _open_folder(url: str, access: Access) -> Store:
+    del access
     return LocalStore(Path(os.path.abspath(os.path.expanduser(url))))
 
 
-def _open_s3(url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Store:
+def _open_s3(url: str, access: Access) -> Store:
     from ali_dist.storage.s3 import S3Store
 
-    return S3Store.from_url(url, endpoint_url=endpoint_url, timeout_seconds=timeout_seconds, attempts=attempts)
+    return S3Store.from_url(url, access)
 
 
 OPENERS: dict[str, StoreOpener] = {"": _open_folder, "s3": _open_s3}
@@ -49,7 +49,17 @@ def is_local(url: str) -> bool:
     return scheme_of(url) == ""
 
 
-def open_store(url: str, *, endpoint_url: str | None = None, timeout_seconds: float = 20.0, attempts: int = 6) -> Store:
+def open_store(
+    url: str,
+    *,
+    endpoint_url: str | None = None,
+    timeout_seconds: float = 20.0,
+    attempts: int = 6,
+    anonymous: bool = False,
+    region: str | None = None,
+    addressing: Literal["auto", "path", "virtual"] = "auto",
+    request_payer: bool = False,
+) -> Store:
     """Open a store; nothing is created or contacted yet.
 
     Args:
@@ -57,6 +67,10 @@ def open_store(url: str, *, endpoint_url: str | None = None, timeout_seconds: fl
         endpoint_url: S3 endpoint; by default AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL, then AWS itself.
         timeout_seconds: Longest silence of one S3 request.
         attempts: Tries of one S3 request.
+        anonymous: Whether requests are unsigned; this and the others are those of `Access`.
+        region: Region of the bucket.
+        addressing: Where the bucket's name stands in addresses.
+        request_payer: Whether the requester pays.
 
     Raises:
         InputError: The url is empty, has no bucket name, a malformed endpoint, or a scheme that no backend serves.
@@ -67,7 +81,16 @@ def open_store(url: str, *, endpoint_url: str | None = None, timeout_seconds: fl
         raise InputError(
             f"{url!r} is not a place for data: give a folder, or a url like s3://bucket/prefix (schemes: {schemes})."
         )
-    return opener(url, endpoint_url=endpoint_url, timeout_seconds=timeout_seconds, attempts=attempts)
+    access = Access(
+        endpoint_url=endpoint_url,
+        timeout_seconds=timeout_seconds,
+        attempts=attempts,
+        anonymous=anonymous,
+        region=region,
+        addressing=addressing,
+        request_payer=request_payer,
+    )
+    return opener(url, access)
 
 
 def _lacks_a_slash(url: str) -> bool:

@@ -11,9 +11,32 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from ali_dist.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How an object store is reached; a folder has no use for it. Credentials are never in here.
+
+    Attributes:
+        endpoint_url: Address of the server; None is the backend's usual one.
+        timeout_seconds: Connect timeout, and longest silence of a connection.
+        attempts: Most tries of one request.
+        anonymous: Whether requests are sent without a signature, as public data allow.
+        region: Region of the bucket; None: as the environment says.
+        addressing: Where the bucket's name stands, in the path or the host name; `auto` as the endpoint needs it.
+        request_payer: Whether the requester agrees to pay for the requests.
+    """
+
+    endpoint_url: str | None = None
+    timeout_seconds: float = 20.0
+    attempts: int = 6
+    anonymous: bool = False
+    region: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    request_payer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

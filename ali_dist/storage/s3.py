@@ -1,7 +1,8 @@
 """Objects in an S3 bucket, on AWS or on any S3-compatible endpoint.
 
 A read continues at the byte where its connection broke, pinned to the object's etag, and the length of every answer is
-checked. Requests are tried again on 408, 429, 5xx, broken connections and timeouts, after a jittered wait that doubles.
+checked. Requests are tried again on 408, 429, 5xx, broken connections and timeouts, after a jittered wait that doubles,
+or that the server asks for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 from ali_dist.errors import InputError, StorageError
 from ali_dist.storage.base import (
+    Access,
     Listing,
     MissingObject,
     ObjectInfo,
@@ -30,24 +32,26 @@ from ali_dist.storage.base import (
     open_source,
     truncated_error,
 )
-from ali_dist.storage.s3_client import (
-    check_endpoint,
-    client_for,
+from ali_dist.storage.s3_client import check_endpoint, client_for, process_state, renew_client, upload_parts
+from ali_dist.storage.s3_deletion import MOST_KEYS, delete_one, delete_together
+from ali_dist.storage.s3_download import Download, clean_tag, is_same_content
+from ali_dist.storage.s3_errors import (
+    asked_wait_seconds,
     error_text,
     explain_error,
+    is_skewed,
     is_unreachable,
-    process_state,
-    reply_status,
-    upload_parts,
+    may_be_stale_credentials,
+    misnamed_hint,
+    server_name,
 )
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _JITTER = random.SystemRandom()  # not the seeded generators: a retry must not change what is trained
-_CHUNK_BYTES = 256 * 1024  # most that a broken connection can make us read twice
 _LONGEST_WAIT_SECONDS = 20.0
+_LONGEST_ASKED_SECONDS = 60.0  # what a server may ask for by Retry-After
 _FIRST_CONTACT_ATTEMPTS = 3  # an endpoint that has never answered is more likely misspelt than overloaded
-_DELETE_KEYS = 100  # S3 takes 1000, but servers that take 25 ms a key would be silent for longer than the timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,7 @@ class S3Store:
     Attributes:
         bucket: Name of the bucket.
         prefix: Path of the store in the bucket, without slashes at its ends; "" is the whole bucket.
-        endpoint_url: Address of the S3 server; None is AWS.
-        timeout_seconds: Connect timeout, and longest silence of a connection.
-        attempts: Most tries of one request.
+        access: How the server is reached; an endpoint of None is AWS.
         wait_seconds: Wait after the first failed try; it doubles each time, up to 20 s, and half of it is random.
         part_bytes: Size of the parts in which larger objects are uploaded (S3 asks for at least 5 MiB).
         page_size: Keys per page of a listing.
@@ -67,15 +69,13 @@ class S3Store:
 
     bucket: str
     prefix: str = ""
-    endpoint_url: str | None = None
-    timeout_seconds: float = 20.0
-    attempts: int = 6
+    access: Access = Access()
     wait_seconds: float = 0.5
     part_bytes: int = 32 * 1024 * 1024
     page_size: int = 1000
 
     @classmethod
-    def from_url(cls, url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> S3Store:
+    def from_url(cls, url: str, access: Access) -> S3Store:
         """Make the store of `s3://bucket/prefix`; the endpoint defaults to AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL.
 
         Raises:
@@ -87,8 +87,9 @@ class S3Store:
             raise InputError(f"{url!r} names no bucket: give s3://bucket or s3://bucket/prefix.")
         if prefix:
             clean_key(prefix, f"s3://{bucket}")
-        endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return cls(bucket, prefix, check_endpoint(endpoint) if endpoint else None, timeout_seconds, attempts)
+        endpoint = access.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = check_endpoint(endpoint) if endpoint else None
+        return cls(bucket, prefix, dataclasses.replace(access, endpoint_url=endpoint))
 
     @property
     def url(self) -> str:
@@ -102,7 +103,9 @@ class S3Store:
             reply = self._request(prefix, methodcaller("list_objects_v2", **query, MaxKeys=self.page_size))
             for item in reply.get("Contents", ()):
                 if not item["Key"].endswith("/"):
-                    objects.append(ObjectInfo(item["Key"].removeprefix(base), item["Size"], item["ETag"].strip('"')))
+                    objects.append(
+                        ObjectInfo(item["Key"].removeprefix(base), item["Size"], clean_tag(item.get("ETag")))
+                    )
             if not reply.get("IsTruncated"):
                 return sorted(objects, key=lambda info: info.key)
             query["ContinuationToken"] = reply["NextContinuationToken"]
@@ -113,19 +116,19 @@ class S3Store:
         except MissingObject:  # a 404 to HEAD has no body that could say that the bucket is missing
             self._request(key, methodcaller("head_bucket", Bucket=self.bucket))
             return None
-        return ObjectInfo(key, reply["ContentLength"], reply["ETag"].strip('"'))
+        return ObjectInfo(key, reply["ContentLength"], clean_tag(reply.get("ETag")))
 
     def get(self, key: str) -> bytes:
-        return self._request(key, _Download(self, key, 0, None, None))
+        return self._request(key, self._download(key))
 
     def get_range(self, key: str, start: int, length: int, *, etag: str | None = None) -> bytes:
         check_range(start, length)
         if length:
-            return self._request(key, _Download(self, key, start, start + length, etag))
+            return self._request(key, self._download(key, position=start, stop=start + length, etag=etag))
         info = self.stat(key)  # S3 knows no empty range
         if info is None:
             raise not_found_error(self.url, key)
-        if etag not in (None, info.etag):
+        if not is_same_content(etag or "", info.etag):
             raise changed_error(self.url, key)
         if start > info.size:
             raise truncated_error(self.url, key, info.size, start)
@@ -146,8 +149,12 @@ class S3Store:
 
     def delete(self, keys: Sequence[str]) -> None:
         names = [self.object_name(key) for key in keys]
-        for first in range(0, len(names), _DELETE_KEYS):
-            self._request(keys[first], partial(self._delete_some, names=names[first : first + _DELETE_KEYS]))
+        for first in range(0, len(names), MOST_KEYS):
+            some = names[first : first + MOST_KEYS]
+            together = partial(delete_together, bucket=self.bucket, names=some, endpoint_url=self.access.endpoint_url)
+            if not self._request(keys[first], together):
+                for key, name in zip(keys[first:], some, strict=False):
+                    self._request(key, partial(delete_one, bucket=self.bucket, name=name))
 
     def child(self, prefix: str) -> S3Store:
         return dataclasses.replace(self, prefix=self.object_name(prefix.rstrip("/")))
@@ -156,41 +163,47 @@ class S3Store:
         """The name under which the bucket has the object of `key`."""
         return f"{self.prefix}/{clean_key(key, self.url)}".lstrip("/")
 
-    def _delete_some(self, client: Any, names: Sequence[str]) -> None:
-        request = {"Objects": [{"Key": name} for name in names], "Quiet": True}
-        reply = client.delete_objects(Bucket=self.bucket, Delete=request)
-        for failed in reply.get("Errors", ()):
-            if failed.get("Code") != "NoSuchKey":
-                raise client.exceptions.ClientError({"Error": failed}, "DeleteObjects")
+    def _download(self, key: str, **part: Any) -> Download:
+        return Download(url=self.url, key=key, bucket=self.bucket, name=self.object_name(key), **part)
 
     def _request(self, key: str, request: Callable[[Any], T], *, by_boto: bool = False) -> T:
         """Return `request(client)`, tried again while the failure may pass; with `by_boto`, boto3 itself does that."""
-        answered = process_state().answered
-        attempt = self.attempts - 1 if by_boto else 0
+        answered, access = process_state().answered, self.access
+        boto_attempts = access.attempts if by_boto else 1
+        attempt = access.attempts - 1 if by_boto else 0
+        is_first_refusal = True
         while True:
             attempt += 1
+            client = client_for(access, boto_attempts)
             try:
-                result = request(client_for(self.endpoint_url, self.timeout_seconds, self.attempts if by_boto else 1))
+                result = request(client)
             except (InputError, StorageError):
                 raise
             except Exception as error:
-                final = explain_error(error, self.url, self.endpoint_url, key)
+                if is_first_refusal and (
+                    is_skewed(error)
+                    or (may_be_stale_credentials(error) and renew_client(access, boto_attempts, client))
+                ):
+                    is_first_refusal = False  # asked again at once, and signed anew
+                    continue
+                final = explain_error(error, self.url, access, key)
                 if final is error:
                     raise
-                unreached = is_unreachable(error) and self.endpoint_url not in answered
-                max_attempts = min(self.attempts, _FIRST_CONTACT_ATTEMPTS) if unreached else self.attempts
+                unreached = is_unreachable(error) and access.endpoint_url not in answered
+                max_attempts = min(access.attempts, _FIRST_CONTACT_ATTEMPTS) if unreached else access.attempts
                 if final is None and attempt >= max_attempts:
                     final = self._exhausted_error(key, attempt, unreached, error)
                 if final is not None:
                     raise final from error
                 self._wait_before_retry(key, attempt, error)
             else:
-                answered.add(self.endpoint_url)
+                answered.add(access.endpoint_url)
                 return result
 
     def _wait_before_retry(self, key: str, attempt: int, error: Exception) -> None:
         longest = min(_LONGEST_WAIT_SECONDS, self.wait_seconds * 2 ** (attempt - 1))
-        seconds = longest * (0.5 + 0.5 * _JITTER.random())
+        asked = min(_LONGEST_ASKED_SECONDS, asked_wait_seconds(error))
+        seconds = max(asked, longest * (0.5 + 0.5 * _JITTER.random()))
         _LOG.warning(
             "s3_retry=%d url=%s key=%s wait_seconds=%.2f error=%r",
             *(attempt, self.url, key, seconds, error_text(error)),
@@ -198,65 +211,10 @@ class S3Store:
         time.sleep(seconds)
 
     def _exhausted_error(self, key: str, attempts: int, unreached: bool, error: Exception) -> Exception:
-        server = self.endpoint_url or "AWS"
+        server = server_name(self.access)
         if unreached:
             return InputError(
                 f"The S3 endpoint {server} cannot be reached for {self.url} ({error_text(error)}): check "
-                f"storage.endpoint_url or AWS_ENDPOINT_URL, and that the server is running."
+                f"storage.endpoint_url or AWS_ENDPOINT_URL, and that the server is running{misnamed_hint(self.access)}."
             )
         return StorageError(f"{self.url} at {server} failed {attempts} times for {key!r}; last: {error_text(error)}.")
-
-
-class _Download:
-    """The download of an object, or of a range of it; called again after a break, it continues where it was."""
-
-    def __init__(self, store: S3Store, key: str, start: int, stop: int | None, etag: str | None) -> None:
-        self.store = store
-        self.key = key
-        self.position = start
-        self.stop = stop
-        self.etag = etag
-        self.chunks: list[bytes] = []
-
-    def __call__(self, client: Any) -> bytes:
-        arguments = {"Bucket": self.store.bucket, "Key": self.store.object_name(self.key)}
-        if self.stop is not None:
-            arguments["Range"] = f"bytes={self.position}-{self.stop - 1}"
-        if self.etag is not None:
-            arguments["IfMatch"] = f'"{self.etag}"'
-        try:
-            reply = client.get_object(**arguments)
-        except client.exceptions.ClientError as error:
-            if reply_status(error) == 416 and self.stop is not None:
-                raise truncated_error(self.store.url, self.key, None, self.stop) from error
-            raise
-        self.stop = self._checked_stop(reply)
-        body = reply["Body"]
-        try:  # not `with body`, which hands out the raw stream without boto3's own checks
-            while self.position < self.stop:
-                chunk = body.read(min(_CHUNK_BYTES, self.stop - self.position))
-                if not chunk:
-                    raise ConnectionError(f"the answer ended at byte {self.position} instead of {self.stop}")
-                self.chunks.append(chunk)
-                self.position += len(chunk)
-        finally:
-            body.close()
-        return b"".join(self.chunks)
-
-    def _checked_stop(self, reply: dict[str, Any]) -> int:
-        """Where the answer ends; an answer of another range, or of a changed object, is refused."""
-        etag = reply["ETag"].strip('"')
-        if self.etag not in (None, etag):
-            raise changed_error(self.store.url, self.key)
-        self.etag = etag
-        if self.stop is None:
-            return int(reply["ContentLength"])
-        sent, _, total = reply.get("ContentRange", "").removeprefix("bytes ").partition("/")
-        first, _, last = sent.partition("-")
-        if first != str(self.position):
-            raise StorageError(
-                f"{self.store.url} does not answer byte range requests as S3 does, so it cannot be used."
-            )
-        if last != str(self.stop - 1):
-            raise truncated_error(self.store.url, self.key, int(total) if total.isdigit() else None, self.stop)
-        return self.stop

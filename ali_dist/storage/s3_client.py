@@ -1,31 +1,32 @@
-"""Clients of the S3 protocol, and what their errors mean for the user. The only file that imports boto3.
+"""Clients of the S3 protocol. This file and `s3_errors.py` are the only ones that import boto3 or botocore.
 
-Credentials come from where boto3 looks for them (AWS_* variables, profile, machine role); no message holds a secret.
+Credentials come from where boto3 looks for them (AWS_* variables, profile, credential process, machine role). They are
+looked for again when the server no longer takes them; no message holds a secret.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import ipaddress
 import os
 import threading
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ali_dist.errors import InputError
-from ali_dist.storage.base import changed_error, not_found_error
+from ali_dist.storage.base import Access
 
-_TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"}
-_WRONG_REGION = "set AWS_DEFAULT_REGION to the bucket's region"
-_ACCESS_HINTS = {
-    "SignatureDoesNotMatch": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must belong together and to this endpoint",
-    "InvalidAccessKeyId": "this endpoint does not know the access key, so check AWS_ACCESS_KEY_ID",
-    "ExpiredToken": "the temporary credentials have expired, so get new ones",
-    "InvalidToken": "check AWS_SESSION_TOKEN, or remove it for permanent keys",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "AuthorizationHeaderMalformed": _WRONG_REGION,
-    "IllegalLocationConstraintException": _WRONG_REGION,
-    "PermanentRedirect": _WRONG_REGION,
-    "AccessDenied": "these credentials lack the permission, so check the bucket's policy",
-}
+_CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")  # botocore reads both, the first one first
+
+
+class _Connection(NamedTuple):
+    """A boto3 client and the credentials that it was made with."""
+
+    client: Any
+    credentials: Any
 
 
 class ProcessState:
@@ -34,8 +35,11 @@ class ProcessState:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.clients: dict[tuple[object, ...], Any] = {}
-        self.answered: set[str | None] = set()  # endpoints that have answered at least once
+        self.connections: dict[tuple[object, ...], _Connection] = {}
+        # Endpoints: those that have answered at least once, and what they need where deletions are concerned.
+        self.answered: set[str | None] = set()
+        self.deletes_singly: set[str | None] = set()
+        self.wants_content_md5: set[str | None] = set()
 
 
 _state = ProcessState()
@@ -49,46 +53,125 @@ def process_state() -> ProcessState:
     return _state
 
 
-def client_for(endpoint_url: str | None, timeout_seconds: float, attempts: int = 1) -> Any:
+def client_for(access: Access, attempts: int = 1) -> Any:
     """This process's boto3 client for these settings and the AWS_* variables in force.
 
     Args:
-        endpoint_url: Address of the S3 server; None is AWS.
-        timeout_seconds: Connect timeout, and longest silence of a connection.
+        access: How the server is reached.
         attempts: Most tries of one request by boto3 itself.
 
     Raises:
-        InputError: Boto3 is not installed.
+        InputError: Boto3 is not installed, or there is no file of certificates where one is said to be.
     """
     state = process_state()
-    variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    settings = (endpoint_url, timeout_seconds, attempts, variables)
+    settings = _settings(access, attempts)
     with state.lock:
-        if settings not in state.clients:
-            state.clients[settings] = _new_client(endpoint_url, timeout_seconds, attempts)
-        return state.clients[settings]
+        if settings not in state.connections:
+            state.connections[settings] = _connect(access, attempts, _new_session())
+        return state.connections[settings].client
 
 
-def _new_client(endpoint_url: str | None, timeout_seconds: float, attempts: int) -> Any:
+def renew_client(access: Access, attempts: int, refused: Any) -> bool:
+    """Look for credentials again after the server has refused those of a client.
+
+    Returns:
+        Whether there are other ones by now, which `client_for` uses from here on.
+    """
+    if access.anonymous:
+        return False
+    state = process_state()
+    settings = _settings(access, attempts)
+    with state.lock:
+        current = state.connections.get(settings)
+        if current is None or current.client is not refused:
+            return True  # another thread has renewed it
+        session = _new_session()  # reads the files of credentials again, which a session does once
+        if _secret_of(session.get_credentials()) == _secret_of(current.credentials):
+            return False
+        state.connections[settings] = _connect(access, attempts, session)
+        return True
+
+
+def _settings(access: Access, attempts: int) -> tuple[object, ...]:
+    variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return access, attempts, variables
+
+
+def _secret_of(credentials: Any) -> tuple[str | None, ...] | None:
+    return None if credentials is None else tuple(credentials.get_frozen_credentials())
+
+
+def _new_session() -> Any:
     try:
         import boto3
-        from botocore.config import Config
     except ImportError as error:
         raise InputError("s3:// places need the package boto3: install it with 'pip install boto3'.") from error
-    session = boto3.session.Session()
-    region = session.region_name or os.environ.get("AWS_REGION") or ("us-east-1" if endpoint_url else None)
+    return boto3.session.Session()
+
+
+def _connect(access: Access, attempts: int, session: Any) -> _Connection:
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    _check_certificates()
+    endpoint_url = access.endpoint_url
+    region = access.region or session.region_name or os.environ.get("AWS_REGION")
     config = Config(
-        connect_timeout=timeout_seconds,
-        read_timeout=timeout_seconds,
+        connect_timeout=access.timeout_seconds,
+        read_timeout=access.timeout_seconds,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         max_pool_connections=64,
         tcp_keepalive=True,
+        signature_version=UNSIGNED if access.anonymous else None,
         # Private endpoints rarely have a DNS name for each bucket, and older ones reject the newer checksum trailers.
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        s3={"addressing_style": "path" if endpoint_url and access.addressing == "auto" else access.addressing},
         request_checksum_calculation="when_required" if endpoint_url else "when_supported",
         response_checksum_validation="when_required",
+        proxies={} if _is_loopback(endpoint_url) else None,  # None: those of HTTPS_PROXY and its like
     )
-    return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    region = region or ("us-east-1" if endpoint_url or access.anonymous else None)
+    client = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    client.meta.events.register("before-sign.s3.DeleteObjects", partial(_use_content_md5, endpoint_url))
+    if access.request_payer:
+        client.meta.events.register("before-sign.s3", _agree_to_pay)
+    return _Connection(client, None if access.anonymous else session.get_credentials())
+
+
+def _is_loopback(endpoint_url: str | None) -> bool:
+    """Whether an endpoint is on this machine, where no proxy can reach it for us."""
+    host = (urlsplit(endpoint_url).hostname if endpoint_url else None) or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_certificates() -> None:
+    """Refuse a variable that names no file of certificates: every request would fail."""
+    for name in _CA_VARIABLES:
+        path = os.environ.get(name)
+        if path:
+            if not Path(path).exists():
+                raise InputError(
+                    f"{name} is {path!r}, where there is nothing: let it name a file of certificates, or remove it."
+                )
+            return
+
+
+def _use_content_md5(endpoint_url: str | None, request: Any, **_: Any) -> None:
+    """Give a deletion the checksum that older servers ask for, instead of boto3's own."""
+    if endpoint_url not in process_state().wants_content_md5:
+        return
+    for name in [
+        name for name in request.headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum"))
+    ]:
+        del request.headers[name]
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _agree_to_pay(request: Any, **_: Any) -> None:
+    request.headers["x-amz-request-payer"] = "requester"
 
 
 def upload_parts(client: Any, source: Any, bucket: str, name: str, part_bytes: int) -> None:
@@ -111,61 +194,3 @@ def check_endpoint(endpoint_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"The S3 endpoint {endpoint_url!r} is not a url: give it as http://host:port or https://host.")
     return endpoint_url
-
-
-def explain_error(error: Exception, url: str, endpoint_url: str | None, key: str) -> Exception | None:
-    """Find what to raise at once for a failed request for `key` in `url`; None where another try may succeed.
-
-    An error that is neither the server's, the network's nor the settings' is returned as it is.
-    """
-    import urllib3.exceptions
-    from botocore import exceptions as boto
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(error, boto.ClientError):
-        return _explain_reply(error, url, endpoint_url or "AWS", key)
-    lost = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
-    if isinstance(error, (*lost, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)):
-        return None
-    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        return InputError(
-            f"There are no S3 credentials for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-        )
-    if isinstance(error, boto.BotoCoreError):
-        return InputError(f"The S3 settings for {url} do not work: {error_text(error)}.")
-    return error
-
-
-def _explain_reply(error: Any, url: str, server: str, key: str) -> Exception | None:
-    status = reply_status(error)
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
-        return None
-    if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
-        bucket = url.split("/")[2]
-        return InputError(f"There is no bucket {bucket!r} at {server}: create it, or correct {url!r}.")
-    if status == 404:
-        return not_found_error(url, key)
-    if status == 412:
-        return changed_error(url, key)
-    if status in (401, 403) or code in _ACCESS_HINTS:
-        hint = _ACCESS_HINTS.get(code, "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy")
-        return InputError(f"{server} refuses access to {url} ({code}): {hint}.")
-    return InputError(f"{server} refuses the request for {key!r} in {url}: {error_text(error)}.")
-
-
-def is_unreachable(error: Exception) -> bool:
-    """Whether no connection could be made at all (name, route, refusal, TLS)."""
-    from botocore.exceptions import ConnectionError as NotConnected
-
-    return isinstance(error, NotConnected)
-
-
-def reply_status(error: Any) -> int:
-    """HTTP status of a botocore ClientError; 0 if it has none."""
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def error_text(error: Exception) -> str:
-    """The error's message on one line, without its full stop."""
-    return " ".join(str(error).split()).rstrip(".")[:300]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ali_dist.storage.base import (
+    Access,
     Listing,
     ObjectInfo,
     changed_error,
@@ -74,7 +75,7 @@ def _object_info(key: str, content: bytes) -> ObjectInfo:
     return ObjectInfo(key, len(content), hashlib.sha256(content).hexdigest())
 
 
-def open_memory(url: str, *, endpoint_url: str | None, timeout_seconds: float, attempts: int) -> MemoryStore:
-    """The opener that goes into `OPENERS` under `SCHEME`; it has no use for the settings of S3."""
-    del endpoint_url, timeout_seconds, attempts
+def open_memory(url: str, access: Access) -> MemoryStore:
+    """The opener that goes into `OPENERS` under `SCHEME`; there is no server to reach."""
+    del access
     return MemoryStore(url.rstrip("/"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -25,10 +26,11 @@ from ali_dist.data.shards.sample import NamedCounts
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.writer import MB, SampleFormat, write_index
 from ali_dist.data.sources.base import SampleNumbers, SourceSplit, StartTracking, track_nothing
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 from ali_dist.storage.base import Store
 from ali_dist.storage.local import LocalStore
 
+_LOG = logging.getLogger(__name__)
 _OWN_FILE = re.compile(r"\d{5}\.(tar|npz)")
 _BLOCK = 512  # bytes; a member of a tar is a header block and its content in whole blocks
 _COMPRESSION = {"raw": 1.0, "png": 0.75, "jpg": 0.35}  # approximate size of a payload relative to the pixels
@@ -172,14 +174,24 @@ def _assign_samples(split: SourceSplit, sample_format: SampleFormat, shard_mb: f
 
 
 def _remove_leftovers(store: Store, keys_to_keep: set[str]) -> None:
-    """Remove the records of a split that is complete, and shards of an earlier try with other settings."""
+    """Remove the records of a split that is complete, and shards of an earlier try with other settings.
+
+    Records and the mark may stay where deleting is not allowed: nobody reads them beside an index. Such shards may not,
+    and their deletion fails aloud: whoever reads all tars of the folder would take them for a part of the data.
+    """
     if store.stat(UNFINISHED_KEY) is None:
         return
     keys = [info.key for info in store.list()]
+    store.delete([key for key in keys if _OWN_FILE.fullmatch(key) and key not in keys_to_keep])
     records = [key for key in keys if key.startswith(RECORD_PREFIX)]
-    stale_shards = [key for key in keys if _OWN_FILE.fullmatch(key) and key not in keys_to_keep]
-    store.delete([*records, *stale_shards])
-    store.delete([UNFINISHED_KEY])  # last, because it says that everything else there is ours to remove
+    try:
+        store.delete(records)
+        store.delete([UNFINISHED_KEY])  # last, because it says that everything else there is ours to remove
+    except (InputError, StorageError) as error:
+        _LOG.warning(
+            "The data in %s are complete, but up to %d working files beside them could not be deleted: %s",
+            *(store.url, len(records) + 1, error),
+        )
 
 
 @contextmanager

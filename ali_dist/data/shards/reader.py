@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ali_dist.data.shards.index import Index, check_listing, load_sidecar
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
+from ali_dist.storage.cached import CachedStore, drop_cached, without_filling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +62,7 @@ class ShardReader:
         self.store = store
         self.index = index
         self._etags = check_listing(store, index)
-        load = functools.partial(load_sidecar, store, index)
+        load = functools.partial(_load_sound_sidecar, store, index)
         self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
 
     def read_run(self, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
@@ -83,6 +85,7 @@ class ShardReader:
             bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
+            drop_cached(self.store, shard.key, start, length)
         return bad
 
     def decode_run(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
@@ -137,6 +140,16 @@ class ShardReader:
         return f"epoch {epoch}, step {step}: {bad} was replaced by {place}"
 
 
+def _load_sound_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
+    """Read a sidecar; a second time if it is bad and came from a cache, which may hold what was damaged on the way."""
+    try:
+        return load_sidecar(store, index, shard_number)
+    except InputError:
+        if not drop_cached(store, index.shards[shard_number].sidecar_key):
+            raise
+        return load_sidecar(store, index, shard_number)
+
+
 def _whole_shards(index: Index) -> tuple[SampleRun, ...]:
     """A run for each shard that is not empty."""
     return tuple(SampleRun(number, 0, shard.samples) for number, shard in enumerate(index.shards) if shard.samples)
@@ -159,16 +172,23 @@ def read_all(
     runs = _whole_shards(index)
     starts = np.cumsum([0, *(run.stop for run in runs)]).tolist()
 
-    def read_shard(run: SampleRun, start: int) -> BadSamples:
+    order = list(range(len(runs)))
+    if isinstance(reader.store, CachedStore):
+        # Processes that share a cache take the shards in orders of their own, so that each fetches what the others have
+        # not yet. Not by a seeded generator, because it changes nothing but who fetches what.
+        random.SystemRandom().shuffle(order)
+
+    def read_shard(number: int) -> BadSamples:
+        run, start = runs[number], starts[number]
         return reader.read_run(run, out, np.arange(start, start + run.stop))
 
     bad: BadSamples = {}
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-load")
     try:
-        for run, bad_of_shard in zip(runs, pool.map(read_shard, runs, starts[:-1]), strict=True):
+        for number, bad_of_shard in zip(order, pool.map(read_shard, order), strict=True):
             bad.update(bad_of_shard)
             if on_samples is not None:
-                on_samples(run.stop)
+                on_samples(runs[number].stop)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return out, reader.read_labels(runs), bad
@@ -180,7 +200,7 @@ def load_samples(store: Store, index: Index, ids: Ids) -> NDArray[Any]:
     Raises:
         InputError: The index does not match its shards, or a sample is damaged.
     """
-    reader = ShardReader(store, index)
+    reader = ShardReader(without_filling(store), index)
     out = np.empty((len(ids), *index.shape), dtype=index.dtype)
     starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
     breaks = np.flatnonzero((np.diff(ids) != 1) | np.isin(ids[1:], starts)) + 1  # where a new run begins

@@ -197,6 +197,17 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(key: str, value: Any, expe
     assert message == f"{key} is {value!r}, but must be {expected}."
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("data.cache_dir", "s3://bucket/cache", "a folder on a disk of this machine"),
+        ("data.cache_gb", 0.0, "more than 0"),
+    ],
+)
+def test_a_cache_is_a_folder_with_some_room(key: str, value: Any, expected: str) -> None:
+    assert refuse_layers({key: value}) == f"{key} is {value!r}, but must be {expected}."
+
+
 def test_an_unknown_choice_is_refused_with_all_choices_and_the_nearest() -> None:
     message = refuse_layers({"objective.loss": "nonsaturated"})
     for choice in ("nonsaturating", "minimax", "relativistic", "hinge"):

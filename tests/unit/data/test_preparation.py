@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ali_dist.data.sources.shapes import ShapeSamples
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, run
+from tests.helpers.memory_store import MemoryStore
 
 pytestmark = pytest.mark.timeout(200)
 SHAPE = (3, 8, 8)
@@ -124,6 +125,38 @@ def test_what_an_interrupted_try_has_finished_is_not_read_again(tmp_path: Path, 
     whole, _ = counted_split()
     write_splits(LocalStore(tmp_path / "whole"), [whole], OPTIONS)
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
+
+
+class UndeletableStore(MemoryStore):
+    """A store from which nothing may be deleted."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        if keys:
+            raise InputError(f"{self.url} refuses access (AccessDenied).")
+
+    def child(self, prefix: str) -> MemoryStore:
+        return UndeletableStore(super().child(prefix).url)
+
+
+def test_data_are_complete_where_nothing_may_be_deleted_and_what_stays_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = UndeletableStore(f"memory://{tmp_path.name}")
+    for wrote in (True, False):
+        split, _ = counted_split()
+        caplog.clear()
+        assert write_splits(store, [split], OPTIONS)["train"] == (store.child("train"), wrote)
+        (sentence,) = [record.getMessage() for record in caplog.records]
+        assert "are complete, but up to 14 working files beside them could not be deleted: " in sentence
+    assert load_index(store.child("train")).num_samples == 600
+
+
+def test_shards_that_would_pass_for_a_part_of_the_data_must_be_deleted(tmp_path: Path) -> None:
+    store = UndeletableStore(f"memory://{tmp_path.name}")
+    store.child("train").put("unfinished.json", b"{}")
+    store.child("train").put("00099.tar", b"of an earlier try")
+    with pytest.raises(InputError, match="AccessDenied"):
+        write_splits(store, [counted_split()[0]], OPTIONS)
 
 
 def test_shards_of_a_try_with_other_settings_or_lost_ones_are_written_again(tmp_path: Path) -> None:

@@ -18,6 +18,13 @@ def test_processes_in_other_folders_get_absolute_paths_and_the_same_urls(tmp_pat
     assert config.data.url == "s3://bucket/digits"
 
 
+def test_the_cache_lies_at_one_path_on_all_machines_or_in_the_home_of_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, expected in [("cache", str(tmp_path / "cache")), ("/fast/cache", "/fast/cache"), ("~/cache", "~/cache")]:
+        assert with_absolute_paths(from_mapping({"data.cache_dir": given})).data.cache_dir == expected
+    assert with_absolute_paths(from_mapping({})).data.cache_dir is None
+
+
 def test_rays_own_files_lie_in_the_run_folder(tmp_path):
     config = from_mapping({"run.dir": f"{tmp_path}/runs/", "run.name": "mine"})
     assert open_ray_storage(config) == (str(Path(tmp_path) / "runs" / "mine" / "ray"), None)

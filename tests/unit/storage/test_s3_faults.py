@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import pickle
 import random
@@ -9,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.utils import format_datetime
 from typing import cast
 
 import pytest
@@ -64,7 +66,7 @@ def test_a_broken_body_goes_on_where_it_broke(
     store: S3Store, server: FaultServer, content: bytes, kind: str, read: Callable[[S3Store], bytes]
 ) -> None:
     server.inject_faults(NAME, Fault(kind, after=BROKEN_AT))  # type: ignore[arg-type]
-    store = replace(store, timeout_seconds=0.5) if kind == "stall" else store
+    store = replace(store, access=replace(store.access, timeout_seconds=0.5)) if kind == "stall" else store
     assert read(store) == content
     first, second = server.requests
     assert first.sent == BROKEN_AT
@@ -95,6 +97,82 @@ def test_passing_refusals_are_tried_again(store: S3Store, server: FaultServer, c
     server.inject_faults(NAME, *[Fault("status", status=status, code="Busy")] * 2)
     assert store.get_range("a.tar", 5, 10) == content[5:15]
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("asked", ["0.2", "in 1 s", "-5"])
+def test_a_senseless_retry_after_is_not_obeyed(store: S3Store, server: FaultServer, asked: str) -> None:
+    server.inject_faults(NAME, Fault("status", headers={"Retry-After": asked}))
+    assert store.get_range("a.tar", 5, 1)
+
+
+def test_a_server_is_left_alone_as_long_as_it_asks_within_bounds(
+    store: S3Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("ali_dist.storage.s3.time.sleep", waits.append)
+    date = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30), usegmt=True)
+    asked = [Fault("status", status=429, headers={"Retry-After": text}) for text in ("7", "86400", date)]
+    server.inject_faults(NAME, *asked)
+    assert store.get_range("a.tar", 5, 1)
+    assert waits[:2] == [7.0, 60.0]
+    assert 25 < waits[2] <= 30
+
+
+@pytest.mark.parametrize("difference", [7, -7])
+def test_a_length_that_is_not_the_bodys_is_asked_for_again(
+    store: S3Store, server: FaultServer, content: bytes, difference: int
+) -> None:
+    server.inject_faults(NAME, Fault("length", after=difference))
+    assert store.get_range("a.tar", 5, 100_000) == content[5:100_005]
+    assert len(server.requests) == 2
+    if difference > 0:
+        server.inject_faults(NAME, Fault("length", after=difference))
+        assert store.get("a.tar") == content
+
+
+@pytest.mark.parametrize("read", READS, ids=["get", "get_range"])
+def test_a_length_that_is_always_wrong_ends_in_one_sentence(
+    store: S3Store, server: FaultServer, read: Callable[[S3Store], bytes]
+) -> None:
+    server.inject_lasting_fault(NAME, Fault("length", after=7))
+    with pytest.raises(StorageError, match=r"failed 4 times for 'a.tar'; last: (the|an) answer"):
+        read(store)
+
+
+def test_a_clock_that_is_wrong_is_said_after_one_more_try(store: S3Store, server: FaultServer) -> None:
+    skewed = Fault("status", status=403, code="RequestTimeTooSkewed", headers={"Date": "Thu, 01 Jan 2026 00:00:00 GMT"})
+    server.inject_faults(NAME, skewed)
+    assert store.get_range("a.tar", 5, 1)
+    server.inject_lasting_fault(NAME, skewed)
+    with pytest.raises(InputError, match=r"clock differs too much from the server's, so set it"):
+        store.get("a.tar")
+
+
+def test_weak_etags_pin_the_content_without_if_match(store: S3Store, server: FaultServer, content: bytes) -> None:
+    server.weak_etags = True
+    (info,) = store.list()
+    assert store.stat("a.tar") == info
+    server.inject_faults(NAME, Fault("short", after=BROKEN_AT))
+    assert store.get_range("a.tar", 0, SIZE, etag=info.etag) == content
+    assert store.get_range("a.tar", 5, 0, etag=info.etag) == b""
+    assert {request.if_match for request in server.requests} == {None}
+    server.objects[NAME] = bytes(SIZE)
+    for length in (0, 5):
+        with pytest.raises(ChangedObject):
+            store.get_range("a.tar", 0, length, etag=info.etag)
+
+
+@pytest.mark.parametrize("listed_as_weak", [False, True])
+def test_the_same_etag_may_be_strong_in_one_reply_and_weak_in_another(
+    store: S3Store, server: FaultServer, content: bytes, listed_as_weak: bool
+) -> None:
+    server.weak_etags = listed_as_weak
+    (info,) = store.list()
+    server.weak_etags = not listed_as_weak
+    assert store.get_range("a.tar", 7, 9, etag=info.etag) == content[7:16]
+    server.objects[NAME] = bytes(SIZE)
+    with pytest.raises(ChangedObject):
+        store.get_range("a.tar", 7, 9, etag=info.etag)
 
 
 def test_lasting_refusals_end_after_the_given_attempts(store: S3Store, server: FaultServer) -> None:
@@ -176,7 +254,7 @@ def test_a_forked_child_never_uses_its_parents_connection(store: S3Store, server
 
 def test_threads_may_share_a_store(store: S3Store, server: FaultServer, content: bytes) -> None:
     server.inject_faults(NAME, *[Fault("reset", after=1000), Fault("status"), Fault("short", after=1000)] * 2)
-    store, parts = replace(store, attempts=10), 16
+    store, parts = replace(store, access=replace(store.access, attempts=10)), 16
     parts_read: dict[int, bytes] = {}
 
     def read(part: int) -> None:
@@ -198,9 +276,9 @@ def test_an_endpoint_that_never_answered_is_the_users_and_one_that_did_is_not(
     with pytest.raises(
         InputError, match=f"endpoint {nobody} cannot be reached for s3://bucket/data .*AWS_ENDPOINT_URL"
     ):
-        replace(store, endpoint_url=nobody).list()
+        replace(store, access=replace(store.access, endpoint_url=nobody)).list()
     with FaultServer(server.objects) as gone_soon:
-        store = replace(store, endpoint_url=gone_soon.endpoint_url)
+        store = replace(store, access=replace(store.access, endpoint_url=gone_soon.endpoint_url))
         store.get("a.tar")
     with pytest.raises(StorageError, match="failed 4 times"):
         store.list()

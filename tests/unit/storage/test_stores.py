@@ -164,7 +164,7 @@ def test_endpoint_comes_from_the_argument_then_the_s3_variable_then_the_general_
     def endpoint(argument: str | None = None) -> str | None:
         store = open_store("s3://bucket/a", endpoint_url=argument)
         assert isinstance(store, S3Store)
-        return store.endpoint_url
+        return store.access.endpoint_url
 
     assert endpoint() is None
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
