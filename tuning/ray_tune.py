@@ -31,6 +31,7 @@ from tuning.trial_record import TrialRecord, trial_name
 from tuning.trial_tracker import SCORE, TrialTracker
 
 _RESTARTS = 3  # of a trial whose process or machine is lost; it goes on from its newest checkpoint
+_PLACES = ("run.dir", "data.url", "data.source")  # a sweep goes on where its project has been moved to
 _SAVING_SECONDS = 60.0  # for trials to save when the sweep ends; an evaluation of many images may be under way
 _HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, not its CPUs, which workers need
 _TUNE_ENVIRONMENT = {
@@ -234,7 +235,7 @@ def check_trial_config(plan: SweepPlan, store: Store, scale: dict[str, Any], rec
     actual = dict(flatten_mapping(json.loads(store.get(path))))
     expected = plan.config_for_trial(record.number, record.settings, scale).to_mapping()
     for name, value in flatten_mapping(expected):
-        if actual.get(name) != value:
+        if name not in _PLACES and actual.get(name) != value:
             return f"{path} has {name} {actual.get(name)!r}, not {value!r}"
     return None
 

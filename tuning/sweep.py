@@ -84,6 +84,7 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
         InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
     """
     from ali_dist.launchers.local import prepare_builtin_data
+    from ali_dist.model.build import describe_resize
     from ali_dist.runs.datasets import open_run_data, open_run_store
 
     config = from_mapping(plan.base)
@@ -97,10 +98,13 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
     prepare_builtin_data(config)
     # A sweep goes on by the metric it was begun by, even if another one is now the default of its data.
     earlier_metric = earlier_plan.metric if earlier_plan is not None else ""
-    metric = plan.metric or earlier_metric or default_metric_of_data(config, open_run_data(config))
-    plan = dataclasses.replace(plan, metric=metric)
+    data = open_run_data(config)
+    metric = plan.metric or earlier_metric or default_metric_of_data(config, data)
+    plan = dataclasses.replace(plan, metric=metric, fingerprint=data.train.index.fingerprint)
     if earlier_plan is not None:
         earlier_plan.check_resumable_as(plan)
+    if resize := describe_resize(config, data.train.index.spec):
+        sys.stderr.write(f"{resize}\n")
     return plan, store, load_records(store)
 
 
@@ -179,7 +183,7 @@ def _conclude_sweep(plan: SweepPlan, tracker: TrialTracker, store: Store, *, sto
     if trials_left:
         print(f"The time is over with {trials_left} of {plan.trials} trials to go: add --resume to go on.")
     if find_best_record(records, higher_is_better=plan.score_metric.higher_is_better) is not None:
-        print(f"python -m ali_dist.train --preset {plan.folder}/best.yaml")
+        print(plan.best_command)
     print(f"Everything else: {plan.folder}/sweep.html")
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ali_dist.config import StorageConfig
 from ali_dist.data.order import SampleRun
-from ali_dist.data.shards.index import find_split, load_index
+from ali_dist.data.preparation.advice import find_prepared_split
+from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import BadSamples, ShardReader, load_origins
 from ali_dist.errors import InputError
 from ali_dist.inference.load import LoadedRun, storage_for_data
@@ -71,7 +72,7 @@ def _open_first_split(root: Store, splits: Sequence[str], hint: str) -> DataSpli
     refusals = []
     for name in splits:
         try:
-            store = find_split(root, name)
+            store = find_prepared_split(root, name)
             return DataSplit(store, load_index(store))
         except InputError as error:
             refusals.append(error)

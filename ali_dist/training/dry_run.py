@@ -35,7 +35,7 @@ def describe_run(config: Config) -> str:
         precision="fp32" if config.scale.precision == "auto" else config.scale.precision,
     )
     rule = choose_update_rule(config.objective.update, situation)
-    ali, _ = build_networks(config, spec, seed=0)
+    ali, space = build_networks(config, spec, seed=0)
     check_rows(config, ali, slice(0, config.data.global_batch_size), World())
     if data is not None:
         check_batch(data.train.index.num_samples, config.data.global_batch_size)
@@ -52,6 +52,7 @@ def describe_run(config: Config) -> str:
             f"speed        {_describe_speed(config, spec)}",
             f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
             f"data         {_describe_data(config, data) if data else f'not there yet: {why_no_data}'}",
+            *([f"size         {resize}"] if data and (resize := space.describe_resize()) else []),
         ]
     )
 

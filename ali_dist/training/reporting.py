@@ -119,6 +119,8 @@ class RunReporter:
             + f" parameters; {state.step.rule.name} update, {state.precision.name} on {self._device}"
             + (f", {state.launching}." if state.launching else ".")
         )
+        if resize := state.space.describe_resize():
+            self.say(resize)
         self.say(f"Results go to {self._folder.store.url}.")
         if self._data.holdout is None:
             self.say(f"The data have no split {config.data.holdout!r}: evaluation is left out.")
