@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.launchers.environment import temporary_environment
-from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes
+from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes, connect_to_ray
 from ali_dist.launchers.ray_storage import open_ray_storage
 from ali_dist.launchers.ray_train import RAY_TRAIN_ENVIRONMENT, StopCoordinator
 from ali_dist.launchers.resources import Resources
@@ -46,7 +46,7 @@ _TUNE_ENVIRONMENT = {
 def tune_session() -> Iterator[list[Resources]]:
     """Within the block, this process is connected to a Ray cluster; gives the resources of its machines."""
     with temporary_environment(_TUNE_ENVIRONMENT, defaults=RAY_ENVIRONMENT | RAY_TRAIN_ENVIRONMENT):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        connect_to_ray(log_to_driver=False, logging_level=logging.ERROR)
         try:
             yield alive_nodes()
         finally:

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ali_dist.config.setting import require_value, setting
+from ali_dist.config.setting import require_value, setting, show_value
+from ali_dist.errors import InputError
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of Ray's files begin with it
 _MOST_IMAGES = 10**18
@@ -31,6 +32,11 @@ class RunConfig:
     def _check_name(self) -> None:
         """Refuse what is no folder's name, and what a shell, a log line or another command would read otherwise."""
         name = self.name
+        if any("\udc80" <= character <= "\udcff" for character in name):  # how Python keeps bytes that are no text
+            raise InputError(
+                f"run.name is {show_value(name)}, which is no text in this terminal's locale: choose a name without "
+                "such characters, or set LC_ALL=C.UTF-8."
+            )
         plain = "/" not in name and name not in (".", "..") and name == name.strip() and name[:1] not in ("-", "~")
         require_value(
             plain and name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME,

@@ -248,7 +248,6 @@ def test_the_refusal_of_an_optional_choice_suggests_the_nearest_too() -> None:
         ("run.name", "-rf"),
         ("run.name", " a"),
         ("run.name", "a\x1b[2J"),
-        ("run.name", "gr\udcc3\udcbcn"),
         ("run.images", 10**18 + 1),
         ("run.images", 0),
         ("run.seed", -1),
