@@ -12,6 +12,7 @@ from ali_dist.inference.feature_writer import open_feature_writer
 from ali_dist.inference.features import FEATURES, FeatureOptions, encode_shards
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
+from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.terminal import show_progress
 from ali_dist.runs.datasets import DataSplit
 
@@ -43,7 +44,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
     interrupted = "Interrupted; with --out DIR, the same command goes on from here."
-    return exit_code("ali_dist.encode", lambda: _run_command(_parse_arguments(argv)), interrupted)
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.encode", lambda: _run_command(_parse_arguments(argv)), interrupted)
 
 
 def _run_command(arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from ali_dist.evaluation.catalog import CAVEAT_KEYS, METRICS, is_known_key, metr
 from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates, EvaluationRequest
 from ali_dist.inference.load import load_run
 from ali_dist.inference.samples import open_samples_for
+from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.tables import estimates_to_json, print_table
 
 _DESCRIPTION = """\
@@ -123,7 +124,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    return exit_code("ali_dist.evaluate", lambda: _run_command(_parse_arguments(argv)))
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.evaluate", lambda: _run_command(_parse_arguments(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:

@@ -32,8 +32,12 @@ class Tracker(Protocol):
 
     appended_files: tuple[str, ...]
 
-    def forget_after(self, images: int) -> None:
-        """Drop what was recorded beyond so many images: training goes on from there and records it again."""
+    def forget_after(self, images: int) -> str | None:
+        """Drop what was recorded beyond so many images: training goes on from there and records it again.
+
+        Returns:
+            A sentence for the user, if there is something to tell.
+        """
 
     def log_record(self, record: Record) -> None:
         """Keep one record."""
@@ -60,9 +64,9 @@ class JsonLinesTracker:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
 
-    def forget_after(self, images: int) -> None:
+    def forget_after(self, images: int) -> str | None:
         if not self._path.exists():
-            return
+            return None
         kept, foreign = [], []
         for line in self._path.read_bytes().splitlines():
             seen = _images_of(line)
@@ -75,6 +79,10 @@ class JsonLinesTracker:
                 file.write(b"".join(line + b"\n" for line in foreign))
         store = LocalStore(self._path.parent)
         store.put(self._path.name, b"".join(line + b"\n" for line in kept))  # a kill leaves the old file or the new one
+        if not foreign:
+            return None
+        lines = "1 line that is" if len(foreign) == 1 else f"{len(foreign)} lines that are"
+        return f"{lines} no record of a run went from {self._path.name} to {FOREIGN_LINES}."
 
     def log_record(self, record: Record) -> None:
         with self._path.open("a", encoding="utf-8") as file:
