@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ali_dist.config.loading import from_mapping
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.launchers.resources import check_lanes
 from ali_dist.storage.base import Store
@@ -175,13 +176,14 @@ def _conclude_sweep(plan: SweepPlan, tracker: TrialTracker, store: Store, *, sto
     write_results(plan, records, store)
     write_sweep_page(plan, records, store)
     trials_left = len(tracker.list_waiting())
+    left = f"with {trials_left} of {format_count(plan.trials, 'trial')} to go: add --resume to go on."
     if stop_requested and trials_left:
-        raise Stopped(f"Stopped on request with {trials_left} of {plan.trials} trials to go: add --resume to go on.")
+        raise Stopped(f"Stopped on request {left}")
     if all(record.state == "failed" for record in records):
         raise TrainingError(f"Every trial failed; the first: {records[0].reason}")
     print(describe_result(plan, records))
     if trials_left:
-        print(f"The time is over with {trials_left} of {plan.trials} trials to go: add --resume to go on.")
+        print(f"The time is over {left}")
     if find_best_record(records, higher_is_better=plan.score_metric.higher_is_better) is not None:
         print(plan.best_command)
     print(f"Everything else: {plan.folder}/sweep.html")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ali_dist.config import Config
 from ali_dist.config.loading import flatten_mapping, from_mapping
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from tuning.score import ScoreMetric, find_score_metric
 from tuning.spaces import Space, draw_settings, grid_settings, parse_space, searched_values
@@ -124,7 +125,7 @@ class SweepPlan:
         """The plan in a few lines, for people."""
         rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in self.dimensions]
         title = (
-            f"{self.trials} trials of {self.preset!r}, {self.budget:,} images each, evaluated every "
+            f"{format_count(self.trials, 'trial')} of {self.preset!r}, {self.budget:,} images each, evaluated every "
             f"{self.evaluate_every:,}, by {self.metric or 'the metric of the data'}; {self.search} search, scheduler "
             f"{self.scheduler}:"
         )
@@ -174,7 +175,9 @@ class SweepPlan:
                     f"{theirs.get(name)!r}: give --resume with the same command, or choose another --run.name."
                 )
         if other.trials < self.trials:
-            raise InputError(f"This sweep has {self.trials} trials: --trials {other.trials} cannot take any back.")
+            raise InputError(
+                f"This sweep has {format_count(self.trials, 'trial')}: --trials {other.trials} cannot take any back."
+            )
 
     def _has_data_of(self, other: SweepPlan) -> bool:
         """Whether both plans are of the same data, wherever these lie now.

@@ -114,7 +114,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         latent, width, depth = self.latent_size, self.width, self.depth
         require_value(1 <= latent <= 100_000, "model.latent_size", latent, "from 1 to 100,000")
-        require_value(0 < width <= 1000, "model.width", width, "more than 0, up to 1,000")
+        require_value(0 < width <= 64, "model.width", width, "more than 0, up to 64")
         require_value(1 <= depth <= 1000, "model.depth", depth, "from 1 to 1,000")
         p = self.discriminator_dropout
         require_value(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")

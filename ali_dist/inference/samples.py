@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +68,13 @@ def open_samples_for(run: LoadedRun, url: str | None, splits: Sequence[str], sto
             f"{run.spec.dtype}, in other units: prepare them in the same way."
         )
     return split
+
+
+def say_resize(run: LoadedRun, split: DataSplit) -> None:
+    """Say on stderr where images of another size than the training data's are resized; theirs was said in training."""
+    space = dataclasses.replace(run.space, stored_shape=split.index.shape)
+    if split.index.shape != run.spec.shape and (resize := space.describe_resize()):
+        sys.stderr.write(f"{resize}\n")
 
 
 def _open_first_split(root: Store, splits: Sequence[str], hint: str) -> DataSplit:

@@ -20,6 +20,7 @@ import ray.train
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ali_dist.config import Config
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.resources import (
@@ -168,8 +169,9 @@ def choose_workers(
     workers = max(1, min(fitting, lanes))
     if workers < fitting:
         write_line(
-            f"The cluster has room for {fitting} workers, but the data order has {lanes} lanes (data.lanes, a divisor "
-            f"of data.global_batch_size {config.data.global_batch_size}): training with {workers}."
+            f"The cluster has room for {fitting} workers, but the data order has {format_count(lanes, 'lane')} "
+            f"(data.lanes, a divisor of data.global_batch_size {config.data.global_batch_size}): training with "
+            f"{workers}."
         )
     return workers, workers
 

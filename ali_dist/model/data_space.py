@@ -54,7 +54,7 @@ class DataSpace:
         if self.image_size is None or (height, width) == (self.image_size, self.image_size):
             return ""
         how = "enlarged" if min(height, width) < self.image_size else "shrunk"
-        return f"Images of {height}x{width} are {how} to {self.image_size}x{self.image_size} (data.image_size)."
+        return f"Images of {height}x{width} are {how} to {self.image_size}x{self.image_size}, the size of the networks."
 
     def unit_from_stored(self, x: Tensor) -> Tensor:
         """Stored samples as floats in [0, 1] at the training size."""

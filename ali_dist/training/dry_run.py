@@ -7,6 +7,7 @@ import json
 import torch
 
 from ali_dist.config import Config
+from ali_dist.config.wording import format_count
 from ali_dist.data.order import check_batch
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
@@ -46,8 +47,9 @@ def describe_run(config: Config) -> str:
             json.dumps(config.to_mapping(), indent=2),
             "",
             "parameters   " + ", ".join(f"{name} {count:,}" for name, count in sizes.items()) + f"; all {total:,}",
-            f"update       {rule.name}, {config.total_steps():,} updates of {config.data.global_batch_size} images in "
-            f"{config.data.num_lanes()} lanes",
+            f"update       {rule.name}, {format_count(config.total_steps(), 'update')} of "
+            f"{format_count(config.data.global_batch_size, 'image')} in "
+            f"{format_count(config.data.num_lanes(), 'lane')}",
             f"memory       {_describe_memory(config, estimate_memory(config, spec, rule))}",
             f"speed        {_describe_speed(config, spec)}",
             f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
@@ -122,7 +124,8 @@ def _describe_data(config: Config, data: RunData) -> str:
     index = data.train.index
     megabytes = index.num_samples * index.decoded_bytes / 1e6
     epochs = config.run.images / index.num_samples
-    return f"{index.num_samples:,} samples of {list(index.shape)}, {megabytes:,.1f} MB decoded; {epochs:,.1f} epochs"
+    samples = format_count(index.num_samples, "sample")
+    return f"{samples} of {list(index.shape)}, {megabytes:,.1f} MB decoded; {epochs:,.1f} epochs"
 
 
 def _assume_spec(config: Config) -> DataSpec:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def _is_complete(store: Store, settings: dict[str, Any]) -> bool:
     if store.stat(UNFINISHED_KEY) is None and any(info.key.endswith(".tar") for info in store.list()):
         raise InputError(
             f"{store.url} holds tars without an index that this program did not write: choose another folder, or "
-            f"index them with `python -m ali_dist.prepare webdataset {store.url}`."
+            f"index them with `python -m ali_dist.prepare webdataset {shlex.quote(store.url)}`."
         )
     return False
 

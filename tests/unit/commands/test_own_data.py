@@ -11,7 +11,9 @@ from PIL import Image
 
 from ali_dist.data.preparation.advice import find_prepared_split
 from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.encode import main as encode
 from ali_dist.errors import InputError
+from ali_dist.generate import main as generate
 from ali_dist.model.build import find_architecture
 from ali_dist.prepare import main as prepare
 from ali_dist.runs.datasets import open_run_data
@@ -127,8 +129,8 @@ def test_a_shrink_by_more_than_two_is_refused_unless_it_is_asked_for(tmp_path, c
 @pytest.mark.parametrize(
     ("side", "says"),
     [
-        (8, "Images of 8x8 are enlarged to 16x16 (data.image_size)."),
-        (32, "Images of 32x32 are shrunk to 16x16 (data.image_size)."),
+        (8, "Images of 8x8 are enlarged to 16x16, the size of the networks."),
+        (32, "Images of 32x32 are shrunk to 16x16, the size of the networks."),
         (16, ""),
     ],
 )
@@ -139,6 +141,19 @@ def test_a_resize_is_among_the_first_lines_of_a_run(tmp_path, capsys, side, says
     lines = capsys.readouterr().err.splitlines()
     assert (says in lines[:3]) == bool(says)
     assert any("resized" in line or "shrunk" in line for line in lines) == (side == 32)
+
+
+@pytest.mark.parametrize("command", [encode, generate], ids=["encode", "generate"])
+def test_data_of_another_size_than_a_runs_own_are_said_to_be_resized(tmp_path, capsys, command):
+    own, other = write_shards(tmp_path / "own", 16), write_shards(tmp_path / "other", 32)
+    assert main([*TINY, "--data.url", own, "--run.dir", str(tmp_path), "--run.name=run", "--run.images=24"]) == 0
+    words = [str(tmp_path / "run"), "--device=cpu", "--out", str(tmp_path / "out")]
+    words += ["--what=reconstructions", "--count=4"] if command is generate else []
+    for url, says in ((own, ""), (other, "Images of 32x32 are shrunk to 16x16, the size of the networks.\n")):
+        capsys.readouterr()
+        assert command([*words, "--data", url, *(["--seed=1"] if says else [])]) == 0
+        assert capsys.readouterr().err == says
+        words[words.index("--out") + 1] += "-other"
 
 
 def test_images_that_no_size_was_asked_for_are_refused_with_the_preset_for_them(tmp_path):
