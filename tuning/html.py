@@ -26,7 +26,7 @@ _LOG_RATIO = 30  # values that span more than this factor, as errors and distanc
 
 def write_sweep_page(plan: SweepPlan, records: Sequence[TrialRecord], store: Store) -> None:
     """Write `sweep.html` into the sweep's folder."""
-    store.put("sweep.html", sweep_page_html(plan, records, store).encode())
+    store.put("sweep.html", sweep_page_html(plan, records, store).encode("utf-8", "surrogateescape"))
 
 
 def write_trial_page(store: Store, record: TrialRecord) -> None:

@@ -25,6 +25,12 @@ class RunConfig:
     seed: int = setting(0, "seed of weights, order, noise and dropout")
 
     def __post_init__(self) -> None:
+        for key, text in (("run.name", self.name), ("run.dir", self.dir)):
+            if any("\udc80" <= character <= "\udcff" for character in text):  # how Python keeps bytes that are no text
+                raise InputError(
+                    f"{key} is {show_value(text)}, which is no text in this terminal's locale: choose one without such "
+                    "characters, or set LC_ALL=C.UTF-8."
+                )
         self._check_name()
         require_value(0 < self.images <= _MOST_IMAGES, "run.images", self.images, f"from 1 to {_MOST_IMAGES:,}")
         require_value(0 <= self.seed < 2**31, "run.seed", self.seed, "from 0 to 2147483647")
@@ -32,11 +38,6 @@ class RunConfig:
     def _check_name(self) -> None:
         """Refuse what is no folder's name, and what a shell, a log line or another command would read otherwise."""
         name = self.name
-        if any("\udc80" <= character <= "\udcff" for character in name):  # how Python keeps bytes that are no text
-            raise InputError(
-                f"run.name is {show_value(name)}, which is no text in this terminal's locale: choose a name without "
-                "such characters, or set LC_ALL=C.UTF-8."
-            )
         plain = "/" not in name and name not in (".", "..") and name == name.strip() and name[:1] not in ("-", "~")
         require_value(
             plain and name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME,

@@ -6,6 +6,7 @@ A tracker is a class with the methods of `Tracker` and a row in `TRACKERS`; rank
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,6 +109,15 @@ def _images_of(line: bytes) -> float | None:
     return images if isinstance(images, int | float) else None
 
 
+def _as_text(folder: Path) -> str:
+    """A path that TensorBoard can encode: in the C locale, one from the current folder may be, where the whole is not."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return os.path.relpath(folder)
+    return str(folder)
+
+
 class TensorBoardTracker:
     """tensorboard/: the numbers of records as scalars, pictures as they are.
 
@@ -131,7 +141,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard import SummaryWriter
 
             # TensorBoard hides what an earlier start wrote from here on.
-            self._writer = SummaryWriter(str(self._folder), purge_step=record["images"])
+            self._writer = SummaryWriter(_as_text(self._folder), purge_step=record["images"])
         for key, value in record.items():
             if isinstance(value, float) and key != "seconds":
                 self._writer.add_scalar(f"{record['event']}/{key}", value, record["images"])

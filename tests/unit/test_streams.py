@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.processes import ROOT
+from tests.helpers.runs import TINY_SETTINGS
 
 MODULES = ("ali_dist.train", "ali_dist.generate", "tuning.sweep", "cluster")
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -68,9 +69,21 @@ def test_a_terminal_of_the_c_locale_gets_escapes_and_the_bytes_of_names():
     assert (done.returncode, done.stdout) == (0, rb"gr\xfcn \u2605 a" + "ü\n".encode())
 
 
-def test_a_name_that_is_no_text_in_the_locale_is_refused_in_one_sentence(tmp_path: Path):
-    done = in_shell(f'cd "{tmp_path}" && "$PYTHON" -m ali_dist.train --run.name grün --dry-run', **C_LOCALE)
+@pytest.mark.parametrize("key", ["run.name", "run.dir"])
+def test_a_name_that_is_no_text_in_the_locale_is_refused_in_one_sentence(tmp_path: Path, key: str):
+    done = in_shell(f'cd "{tmp_path}" && "$PYTHON" -m ali_dist.train --{key} grün --dry-run', **C_LOCALE)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
-    assert b"run.name is 'gr" in done.stderr
+    assert f"{key} is 'gr".encode() in done.stderr
     assert b"LC_ALL" in done.stderr
+
+
+def test_a_run_in_a_folder_that_is_no_text_in_the_locale_is_trained_and_evaluated(tmp_path: Path):
+    (tmp_path / "größe").mkdir()
+    words = " ".join(f"--{key}={value}" for key, value in TINY_SETTINGS.items())
+    line = f'"$PYTHON" -m ali_dist.train {words} --run.name=x --run.images=24 && "$PYTHON" -m ali_dist.generate x'
+    done = in_shell(f'cd "{tmp_path}/größe" && {line}', **C_LOCALE)
+    assert done.returncode == 0, done.stderr
+    assert b"failed" not in done.stderr
+    assert "größe".encode() in done.stdout, "the path as the file system has it"
+    assert list((tmp_path / "größe" / "runs" / "x" / "tensorboard").iterdir())
