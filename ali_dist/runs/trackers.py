@@ -110,7 +110,7 @@ def _images_of(line: bytes) -> float | None:
 
 
 def _as_text(folder: Path) -> str:
-    """A path that TensorBoard can encode: in the C locale, one from the current folder may be, where the whole is not."""
+    """A path that TensorBoard can encode: in the C locale, one from the current folder may be, if the whole is not."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:

@@ -110,7 +110,8 @@ def resume_run(
         return TrainingProgress()
     metadata = newest.metadata
     state.restore(newest.tensors, metadata.precision)
-    planned_images = int(metadata.config["run"]["images"])
+    planned = dict(flatten_mapping(metadata.config)).get("run.images")
+    planned_images = planned if isinstance(planned, int) and planned > 0 else config.run.images
     if metadata.step < config.total_steps():  # else nothing is trained, and nothing changes
         say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
         for change in changes:
