@@ -168,10 +168,10 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.
     (own / "y.jpg").unlink()
     assert "--holdout is 1" in refusal("--holdout", 1)
     assert "--size is 0" in refusal("--size", 0)
-    write_files(own, {"a/deep.png": encoded(np.zeros((9, 9), np.uint16), "PNG")})
+    write_files(own, {"a/deep.tif": encoded(np.zeros((9, 9), np.float32), "TIFF")})
     message = refusal()
-    assert f"a/deep.png in {own} cannot be used" in message
-    assert "8-bit" in message
+    assert f"a/deep.tif in {own} cannot be used" in message
+    assert "floating-point numbers" in message
 
 
 def test_large_images_are_stored_compressed_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
