@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = "white"
 _ORIENTATION = 0x0112  # the Exif tag
-_MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and twice that where it is transparent
+_MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and thrice that where it is transparent
 _DARK = 4096  # 16-bit images that stay below are nearly black at 8 bits: cameras and scanners of 12 bits write them
 _READ_ERRORS = (OSError, SyntaxError, EOFError, IndexError, struct.error, RuntimeError)  # of Pillow's decoders
 
@@ -123,6 +123,8 @@ def _read_orientation(image: Image) -> int:
 
 
 def _turn(image: Image, orientation: int) -> Image:
+    if orientation == 1:
+        return image
     from PIL.Image import Transpose
 
     turns = {
@@ -134,7 +136,7 @@ def _turn(image: Image, orientation: int) -> Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    return image.transpose(turns[orientation])
 
 
 def _scale_to_8_bits(image: Image, treatments: set[str]) -> Image:
@@ -154,7 +156,7 @@ def _scale_to_8_bits(image: Image, treatments: set[str]) -> Image:
 def _lay_on_background(image: Image, background: str, treatments: set[str]) -> Image:
     from PIL import Image as Images
 
-    rgba = image.convert("RGBA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     if rgba.getchannel("A").getextrema()[0] == 255:  # files have an alpha channel for no reason, too
         return rgba
     whole = Images.new("RGBA", image.size, background)

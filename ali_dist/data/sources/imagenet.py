@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.folders import LabelledFiles, classes_by_folder, make_split
-from ali_dist.data.sources.image_files import ImageListing, list_images
+from ali_dist.data.sources.image_files import ImageListing, count_left_out, list_images
 from ali_dist.data.sources.images import CenterCrop
 from ali_dist.data.sources.original_files import choose_splits, first_existing
 from ali_dist.errors import InputError
@@ -45,7 +45,8 @@ def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None 
         if unknown:
             raise InputError(f"{root} has images of {unknown[0]!r} in {split}, but train has no such class folder.")
     for split, (files, listing) in by_split.items():
-        yield make_split(split, listing, files, classes, crop, {"name": "imagenet64", "size": size})
+        extra = {"left_out": count_left_out(listing.left_out).to_json()} if listing.left_out else {}
+        yield make_split(split, listing, files, classes, crop, {"name": "imagenet64", "size": size}, extra=extra)
 
 
 def _imagenet_files(root: Path, split: str, answer_folders: Sequence[Path]) -> tuple[LabelledFiles, ImageListing]:

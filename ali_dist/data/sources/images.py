@@ -74,7 +74,9 @@ class CenterCrop:
         size, smooth = (self.size, self.size), Images.Resampling.LANCZOS
         left, top, right, bottom = map(int, box)
         if (left, top, right, bottom) == box:  # cut first, because the edges of a box mix with what is outside
-            return image.crop((left, top, right, bottom)).resize(size, smooth, reducing_gap=_REDUCING_GAP)
+            whole = (left, top, right, bottom) == (0, 0, *image.size)
+            middle = image if whole else image.crop((left, top, right, bottom))
+            return middle.resize(size, smooth, reducing_gap=_REDUCING_GAP)
         return image.resize(size, smooth, box, _REDUCING_GAP)
 
 
