@@ -77,7 +77,7 @@ def folder_splits(
         raise InputError(f"{what}: give one of images, or of a sub-folder of images for each class.")
     divided = divide_images(look_through_top(_list_some_images(path)))
     columns = tuple(name.strip() for name in labels.split(",")) if labels is not None else ()
-    tables = find_tables(divided.listing, ["", *divided.folders.values()])
+    tables = find_tables(divided.listing, list(divided.folders.values()))
     table = read_labels(divided.listing, tables, columns) if columns else None
     by_split = {name: _label_files(divided.listing, prefix, table) for name, prefix in divided.folders.items()}
     if not by_split:

@@ -42,9 +42,11 @@ def find_tables(listing: ImageListing, folders: Sequence[str]) -> tuple[str, ...
 
     Args:
         listing: The images.
-        folders: Where tables are looked for, below `listing.top`, "" for itself.
+        folders: Where tables are looked for below `listing.top`, beside itself and the folders around it.
     """
-    wanted = {f"{listing.top}{folder}{name}" for folder in folders for name in _NAMES}
+    parts = listing.top.split("/")
+    around = ["".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts))]
+    wanted = {f"{folder}{name}" for folder in [*around, *(listing.top + f for f in folders)] for name in _NAMES}
     return tuple(file.path for file in listing.left_out if file.path in wanted)
 
 
@@ -100,15 +102,20 @@ def _match_rows(listing: ImageListing, tables: Sequence[str]) -> dict[str, _Row]
     """Find the row of every image."""
     rows: dict[str, _Row] = {}
     absent = []
+    images = dict(zip(listing.in_root(listing.images), listing.images, strict=True))
+    left_out = {file.path for file in listing.left_out}
     for table in tables:
-        folder = table.rpartition("/")[0].removeprefix(listing.top.rstrip("/")).lstrip("/")
+        folder = table[: table.rfind("/") + 1]
         for values in _read_rows(listing, table):
-            name = str(values.get(_FILE_COLUMN)).replace("\\", "/").removeprefix("./")
-            path = f"{folder}/{name}" if folder else name
-            if path in rows:
-                raise InputError(f"{table} in {listing.root} names {name_some([path])} twice: leave one line.")
-            rows[path] = _Row(table, values)
-            absent += [] if path in listing.images else [path]
+            name = folder + str(values[_FILE_COLUMN]).replace("\\", "/").removeprefix("./")
+            if name in left_out:
+                continue  # it is counted already
+            if name not in images:
+                absent.append(name)
+            elif images[name] in rows:
+                raise InputError(f"{table} in {listing.root} names {name_some([name])} twice: leave one line.")
+            else:
+                rows[images[name]] = _Row(table, values)
     where = f"{' and '.join(tables)} in {listing.root}"
     if absent:
         raise InputError(

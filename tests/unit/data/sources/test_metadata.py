@@ -12,6 +12,7 @@ from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources.image_files import ImageListing, list_images
 from ali_dist.data.sources.metadata import TableLabels, find_tables, read_labels
+from ali_dist.data.sources.split_folders import look_through_top
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import refused, run
@@ -24,7 +25,7 @@ def listing_of(folder: Path, table: str, name: str = "metadata.csv", images: str
 
 
 def labels_of(listing: ImageListing, columns: str) -> TableLabels:
-    return read_labels(listing, find_tables(listing, [""]), columns.split(","))
+    return read_labels(listing, find_tables(listing, []), columns.split(","))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,15 @@ def test_a_broken_line_and_a_value_for_each_image_and_no_table_are_refused(tmp_p
     listing = listing_of(tmp_path / "c", "")
     with pytest.raises(InputError, match="has neither: put one"):
         labels_of(dataclasses.replace(listing, left_out=()), "kind")
+
+
+def test_a_table_beside_the_folder_of_images_is_found_and_may_name_files_that_are_left_out(tmp_path: Path) -> None:
+    table = "file_name,kind\nimages/a.png,x\nimages/b.png,y\nimages/c.heic,y\n"
+    write_files(
+        tmp_path, {"images/a.png": b"", "images/b.png": b"", "images/c.heic": b"", "metadata.csv": table.encode()}
+    )
+    listing = look_through_top(list_images(tmp_path))
+    assert labels_of(listing, "kind").class_of == {"a.png": "x", "b.png": "y"}
 
 
 def test_tables_of_splits_label_what_is_written_and_are_named_if_not_used(
