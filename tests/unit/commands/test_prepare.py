@@ -17,6 +17,7 @@ from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources.base import StartTracking, track_nothing
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.data.sources.mixture import mixture_means, mixture_splits
+from ali_dist.data.sources.registry import SOURCES
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
@@ -246,7 +247,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("")
     for arguments, words in [
         (("digit", tmp_path), "no source 'digit'; did you mean digits"),
-        (("cats", tmp_path), "sources: digits, mixture, shapes, cifar10, svhn, celeba, imagenet64, folder, webdataset"),
+        (("cats", tmp_path), f"sources: {', '.join(SOURCES)}, webdataset"),
         ((), "SOURCE and OUT are missing"),
         (("digits", tmp_path, "--samples", 5), "--samples does not apply to digits"),
         (("mixture", tmp_path, "--samples", 5), "must have at least 10"),
