@@ -6,10 +6,12 @@ import argparse
 import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
+from ali_dist.data.preparation.summary import count, summary_lines
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.sources.base import StartTracking, keep_classes
@@ -18,6 +20,7 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.report.terminal import show_progress_bars
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
+from ali_dist.storage.local import LocalStore
 
 _MAX_LISTED_PROBLEMS = 10
 _TARS = "webdataset"  # the one source that is not written but indexed, so that it is not in the registry
@@ -117,11 +120,18 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 def _print_split(name: str, split: Store, is_new: bool) -> None:
     index = load_index(split)
-    outcome = "written" if is_new else "already there"
-    print(f"{name}: {index.num_samples} samples in {len(index.shards)} shards, {outcome} in {split.url}")
+    for line in summary_lines(name, index, split.url, is_new=is_new):
+        _print_line(line)
     if skipped := index.extra.get("skipped_samples", []):
-        print(f"{name}: {len(skipped)} bad samples were left out (listed in {split.url}/{INDEX_KEY}):")
+        verb = "sample was" if len(skipped) == 1 else "samples were"
+        _print_line(f"{name}: {len(skipped)} bad {verb} left out (listed in {split.url}/{INDEX_KEY}):")
         _print_first(skipped)
+
+
+def _print_line(line: str) -> None:
+    """Print a line on stdout, with escapes for what its encoding lacks; stderr does that by itself."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,6 +162,8 @@ def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_source(source: str, store: Store, options: dict[str, Any], start_bar: StartTracking) -> WrittenSplits:
+    if SOURCES[source].lists_folder:
+        _refuse_nested_folders(store, options["path"])
     write_options = {
         "encoding": "raw" if options.get("size", 0) <= _MAX_RAW_SIZE else "png",
         "jobs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -162,6 +174,23 @@ def _write_source(source: str, store: Store, options: dict[str, Any], start_bar:
     if "only" in options:
         splits = (keep_classes(split, options["only"]) for split in splits)
     return write_splits(store, splits, WriteOptions(**write_options), start_bar)
+
+
+def _refuse_nested_folders(store: Store, path: Path) -> None:
+    """Refuse to write into the folder that is read, where the next call would find what this one wrote."""
+    if not isinstance(store, LocalStore) or not path.is_dir():
+        return
+    out, source = store.root.resolve(), path.resolve()
+    if out == source or source in out.parents:
+        relation = "is" if out == source else "lies in"
+    elif out in source.parents:
+        relation = "holds"
+    else:
+        return
+    raise InputError(
+        f"{store.url} {relation} the folder of images {path}, so that each would be taken for a part of the other: "
+        f"choose a folder beside it, such as {source.with_name(source.name + '-prepared')}."
+    )
 
 
 def _index_tars(store: Store, start_bar: StartTracking) -> WrittenSplits:
@@ -199,8 +228,8 @@ def _verify_splits(splits: dict[str, Store], start_bar: StartTracking) -> int:
         index = load_index(split)
         report = verify_split(split, index, start_bar(name, index.num_samples))
         print(
-            f"{name}: {report.num_samples} samples in {report.num_shards} shards checked, "
-            f"{len(report.problems)} problems"
+            f"{name}: {report.num_samples} samples in {count(report.num_shards, 'shard')} checked, "
+            f"{count(len(report.problems), 'problem')}"
         )
         problems += report.problems
     _print_first(problems)
