@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
+from ali_dist.data.shards.plain_images import decode_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,6 +90,9 @@ def read_image(
     Raises:
         ValueError: The image cannot be decoded; the message says why.
     """
+    plain = decode_plain(payload)
+    if plain is not None:
+        return (np.repeat(plain, 3, axis=0) if len(plain) == 1 and channels == 3 else plain), frozenset()
     with open_image(payload, ("PNG", "JPEG")) as image:
         picture, treatments = straighten_picture(image, "RGB" if channels == 3 else "auto", background)
         return channels_first(picture), treatments

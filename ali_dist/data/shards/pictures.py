@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = "white"
 _ORIENTATION = 0x0112  # the Exif tag
-_MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and thrice that where it is transparent
+MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and thrice that where it is transparent
 _DARK = 4096  # 16-bit images that stay below are nearly black at 8 bits: cameras and scanners of 12 bits write them
 _READ_ERRORS = (OSError, SyntaxError, EOFError, IndexError, struct.error, RuntimeError)  # of Pillow's decoders
 
@@ -76,9 +76,9 @@ def straighten_picture(
     Raises:
         ValueError: It has too many pixels, or pixels of no known range; the message says so.
     """
-    if image.width * image.height > _MAX_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"it has {image.width}x{image.height} pixels, but at most {_MAX_PIXELS // 1_000_000} million are decoded: "
+            f"it has {image.width}x{image.height} pixels, but at most {MAX_PIXELS // 1_000_000} million are decoded: "
             f"make it smaller"
         )
     treatments = _describe_file(image)
