@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from ali_dist.data.batch import DataBatch
+from ali_dist.data.buffers import BufferPool
 from ali_dist.data.order import DataOrder, Ids, find_substitutes
 from ali_dist.data.shards.reader import ShardReader, read_all
+
+_BUFFERS = 4  # batches and labels in host memory that are used again: this one, the one before, and two of slack
 
 
 class ResidentSource:
@@ -57,6 +60,7 @@ class ResidentSource:
         # Gathering rows of a flat view is several times as fast as x[ids] on [N, C, H, W].
         self._x: Tensor | None = torch.from_numpy(x).reshape(len(x), -1).to(memory)
         self._y = None if y is None else torch.from_numpy(y).to(memory)
+        self._buffers = BufferPool(_BUFFERS)
         self._step = start_step
         # The plan of the current epoch.
         self._epoch = -1
@@ -86,10 +90,19 @@ class ResidentSource:
 
     def _gather_rows(self, source: Tensor, rows: Tensor) -> Tensor:
         """Copy rows of `source` to the batch's device; from host memory through pinned memory, without waiting."""
-        if source.device == self._device or self._device.type == "cpu":
+        if self._device.type == "cpu":
+            return self._gather_on_cpu(source, rows)
+        if source.device == self._device:
             return source.index_select(0, rows)
         pinned = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
         return torch.index_select(source, 0, rows, out=pinned).to(self._device, non_blocking=True)
+
+    def _gather_on_cpu(self, source: Tensor, rows: Tensor) -> Tensor:
+        """Copy rows into memory that no other batch needs any more."""
+        if source.dim() == 1:
+            return source.index_select(0, rows)
+        memory = self._buffers.take((len(rows), *source.shape[1:]), source.numpy().dtype)
+        return torch.index_select(source, 0, rows, out=torch.from_numpy(memory))
 
     def _plan_epoch(self, epoch: int, memory: torch.device) -> None:
         """Decide which sample is used at every position [lanes, lane_samples] of this epoch."""

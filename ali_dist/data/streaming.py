@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ali_dist.data.batch import DataBatch
+from ali_dist.data.buffers import BufferPool
 from ali_dist.data.order import DataOrder, Ids, Window, find_substitutes
 from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader
 
@@ -96,6 +97,8 @@ class StreamSource:
         self._device = device
         self._substitute = substitute
         self._windows = self._plan_windows(start_step)
+        self._window_buffers = BufferPool(len(lanes) + READERS + 1)
+        self._batch_buffers = BufferPool(prefetch + 3)  # in the queue, with the consumer, and being filled
         self._closed = threading.Event()
         self._task_lock = threading.Lock()  # so that no task follows the last ones, which close() adds
         self._error: BaseException | None = None
@@ -187,8 +190,11 @@ class StreamSource:
         index = self._reader.index
         ids = np.concatenate([loaded.ids[part] for loaded, part in parts])
         for_gpu = self._device.type == "cuda"
-        x = torch.from_numpy(np.empty((len(ids), *index.shape), dtype=index.dtype))
-        x = torch.empty_like(x, pin_memory=True) if for_gpu else x
+        shape = (len(ids), *index.shape)
+        if for_gpu:
+            x = torch.empty(shape, dtype=getattr(torch, index.dtype), pin_memory=True)
+        else:
+            x = torch.from_numpy(self._batch_buffers.take(shape, index.dtype))
         np.concatenate([loaded.x[part] for loaded, part in parts], out=x.numpy())
         labels = [loaded.y[part] for loaded, part in parts if loaded.y is not None]
         y = torch.from_numpy(np.concatenate(labels)) if labels else None
@@ -241,7 +247,7 @@ class StreamSource:
         permutation = self._order.window_permutation(window)
         rows = np.empty(length, dtype=np.int64)  # for each sample as stored, its position in the order of use
         rows[permutation] = np.arange(length)
-        x = np.empty((length, *index.shape), dtype=index.dtype)
+        x = self._window_buffers.take((length, *index.shape), index.dtype)
         bad: BadSamples = {}
         num_read = 0
         for run in window.runs:
