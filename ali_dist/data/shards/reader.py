@@ -141,12 +141,11 @@ class ShardReader:
 
 
 def _load_sound_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
-    """Read a sidecar; a second time if it is bad and came from a cache, which may hold what was damaged on the way."""
+    """Read a sidecar; a second time, past any cache, if it is bad: it may have been damaged on the way."""
     try:
         return load_sidecar(store, index, shard_number)
     except InputError:
-        if not drop_cached(store, index.shards[shard_number].sidecar_key):
-            raise
+        drop_cached(store, index.shards[shard_number].sidecar_key)
         return load_sidecar(store, index, shard_number)
 
 

@@ -64,6 +64,17 @@ def test_garbage_on_the_way_is_caught_and_fetched_again(tmp_path: Path, server: 
     )
 
 
+def test_a_sidecar_that_is_garbage_on_the_way_is_fetched_again(
+    tmp_path: Path, server: FaultServer, store: S3Store
+) -> None:
+    local, index = write_arrays(tmp_path, X, Y)
+    for shard in index.shards:
+        server.inject_faults(f"bucket/digits/train/{shard.sidecar_key}", Fault("garbage", after=40))
+    assert_same_batches(
+        take_batches(open_batch_source(store, index), STEPS), take_batches(open_batch_source(local, index), STEPS)
+    )
+
+
 def test_garbage_that_stays_is_damaged_data(server: FaultServer, store: S3Store) -> None:
     index = load_index(store)
     for shard in index.shards:
