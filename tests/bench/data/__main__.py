@@ -152,8 +152,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--encodings", type=parse_comma_list, default=ENCODINGS, help="some of raw,png,jpg (all)")
     parser.add_argument("--places", type=parse_comma_list, default=PLACES, help="folder, http or both (both)")
     parser.add_argument("--rounds", type=whole_number_type(1), default=3, help="turns of every reader (3)")
-    parser.add_argument("--epochs", type=whole_number_type(1), default=2, help="epochs in a turn (2)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the images, two rounds of one epoch")
+    parser.add_argument("--epochs", type=whole_number_type(1), default=1, help="epochs in a turn (1)")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the images, two rounds")
     parser.add_argument("--json", metavar="FILE", type=parse_path, help="write conditions and all rounds there")
     parser.add_argument("--table", metavar="FILE.md", type=parse_path, help="write tables between its two markers")
     parser.add_argument("--marker", default="data", help="name in the markers '<!-- NAME: begin -->' and end (data)")
@@ -176,7 +176,7 @@ def _run_command(words: Sequence[str]) -> None:
     options.sides = [int(side) for side in options.sides]
     options.scale = 1.0
     if options.quick:
-        options.scale, options.rounds, options.epochs = 0.25, 2, 1
+        options.scale, options.rounds = 0.25, 2
     document = None if options.table is None else options.table.read_text(encoding="utf-8")
     if document is not None:  # found out before the measurement, not behind it
         replace_marked(document, options.marker, "", "the tables are")

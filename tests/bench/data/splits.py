@@ -32,7 +32,7 @@ BUCKET = "bench"
 
 def count_images(encoding: Encoding, side: int, scale: float) -> int:
     """How many pictures a split has: enough for a turn of some tenths of a second, in whole batches and shards."""
-    most = 48_000_000 if encoding == "raw" else 24_000_000
+    most = 24_000_000 if encoding == "raw" else 12_000_000
     return max(2, round(scale * most / (3 * side * side * 256))) * 256
 
 
