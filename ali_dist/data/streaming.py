@@ -98,7 +98,7 @@ class StreamSource:
         self._substitute = substitute
         self._windows = self._plan_windows(start_step)
         self._window_buffers = BufferPool(len(lanes) + READERS + 1)
-        self._batch_buffers = BufferPool(prefetch + 3)  # in the queue, with the consumer, and being filled
+        self._batch_buffers = BufferPool(prefetch + 2)  # in the queue, with the consumer, and being filled
         self._closed = threading.Event()
         self._task_lock = threading.Lock()  # so that no task follows the last ones, which close() adds
         self._error: BaseException | None = None
