@@ -28,9 +28,9 @@ PARSED_MODULES = {
     *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode")),
     *(
         f"tests.bench.{bench}"
-        for bench in ("evaluation", "identical", "launch", "pictures", "quality", "recipes", "search", "step")
+        for bench in ("data", "evaluation", "identical", "launch", "pictures", "quality", "recipes", "search", "soak")
     ),
-    *("tests.bench.sweep", "tests.gpu.check", "tuning.sweep"),
+    *("tests.bench.step", "tests.bench.sweep", "tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""
 _TAKES_FILES = ("cluster.checks", "tests.gpu.check.document")
