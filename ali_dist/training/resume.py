@@ -101,7 +101,7 @@ def resume_run(
             changes[:] = _check_same_run(config, checkpoint.metadata, fingerprint, world)
         except (AttributeError, KeyError, TypeError) as error:
             raise UnusableCheckpoint(f"its config lacks {error}") from error
-        state.check_tensors(checkpoint.tensors)
+        state.check_tensors(checkpoint.tensors, checkpoint.metadata.step)
 
     newest = checkpoints.read_newest(check=check)
     newest_step = newest.metadata.step if newest else 0

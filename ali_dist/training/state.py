@@ -126,8 +126,12 @@ class TrainState:
             files["augmentation"] = adapted
         return files
 
-    def check_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def check_tensors(self, tensors: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
         """Refuse tensors that `restore` could not take over.
+
+        Args:
+            tensors: Those of a checkpoint, by file, then by name.
+            step: Updates done at the time: before the first one Adam has no state.
 
         Raises:
             UnusableCheckpoint: A tensor is missing, has another shape, or is not finite; the message names it.
@@ -139,7 +143,8 @@ class TrainState:
             check_shapes(file, wanted, tensors.get(file, {}))
         updated = {id(p) for p in (*self.step.theta_g, *self.step.theta_d)}
         parameters = {name: p for name, p in self.ali.named_parameters() if id(p) in updated}
-        check_optimizer(parameters, tensors.get("optimizer", {}))
+        if step > 0:
+            check_optimizer(parameters, tensors.get("optimizer", {}))
         if (name := find_non_finite(tensors)) is not None:
             raise UnusableCheckpoint(f"{name} is not finite")
 

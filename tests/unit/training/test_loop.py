@@ -163,6 +163,16 @@ def test_a_torn_checkpoint_is_passed_over_with_a_message(make_config, damage, ca
     assert_bitwise_equal(load_weights(unbroken), load_weights(torn))
 
 
+def test_a_run_that_was_stopped_before_its_first_update_goes_on(make_config):
+    unbroken, stopped = make_config(run__name="unbroken"), make_config(run__name="stopped")
+    train(unbroken)
+    with pytest.raises(Stopped):
+        train(stopped, stop_before=0)
+    assert find_newest_checkpoint(stopped).name == "step-000000000"
+    train(stopped)
+    assert_bitwise_equal(load_weights(unbroken), load_weights(stopped))
+
+
 UNUSABLE = {
     "another shape": ("model", "but must be", lambda t, name: t.update({name: t[name][:1]})),
     "a NaN in a weight": ("model", "is not finite", lambda t, name: t[name].view(-1)[0].fill_(math.nan)),
