@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 BACKGROUND = "white"
 _ORIENTATION = 0x0112  # the Exif tag
+_GRAY_MODES = ("1", "L", "LA", "La")
 _MAX_PIXELS = 64_000_000  # of one image; a few of 180 million fill a machine's memory
+
+
+class OtherSize(ValueError):  # noqa: N818  (it reads better where it is caught)
+    """An image has not the size that is needed."""
 
 
 class OpenedPicture(NamedTuple):
@@ -59,8 +64,27 @@ def open_image(payload: bytes | memoryview, formats: tuple[str, ...]) -> Iterato
             yield image
     except Images.DecompressionBombError as error:
         raise ValueError(f"it is too large ({' '.join(str(error).split())})") from error
-    except (OSError, SyntaxError, EOFError, IndexError, struct.error) as error:
+    except (OSError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error) as error:
         raise ValueError(f"it cannot be decoded as {names}, or is cut short") from error
+
+
+def check_size(image: Image, height: int, width: int) -> None:
+    """Refuse an image of another size, before it is decoded; it may still have to be turned.
+
+    Raises:
+        OtherSize: It cannot have that height and width, upright or turned.
+    """
+    if {image.size, image.size[::-1]} != {(width, height), (height, width)}:
+        raise OtherSize(f"it has {image.width}x{image.height} pixels, but must have {width}x{height}")
+
+
+def upright_shape(image: Image) -> tuple[int, int, int]:
+    """The shape (C, H, W) that an opened image will have, as far as its header tells; it is not decoded."""
+    width, height = image.size
+    knows_exif = image.format != "PNG" or "exif" in image.info  # Pillow would decode a PNG to look for it at the end
+    if knows_exif and image.getexif().get(_ORIENTATION, 1) in range(5, 9):
+        width, height = height, width
+    return (1 if image.mode in _GRAY_MODES else 3, height, width)
 
 
 def straighten_picture(image: Image, mode: str, background: str = BACKGROUND) -> OpenedPicture:
@@ -79,7 +103,7 @@ def straighten_picture(image: Image, mode: str, background: str = BACKGROUND) ->
         image = ImageOps.exif_transpose(image)
         treatments.add("orientation")
     if mode == "auto":
-        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        mode = "L" if image.mode in _GRAY_MODES else "RGB"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] != 255:  # files have an alpha channel for no reason, too

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ali_dist.data.order import Ids, SampleRun
 from ali_dist.data.shards.codec import make_decoder
 from ali_dist.data.shards.index import Index, check_listing, load_sidecar
+from ali_dist.data.shards.location import open_tars
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
@@ -61,6 +62,7 @@ class ShardReader:
     def __init__(self, store: Store, index: Index) -> None:
         self.store = store
         self.index = index
+        self.tars = open_tars(store, index.extra)
         self._etags = check_listing(store, index)
         load = functools.partial(_load_sound_sidecar, store, index)
         self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
@@ -81,7 +83,7 @@ class ShardReader:
         start = int(sidecar.offsets[run.start])
         length = int(sidecar.offsets[run.stop - 1] + sidecar.sizes[run.stop - 1]) - start
         for _ in range(2):  # a second time if a sample is bad: it may have been damaged on the way, not in the store
-            data = self.store.get_range(shard.key, start, length, etag=self._etags[shard.key])
+            data = self.tars.get_range(shard.key, start, length, etag=self._etags[shard.key])
             bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
