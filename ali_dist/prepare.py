@@ -11,7 +11,8 @@ from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
-from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_tar_options
+from ali_dist.data.preparation.tar_import import IMPORT, import_tars
+from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
 from ali_dist.data.preparation.tar_splits import WEBDATASET, describe_index, index_tars
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
@@ -84,7 +85,13 @@ def _make_parser() -> CommandParser:
         f"sources:\n{sources}",
     )
     parser.add_argument("source", metavar="SOURCE", help="see below")
-    parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix")
+    parser.add_argument(
+        "places",
+        metavar="OUT",
+        nargs="+",
+        help=f"folder or s3://bucket/prefix; {IMPORT} takes the tars before it: files, folders, patterns or http(s) "
+        "urls, with lists like {000..009}, several joined by ::",
+    )
     for keyword, (option, text) in _list_options().items():
         if option.value_type is None:
             parser.add_argument(option.command_flag, dest=keyword, action="store_true", default=None, help=text)
@@ -116,10 +123,13 @@ def _run_command(arguments: argparse.Namespace) -> int:
         hint = did_you_mean(source, names).removesuffix("?")
         raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(names)}.")
     options = _read_options(arguments)
-    store = open_store(arguments.out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
+    *tars, out = _read_places(source, arguments.places)
+    store = open_store(out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
     with show_progress_bars() as start_bar:
         if source == WEBDATASET:
             written = _index_tars(store, options, arguments.endpoint_url, start_bar)
+        elif source == IMPORT:
+            written = import_tars(tars[0], store, read_import_options(options), start_bar)
         else:
             written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
@@ -128,6 +138,17 @@ def _run_command(arguments: argparse.Namespace) -> int:
         return 0
     with show_progress_bars() as start_bar:
         return _verify_splits({name: split for name, (split, _) in written.items()}, start_bar)
+
+
+def _read_places(source: str, places: list[str]) -> list[str]:
+    """The places that were given, if they are as many as the source takes: OUT, and for an import the tars before."""
+    expected = ["TARS", "OUT"] if source == IMPORT else ["OUT"]
+    if len(places) != len(expected):
+        raise InputError(
+            f"{source} takes {' and '.join(expected)}, but {len(places)} places are given ({', '.join(places)}): quote "
+            f"a pattern or a list, so that the shell leaves it alone."
+        )
+    return places
 
 
 def _print_split(name: str, split: Store, is_new: bool) -> None:

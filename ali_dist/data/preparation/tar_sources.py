@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ali_dist.data.preparation.tar_import import IMPORT, ImportOptions
 from ali_dist.data.preparation.tar_splits import WEBDATASET
 from ali_dist.data.shards.tar_images import ImageChoice, parse_images
 from ali_dist.data.shards.tar_labels import parse_choice
 from ali_dist.data.shards.tar_scan import TarOptions
 from ali_dist.data.sources.registry import SourceOption, parse_color
-
-IMPORT = "webdataset-import"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +73,23 @@ TAR_SOURCES = {
             ),
         ),
     ),
+    IMPORT: TarSource(
+        summary="tars that cannot be read in place (http, .tar.gz), written as shards",
+        options=(
+            *_READING,
+            SourceOption(
+                keyword="size", value_type=int, help="pixels of a side, cut to the middle square (default: as they are)"
+            ),
+            SourceOption(
+                keyword="encoding",
+                choices=("raw", "png", "jpg"),
+                help="how images are stored (default raw, above 64x64 png)",
+            ),
+            SourceOption(
+                keyword="shard_mb", flag="--shard-mb", value_type=float, help="megabytes of a shard (default 32)"
+            ),
+        ),
+    ),
 }
 """The sources by the name that they have on the command line."""
 
@@ -91,3 +107,13 @@ def read_tar_options(options: Mapping[str, Any]) -> TarOptions:
         skip_bad=options.get("skip_bad", False),
         dotted=options.get("dotted_names", False),
     )
+
+
+def read_import_options(options: Mapping[str, Any]) -> ImportOptions:
+    """Make the options of importing out of those of the command line.
+
+    Raises:
+        InputError: One has an impossible value.
+    """
+    given = {name: options[name] for name in ("size", "encoding", "shard_mb") if name in options}
+    return ImportOptions(reading=read_tar_options(options), **given)

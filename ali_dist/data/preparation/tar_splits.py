@@ -125,21 +125,41 @@ def find_tar_splits(tars: Store, out: Store, *, skip_unknown: bool = False) -> t
 
 def _divide_folder(folder: str, names: list[str], tars: Store, skip_unknown: bool) -> Iterator[tuple[str, list[str]]]:
     """Give the place of each split of a folder below the root ('' is the root itself), and its tars."""
-    by_split: dict[str | None, list[str]] = {}
-    for name in names:
-        by_split.setdefault(split_of_name(name.removesuffix(".tar")), []).append(name)
-    unknown = by_split.pop(None, [])
     above, _, last = folder.rpartition("/")
+    for split, members in divide_names(names, f"{tars.url}/{folder}".rstrip("/"), skip_unknown=skip_unknown).items():
+        if split:
+            yield "/".join(filter(None, (folder, split))), members
+        else:
+            yield "/".join(filter(None, (above, _SPLITS.get(last.lower(), last)))), members
+
+
+def divide_names(names: Sequence[str], source_name: str, *, skip_unknown: bool = False) -> dict[str, list[str]]:
+    """Divide tars by the splits that their names speak of; those of fewer than two splits are one, named ''.
+
+    Args:
+        names: Names of the tars.
+        source_name: What the message calls their place.
+        skip_unknown: Whether tars are left out that belong to none of several splits.
+
+    Raises:
+        InputError: A tar belongs to none of several splits.
+    """
+    by_split: dict[str, list[str]] = {}
+    unknown = []
+    for name in names:
+        split = split_of_name(name.partition(".tar")[0])
+        if split is None:
+            unknown.append(name)
+        else:
+            by_split.setdefault(split, []).append(name)
     if len(by_split) < 2:
-        yield "/".join(filter(None, (above, _SPLITS.get(last.lower(), last)))), names
-        return
+        return {"": list(names)}
     if unknown and not skip_unknown:
         raise InputError(
-            f"The tars in {tars.url}{'/' * bool(folder)}{folder} are those of {' and '.join(map(str, by_split))}, but "
-            f"{_list_some(unknown)} of none: move such tars to another folder, or leave them out with --skip-bad."
+            f"The tars in {source_name} are those of {' and '.join(by_split)}, but {_list_some(unknown)} of none: move "
+            f"such tars to another folder, or leave them out with --skip-bad."
         )
-    for split, members in by_split.items():
-        yield "/".join(filter(None, (folder, split))), members
+    return by_split
 
 
 def _list_left_out(tars: Store, splits: Sequence[TarSplit]) -> tuple[str, ...]:

@@ -54,7 +54,9 @@ class TarReading:
         except NoImageError as error:
             raise BadTarSample("no image", str(error)) from error
         except OtherSize as error:
-            raise BadTarSample("another size", f"{error} as most others") from error
+            raise BadTarSample(
+                "another size", f"{error} as most others (webdataset-import with --size cuts and resizes images)"
+            ) from error
         except ValueError as error:
             raise BadTarSample("unreadable image", str(error)) from error
 

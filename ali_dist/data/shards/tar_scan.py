@@ -34,7 +34,8 @@ from ali_dist.data.shards.tar_samples import BadTarSample, TarReading
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 
-_STUDIED = 64  # images of the first tar that decide the shape of all
+STUDIED = 64
+"""How many images of the first tar decide the shape of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +197,7 @@ def _study_tar(data: bytes, content: TarContent, options: TarOptions, where: str
             images.append((sample, options.image.find(sample.fields)))
         except NoImageError as error:
             problem = problem or error
-    studied = [(name, _content(data, sample.fields[name])) for sample, name in images[:_STUDIED]]
+    studied = [(name, _content(data, sample.fields[name])) for sample, name in images[:STUDIED]]
     first = images[0][0] if images else content.samples[0]
     try:
         if problem is not None and not images:
@@ -211,7 +212,7 @@ def _study_tar(data: bytes, content: TarContent, options: TarOptions, where: str
     )
     if options.labels is None:
         return tar_format, find_labels(fields)
-    _check_choice(options.labels, fields, first, where)
+    check_choice(options.labels, fields, first.key, first.fields, where)
     return tar_format, FoundLabels(options.labels, "")
 
 
@@ -219,8 +220,21 @@ def _no_samples_error(where: str) -> InputError:
     return _NothingUsableError(f"{where} holds no samples: remove it, or write it again.")
 
 
-def _check_choice(choice: LabelChoice, samples: Iterable[Mapping[str, bytes]], first: TarSample, where: str) -> None:
-    """Refuse labels that no sample of the first tar has."""
+def check_choice(
+    choice: LabelChoice, samples: Iterable[Mapping[str, bytes]], first_key: str, first_fields: Iterable[str], where: str
+) -> None:
+    """Refuse labels that none of the first samples has.
+
+    Args:
+        choice: Where labels should be.
+        samples: The fields of the first samples.
+        first_key: Key of the first one, for the message.
+        first_fields: Names of its fields, likewise.
+        where: What the message calls the tar.
+
+    Raises:
+        InputError: None has such a label.
+    """
     if choice.kind == "none":
         return
     for fields in samples:
@@ -228,10 +242,10 @@ def _check_choice(choice: LabelChoice, samples: Iterable[Mapping[str, bytes]], f
             if choice.read(fields) is not None:
                 return
         except ValueError:
-            return  # it has one, which the scan will complain of
+            return  # it has one, which reading it will complain of
     raise InputError(
-        f"--labels is {choice}, but no sample of {where} has that: its first sample, {first.key!r}, has the fields "
-        f"{', '.join(first.fields)}."
+        f"--labels is {choice}, but no sample of {where} has that: its first sample, {first_key!r}, has the fields "
+        f"{', '.join(first_fields)}."
     )
 
 

@@ -132,6 +132,14 @@ def test_an_index_elsewhere_of_tars_in_one_folder_is_a_split(
     assert y.tolist() == [0, 1]
 
 
+def test_tars_on_a_read_only_place_are_refused_before_they_are_read_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.tar").write_bytes(b"not read")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # to root, nothing else is
+    assert "with --out" in refused(capsys, "webdataset", tmp_path)
+
+
 def test_a_place_with_other_data_is_refused_for_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_foreign_tar(tmp_path / "tars" / "0.tar", make_members(["0"]))
     assert run(capsys, "digits", tmp_path / "digits")[0] == 0
