@@ -14,6 +14,7 @@ from ali_dist.config.loading import did_you_mean
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
 from ali_dist.data.preparation.tar_splits import WEBDATASET, describe_index, index_tars
+from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
 from ali_dist.data.sources.base import StartTracking, keep_classes
@@ -124,6 +125,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
         raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(names)}.")
     options = _read_options(arguments)
     *tars, out = _read_places(source, arguments.places)
+    if source == WEBDATASET and is_remote(out):
+        raise InputError(f"Tars at {show_url(out)} cannot be indexed in place: import them with {IMPORT}.")
     store = open_store(out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
     with show_progress_bars() as start_bar:
         if source == WEBDATASET:

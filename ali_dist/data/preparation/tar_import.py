@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ali_dist.data.preparation.shard_task import UNFINISHED_KEY
-from ali_dist.data.preparation.tar_splits import divide_names
+from ali_dist.data.preparation.tar_splits import divide_names, split_of_name
 from ali_dist.data.preparation.tar_stream import StreamedSample, expand_urls, is_remote, show_url, stream_samples
 from ali_dist.data.preparation.write_splits import WrittenSplits
 from ali_dist.data.shards.codec import IMAGE_FORMATS, Sample, read_npy
@@ -86,13 +86,12 @@ def import_tars(
     """
     crop = None if options.size is None else CenterCrop(options.size, background=options.reading.background)
     urls = expand_urls(source)
-    by_name = {posixpath.basename(urlsplit(url).path if is_remote(url) else url): url for url in urls}
-    names = list(by_name) if len(by_name) == len(urls) else []
-    divided = divide_names(names, source_name=show_url(urls[0]), skip_unknown=options.reading.skip_bad)
-    splits = {split: [by_name[name] for name in members] for split, members in divided.items()} if names else {}
+    divided = divide_names(
+        {url: _split_of_url(url) for url in urls}, show_url(source), skip_unknown=options.reading.skip_bad
+    )
     plans = [
-        _SplitImport(out.child(split) if split else out, split or "data", tuple(members), options, crop)
-        for split, members in (splits or {"": list(urls)}).items()
+        _SplitImport(out.child(split) if split else out, split or "data", members, options, crop)
+        for split, members in divided.items()
     ]
     if all(plan.is_complete() for plan in plans):
         return {plan.name: (plan.store, False) for plan in plans}
@@ -102,6 +101,12 @@ def import_tars(
     for plan in plans:
         plan.write(classes, start_tracking)
     return {plan.name: (plan.store, True) for plan in plans}
+
+
+def _split_of_url(url: str) -> str | None:
+    """The split that a tar's name speaks of, or else its folder's."""
+    path = urlsplit(url).path if is_remote(url) else url
+    return split_of_name(posixpath.basename(path)) or split_of_name(posixpath.basename(posixpath.dirname(path)))
 
 
 class _SplitImport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,11 +79,13 @@ def index_tars(
         return IndexedTars({split.name: (split.store, False) for split in splits}, left_out)
     for split in splits:
         _check_place(split)
+    has_stale_index = _has_stale_index(out, splits)
     scanned = [
         (split, scan_split(split.tars, split.keys, options, start_tracking(split.name, None))) for split in splits
     ]
     classes = name_labels([scan for _, scan in scanned])
-    _remove_stale_index(out, splits)
+    if has_stale_index:
+        out.delete([INDEX_KEY])
     for split, scan in scanned:
         write_tar_index(split.store, scan, classes, settings, None if is_local(tars.url) else endpoint_url)
     return IndexedTars({split.name: (split.store, True) for split in splits}, left_out)
@@ -91,7 +93,8 @@ def index_tars(
 
 def split_of_name(name: str) -> str | None:
     """The split that the name of a tar or folder speaks of, as "cc3m-val-0001.tar" does; None if not of just one."""
-    found = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
+    words = re.split(r"[^a-z]+", name.partition(".tar")[0].lower())
+    found = {_SPLITS[word] for word in words if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
 
 
@@ -106,9 +109,16 @@ def find_tar_splits(tars: Store, out: Store, *, skip_unknown: bool = False) -> t
     Raises:
         InputError: There are no tars, one belongs to no split, or two folders are the same split.
     """
-    keys = [info.key for info in tars.list() if info.key.endswith(".tar")]
+    present = [info.key for info in tars.list()]
+    keys = [key for key in present if key.endswith(".tar")]
     if not keys:
-        raise InputError(f"There are no .tar files in {tars.url}: give the folder or prefix that holds the shards.")
+        compressed = next((key for key in present if re.search(r"\.(tar\.\w+|tgz)$", key)), None)
+        remedy = (
+            "give the folder or prefix that holds the shards"
+            if compressed is None
+            else f"compressed ones, such as {compressed!r}, are read with webdataset-import"
+        )
+        raise InputError(f"There are no .tar files in {tars.url}: {remedy}.")
     folders: dict[str, list[str]] = {}
     for key in keys:
         folder, _, name = key.rpartition("/")
@@ -126,18 +136,21 @@ def find_tar_splits(tars: Store, out: Store, *, skip_unknown: bool = False) -> t
 def _divide_folder(folder: str, names: list[str], tars: Store, skip_unknown: bool) -> Iterator[tuple[str, list[str]]]:
     """Give the place of each split of a folder below the root ('' is the root itself), and its tars."""
     above, _, last = folder.rpartition("/")
-    for split, members in divide_names(names, f"{tars.url}/{folder}".rstrip("/"), skip_unknown=skip_unknown).items():
+    by_split = {name: split_of_name(name) for name in names}
+    for split, members in divide_names(by_split, f"{tars.url}/{folder}".rstrip("/"), skip_unknown=skip_unknown).items():
         if split:
             yield "/".join(filter(None, (folder, split))), members
         else:
             yield "/".join(filter(None, (above, _SPLITS.get(last.lower(), last)))), members
 
 
-def divide_names(names: Sequence[str], source_name: str, *, skip_unknown: bool = False) -> dict[str, list[str]]:
+def divide_names(
+    split_of: Mapping[str, str | None], source_name: str, *, skip_unknown: bool = False
+) -> dict[str, list[str]]:
     """Divide tars by the splits that their names speak of; those of fewer than two splits are one, named ''.
 
     Args:
-        names: Names of the tars.
+        split_of: The split of each tar, by its name; None if it speaks of none.
         source_name: What the message calls their place.
         skip_unknown: Whether tars are left out that belong to none of several splits.
 
@@ -145,15 +158,12 @@ def divide_names(names: Sequence[str], source_name: str, *, skip_unknown: bool =
         InputError: A tar belongs to none of several splits.
     """
     by_split: dict[str, list[str]] = {}
-    unknown = []
-    for name in names:
-        split = split_of_name(name.partition(".tar")[0])
-        if split is None:
-            unknown.append(name)
-        else:
+    for name, split in split_of.items():
+        if split is not None:
             by_split.setdefault(split, []).append(name)
     if len(by_split) < 2:
-        return {"": list(names)}
+        return {"": list(split_of)}
+    unknown = [name for name, split in split_of.items() if split is None]
     if unknown and not skip_unknown:
         raise InputError(
             f"The tars in {source_name} are those of {' and '.join(by_split)}, but {_list_some(unknown)} of none: move "
@@ -223,12 +233,13 @@ def _check_place(split: TarSplit) -> None:
         )
 
 
-def _remove_stale_index(out: Store, splits: Sequence[TarSplit]) -> None:
-    """Remove the index of all tars as one split, if there are several now: it would be found before theirs."""
-    if all(split.store.url != out.url for split in splits) and out.stat(INDEX_KEY) is not None:
-        if load_index(out).extra.get("source", {}).get("name") != WEBDATASET:
-            raise InputError(f"{out.url} already holds other data: choose another --out, or remove them.")
-        out.delete([INDEX_KEY])
+def _has_stale_index(out: Store, splits: Sequence[TarSplit]) -> bool:
+    """Whether all tars are indexed as one split, though there are several now: that would be found before theirs."""
+    if any(split.store.url == out.url for split in splits) or out.stat(INDEX_KEY) is None:
+        return False
+    if load_index(out).extra.get("source", {}).get("name") != WEBDATASET:
+        raise InputError(f"{out.url} already holds other data: choose another --out, or remove them.")
+    return True
 
 
 def _list_some(names: Sequence[str]) -> str:

@@ -136,7 +136,7 @@ def find_labels(samples: Iterable[Mapping[str, bytes]]) -> FoundLabels:
             return FoundLabels(LabelChoice("class", (name,)), note)
     numbers = tuple(name for name, value in objects[0].items() if _is_number(value))
     is_binary = all(_is_binary(value) for content in objects for value in content.values() if _has_value(value))
-    if numbers and is_binary:
+    if numbers and is_binary and all(map(str.isprintable, numbers)):
         note = f"json's numbers, all 0 or 1, are taken as attributes ({_list_some(numbers)})."
         return FoundLabels(LabelChoice("binary", numbers), note)
     names = _list_some(tuple(dict.fromkeys(name for content in objects for name in content)))
@@ -286,4 +286,5 @@ def _show(value: object) -> str:
 
 
 def _list_some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_LISTED]) + ", ..." * (len(names) > _MAX_LISTED)
+    shown = [name if name.isprintable() and len(name) <= _MAX_NAME else ascii(name[:_MAX_NAME]) for name in names]
+    return ", ".join(shown[:_MAX_LISTED]) + ", ..." * (len(names) > _MAX_LISTED)

@@ -34,6 +34,7 @@ from ali_dist.data.shards.tar_samples import BadTarSample, TarReading
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
 
+_MEMORY_BYTES = 4_000_000_000  # for the tars that are read at the same time
 STUDIED = 64
 """How many images of the first tar decide the shape of all."""
 
@@ -155,7 +156,9 @@ def scan_split(
     tar_format, labels = _study_tars(tars, keys, options)
     reading = TarReading(tar_format, labels.choice, options.image, explicit_labels=options.labels is not None)
     shards = []
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-index")
+    largest = max(info.size for info in tars.list() if info.key in set(keys))
+    readers = max(1, min(READERS, _MEMORY_BYTES // max(1, largest)))  # a tar is held as a whole
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="ali-index")
     try:
         for shard in pool.map(lambda key: _scan_shard(tars, key, reading, options), keys):
             shards.append(shard)

@@ -113,7 +113,7 @@ def test_compressed_tars_are_read_and_images_of_any_size_cut_to_squares(
         *[("c.png", encode_image(120, mode="L", size=(8, 8))), ("c.json", b'{"x": true, "y": 1}')],
     ]
     write_foreign_tar(tmp_path / "tars" / "0.tar.gz", members, mode)
-    assert "--size" not in refused(capsys, "webdataset", tmp_path / "tars")
+    assert "are read with webdataset-import" in refused(capsys, "webdataset", tmp_path / "tars")
     code, out, err = run(capsys, IMPORT, tmp_path / "tars" / "*.gz", tmp_path / "out", "--size", 8, "--verify")
     assert (code, err) == (0, "")
     assert "left out, no part of a sample: 1 ('README.md')" in out
@@ -224,6 +224,20 @@ def test_what_is_no_tar_to_import_is_refused(
 def test_an_import_takes_two_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes TARS and OUT, but 1 places are given" in refused(capsys, IMPORT, tmp_path)
     assert "takes OUT, but 2 places are given" in refused(capsys, "digits", tmp_path, tmp_path)
+
+
+def test_tars_over_http_are_not_indexed_in_place(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "webdataset", "http://user:SECRET@host/0.tar?sig=SECRET")
+    assert "http://host/0.tar cannot be indexed in place: import them with webdataset-import" in message
+
+
+def test_folders_of_tars_with_equal_names_are_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, labels in (("train", ["1", "0"]), ("Val", ["1"])):
+        write_foreign_tar(tmp_path / folder / "0.tar.gz", make_members(labels), "w:gz")
+    code, out, _ = run(capsys, IMPORT, f"{tmp_path}/{{train,Val}}/0.tar.gz", tmp_path / "out")
+    assert code == 0
+    assert "train: 2 samples" in out
+    assert "valid: 1 samples" in out
 
 
 def test_environment_variables_and_lists_are_expanded_as_webdataset_does(tmp_path: Path) -> None:

@@ -333,3 +333,22 @@ def test_names_with_dots_are_explained_and_can_be_read(tmp_path: Path, capsys: p
         assert run(capsys, "webdataset", tmp_path / name, "--dotted-names")[0] == 0
         store = LocalStore(tmp_path / name)
         assert "0 Track 2.0" in (load_sidecar(store, load_index(store), 0).origins or ())
+
+
+def test_names_that_are_not_utf_8_or_not_printable_are_kept_and_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = b"caf\xe9\n".decode("utf-8", "surrogateescape")
+    members = [
+        (f"{name}.png", encode_image(1)),
+        (f"{name}.json", b'{"\\ud800": 0.5, "b": 1}'),
+        (f"{name}x.json", b"{}"),
+    ]
+    write_foreign_tar(tmp_path / "0.tar", members)
+    assert "Sample 'caf\\udce9\\nx' of 0.tar" in refused(capsys, "webdataset", tmp_path)
+    code, out, _ = run(capsys, "webdataset", tmp_path, "--skip-bad", "--verify")
+    assert code == 0
+    assert "json has '\\ud800', b" in out
+    assert "no image: 1 ('caf\\udce9\\nx')" in out
+    store = LocalStore(tmp_path)
+    assert load_sidecar(store, load_index(store), 0).origins == (name,)
