@@ -13,10 +13,12 @@ import lzma
 import os
 import re
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import IO, Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -25,6 +27,8 @@ from ali_dist.data.shards.tar import split_name
 from ali_dist.errors import InputError, StorageError
 
 _TIMEOUT_SECONDS = 60.0  # longest silence of a server
+_TRIES = 5
+_WAIT_SECONDS = 0.5  # after the first failed try; it doubles each time
 _BUFFER = 1 << 20
 _MAX_MEMBER = 1 << 29  # bytes of a field; larger ones would fill the memory
 _MAX_URLS = 1_000_000
@@ -163,43 +167,43 @@ def _broken_error(where: str, error: Exception) -> InputError:
 
 
 def _open_stream(url: str) -> IO[bytes]:
-    if not is_remote(url):
-        return open(url, "rb")  # noqa: SIM115  (the caller closes it)
-    where = show_url(url)
-    try:
-        response = urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        kind = InputError if error.code < 500 and error.code not in (408, 429) else StorageError
-        raise kind(f"The server answers {error.code} ({error.reason}) for {where}: check the url.") from error
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise StorageError(f"{where} cannot be reached ({reason}): check the url, and try again.") from error
-    return cast("IO[bytes]", _CheckedResponse(response, where))
+    if is_remote(url):
+        return cast("IO[bytes]", _HttpBody(url))
+    return open(url, "rb")  # noqa: SIM115  (the caller closes it)
 
 
-class _CheckedResponse(io.RawIOBase):
-    """The body of an answer, which must have the length that was announced."""
+class _HttpBody(io.RawIOBase):
+    """A file at a url, read to its announced end; where a connection breaks off, reading goes on if the server can.
 
-    def __init__(self, response: Any, where: str) -> None:
-        self._response = response
-        self._where = where
-        length = response.headers.get("Content-Length", "")
-        self._missing = int(length) if length.isdecimal() else None
+    Raises:
+        InputError: The server refuses.
+        StorageError: It failed, or cannot go on where it broke off.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._where = show_url(url)
+        self._position = 0
+        self._response = self._request({})
+        length = self._response.headers.get("Content-Length", "")
+        self._total = int(length) if length.isdecimal() else None
+        headers = self._response.headers
+        validator = headers.get("ETag", "") or headers.get("Last-Modified", "")
+        can_resume = headers.get("Accept-Ranges") == "bytes" and not validator.startswith("W/")
+        self._validator = validator if can_resume else ""
 
     def read(self, size: int = -1) -> bytes:
-        try:
-            data: bytes = self._response.read(size if size >= 0 else None)
-        except (OSError, HTTPException) as error:
-            raise StorageError(
-                f"The connection to {self._where} broke off ({error}): run the command again."
-            ) from error
-        if self._missing is not None:
-            self._missing -= len(data)
-            if not data and size != 0 and self._missing > 0:
-                raise StorageError(
-                    f"{self._where} ends {self._missing} bytes before its announced length: run the command again."
-                )
-        return data
+        for attempt in range(_TRIES):
+            try:
+                data: bytes = self._response.read(size if size >= 0 else None)
+            except (OSError, HTTPException):
+                data = b""
+            else:
+                if data or size == 0 or self._position == (self._total or self._position):
+                    self._position += len(data)
+                    return data
+            self._resume(attempt)
+        raise self._broken_error()
 
     def readable(self) -> bool:
         return True
@@ -207,6 +211,41 @@ class _CheckedResponse(io.RawIOBase):
     def close(self) -> None:
         self._response.close()
         super().close()
+
+    def _resume(self, attempt: int) -> None:
+        """Ask for the rest; If-Range gives the whole file instead, if it is another one now."""
+        if not self._validator:
+            raise self._broken_error()
+        time.sleep(_WAIT_SECONDS * 2**attempt)
+        self._response.close()
+        self._response = self._request({"Range": f"bytes={self._position}-", "If-Range": self._validator})
+        begins = self._response.headers.get("Content-Range", "").startswith(f"bytes {self._position}-")
+        if self._response.status != HTTPStatus.PARTIAL_CONTENT or not begins:
+            raise self._broken_error()
+
+    def _request(self, headers: dict[str, str]) -> Any:
+        for attempt in range(_TRIES):
+            try:
+                request = urllib.request.Request(self._url, headers=headers)
+                return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+            except urllib.error.HTTPError as error:
+                is_final = error.code < 500 and error.code not in (408, 429)
+                reason, kind = (
+                    f"the server answers {error.code} {error.reason}",
+                    InputError if is_final else StorageError,
+                )
+            except (OSError, HTTPException, ValueError) as error:
+                reason, kind = str(getattr(error, "reason", error)), StorageError
+            if kind is InputError or attempt == _TRIES - 1:
+                break
+            time.sleep(_WAIT_SECONDS * 2**attempt)
+        raise kind(f"{self._where} cannot be read ({reason}): check the url, and try again.")
+
+    def _broken_error(self) -> StorageError:
+        announced = "" if self._total is None else f" of its {self._total}"
+        return StorageError(
+            f"The connection to {self._where} broke off after {self._position}{announced} bytes: run the command again."
+        )
 
 
 def _find_files(path: str) -> list[str]:

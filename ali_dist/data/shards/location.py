@@ -6,6 +6,7 @@ are named relatively where both lie in one folder tree of a machine, so that the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -47,8 +48,12 @@ def name_tars(tars: Store, split: Store) -> str:
 
 
 def _open_like(store: Store, url: str, endpoint_url: str | None) -> Store:
-    """Open a url with the settings of `store`, if both are of one backend."""
-    if scheme_of(url) != scheme_of(store.url):
-        return open_store(url, endpoint_url=endpoint_url)
-    settings = {name: getattr(store, name) for name in ("timeout_seconds", "attempts") if hasattr(store, name)}
-    return open_store(url, endpoint_url=getattr(store, "endpoint_url", endpoint_url), **settings)
+    """Open a url with the settings of `store`, if both are buckets."""
+    target = open_store(url, endpoint_url=endpoint_url)
+    if not (scheme_of(url) == scheme_of(store.url) == "s3"):
+        return target
+    from ali_dist.storage.s3 import S3Store
+
+    if isinstance(store, S3Store) and isinstance(target, S3Store):
+        return dataclasses.replace(store, bucket=target.bucket, prefix=target.prefix)
+    return target

@@ -24,11 +24,17 @@ IMPORT = "webdataset-import"
 
 
 class TarServer:
-    """Serves files from a dict on a free port of 127.0.0.1; of those in `cut`, only half is sent."""
+    """Serves files from a dict on a free port of 127.0.0.1.
+
+    Of files in `cut`, only half is sent, and in `status` are answers to give instead, one for each request. Ranges are
+    given if `etag` is set.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.cut: set[str] = set()
+        self.cut: list[str] = []
+        self.status: list[int] = []
+        self.etag = ""
         self.requests: list[str] = []
         server = self
 
@@ -37,11 +43,24 @@ class TarServer:
                 path = self.path.partition("?")[0]
                 server.requests.append(self.path)
                 data = server.files.get(path)
-                self.send_response(404 if data is None else 200)
-                data = data or b""
-                self.send_header("Content-Length", str(len(data)))
+                if data is None or server.status:
+                    self.send_error(server.status.pop(0) if server.status else 404)
+                    return
+                start = 0
+                if server.etag and self.headers.get("If-Range") == server.etag:
+                    start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Length", str(len(data) - start))
+                if server.etag:
+                    self.send_header("ETag", server.etag)
+                    self.send_header("Accept-Ranges", "bytes")
                 self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if path in server.cut else data)
+                stop = len(data)
+                if path in server.cut:
+                    server.cut.remove(path)
+                    stop = (start + stop) // 2
+                self.wfile.write(data[start:stop])
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass
@@ -161,16 +180,34 @@ def test_a_broken_connection_is_no_end_of_the_data(
 ) -> None:
     data = tar_bytes(tmp_path, make_members(["1"] * 30))
     server.files = {"/0.tar": data, "/0.tar.gz": gzip.compress(data)}
-    server.cut = set(server.files)
     for name in server.files:
+        server.cut = [name]
         code, out, err = run(capsys, IMPORT, server.url + name, tmp_path / "out", "--labels", "none")
         assert (code, out) == (1, "")
-        assert "before its announced length" in err
+        assert "broke off after" in err
         assert err.count("\n") == 1
     assert not (tmp_path / "out" / "index.json").exists()
-    server.cut = set()
+    server.cut = []
     assert run(capsys, IMPORT, f"{server.url}/0.tar.gz", tmp_path / "out")[0] == 0
     assert loaded(tmp_path / "out")[0] == list(range(30))
+
+
+def test_reading_goes_on_where_a_connection_broke_off_if_the_file_is_the_same(
+    tmp_path: Path, server: TarServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ali_dist.data.preparation.tar_stream._WAIT_SECONDS", 0.0)
+    server.files = {"/0.tar": tar_bytes(tmp_path, make_members(["1"] * 30))}
+    server.etag, server.cut, server.status = '"a"', ["/0.tar"] * 3, [503, 429, 500]
+    assert run(capsys, IMPORT, f"{server.url}/0.tar", tmp_path / "out", "--labels", "none")[0] == 0
+    assert loaded(tmp_path / "out")[0] == list(range(30))
+    server.cut, server.etag = ["/0.tar"] * 3, 'W/"a"'
+    code, _, err = run(capsys, IMPORT, f"{server.url}/0.tar", tmp_path / "other", "--labels", "none")
+    assert code == 1
+    assert "broke off after" in err
+    server.cut, server.status = [], [503] * 9
+    code, _, err = run(capsys, IMPORT, f"{server.url}/0.tar", tmp_path / "other")
+    assert code == 1
+    assert "the server answers 503" in err
 
 
 @pytest.mark.parametrize("cut", [1500, 512 * 8, 512 * 9])
