@@ -130,7 +130,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
     store = open_store(out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
     with show_progress_bars() as start_bar:
         if source == WEBDATASET:
-            written = _index_tars(store, options, arguments.endpoint_url, start_bar)
+            written = _index_tars(store, options, arguments, start_bar)
         elif source == IMPORT:
             written = import_tars(tars[0], store, read_import_options(options), start_bar)
         else:
@@ -214,10 +214,13 @@ def _write_source(source: str, store: Store, options: dict[str, Any], start_bar:
 
 
 def _index_tars(
-    tars: Store, options: dict[str, Any], endpoint_url: str | None, start_bar: StartTracking
+    tars: Store, options: dict[str, Any], arguments: argparse.Namespace, start_bar: StartTracking
 ) -> WrittenSplits:
-    out = open_store(options["index_place"], endpoint_url=endpoint_url) if "index_place" in options else tars
-    indexed = index_tars(tars, out, read_tar_options(options), start_bar, endpoint_url=endpoint_url)
+    access = {"endpoint_url": arguments.endpoint_url, "anonymous": arguments.anonymous}
+    out = tars
+    if "index_place" in options:  # a place to write to: requests are signed there
+        out = open_store(options["index_place"], endpoint_url=arguments.endpoint_url)
+    indexed = index_tars(tars, out, read_tar_options(options), start_bar, **access)
     if indexed.left_out:
         print(f"{len(indexed.left_out)} tars belong to no split and were left out:")
         _print_first([ascii(key) for key in indexed.left_out])

@@ -58,6 +58,7 @@ def index_tars(
     start_tracking: StartTracking = track_nothing,
     *,
     endpoint_url: str | None = None,
+    anonymous: bool = False,
 ) -> IndexedTars:
     """Index every split of a place with tars, unless all of them are indexed already with the same options.
 
@@ -67,6 +68,7 @@ def index_tars(
         options: What is made of the tars.
         start_tracking: Shows progress, see `track_nothing`.
         endpoint_url: S3 endpoint of the tars, if the user named one.
+        anonymous: Whether requests for the tars are not signed.
 
     Raises:
         InputError: There are no tars, one cannot be used or belongs to no split, or `out` holds other data or cannot
@@ -86,8 +88,12 @@ def index_tars(
     classes = name_labels([scan for _, scan in scanned])
     if has_stale_index:
         out.delete([INDEX_KEY])
+    access: dict[str, Any] = {}
+    if not is_local(tars.url):
+        access = {"tars_endpoint_url": endpoint_url} if endpoint_url else {}
+        access |= {"tars_anonymous": True} if anonymous else {}
     for split, scan in scanned:
-        write_tar_index(split.store, scan, classes, settings, None if is_local(tars.url) else endpoint_url)
+        write_tar_index(split.store, scan, classes, settings, access)
     return IndexedTars({split.name: (split.store, True) for split in splits}, left_out)
 
 

@@ -226,8 +226,13 @@ def _check_labels(store: Store, index: Index, shard: Shard, sidecar: Sidecar) ->
         )
 
 
-def check_listing(store: Store, index: Index) -> dict[str, str]:
+def check_listing(store: Store, index: Index, tars: Store | None = None) -> dict[str, str]:
     """Check that every shard is there with the size that the index says. This takes one listing and reads no shard.
+
+    Args:
+        store: The split's own folder.
+        index: Its index.
+        tars: The store of the tars that will be read; by default another one for the same place.
 
     Returns:
         The etag of each shard by key, with which a reader notices that an object changes while it is being read.
@@ -235,7 +240,7 @@ def check_listing(store: Store, index: Index) -> dict[str, str]:
     Raises:
         InputError: A shard or sidecar is missing, or has another size.
     """
-    tars = open_tars(store, index.extra)
+    tars = open_tars(store, index.extra) if tars is None else tars
     sidecars = {info.key: info for info in store.list()}
     stored = sidecars if tars is store else {info.key: info for info in tars.list()}
     for shard in index.shards:

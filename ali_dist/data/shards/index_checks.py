@@ -73,6 +73,7 @@ def _is_extra(extra: Any) -> bool:
         isinstance(extra, dict)
         and isinstance(extra.get("source", {}), dict)
         and isinstance(extra.get("mixture", {}) or {}, dict)
+        and isinstance(extra.get("tars_anonymous", False), bool)
         and all(isinstance(extra.get(name, ""), str) for name in _TEXTS)
     )
 

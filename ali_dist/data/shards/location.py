@@ -36,7 +36,8 @@ def open_tars(store: Store, extra: Mapping[str, Any]) -> Store:
                 "index the tars again."
             )
         return open_store(os.path.normpath(os.path.join(store.url, url)))
-    return _open_like(store, url, extra.get("tars_endpoint_url"))
+    target = open_store(url, endpoint_url=extra.get("tars_endpoint_url"), anonymous=extra.get("tars_anonymous", False))
+    return _with_settings(target, store)
 
 
 def name_tars(tars: Store, split: Store) -> str:
@@ -47,13 +48,15 @@ def name_tars(tars: Store, split: Store) -> str:
     return tars.url if shared == os.path.sep else os.path.relpath(tars.url, split.url)
 
 
-def _open_like(store: Store, url: str, endpoint_url: str | None) -> Store:
-    """Open a url with the settings of `store`, if both are buckets."""
-    target = open_store(url, endpoint_url=endpoint_url)
-    if not (scheme_of(url) == scheme_of(store.url) == "s3"):
+def _with_settings(target: Store, store: Store) -> Store:
+    """The store `target`, reached as `store` is, if both are buckets."""
+    if not (scheme_of(target.url) == scheme_of(store.url) == "s3"):
         return target
+    from ali_dist.storage.cached import CachedStore
     from ali_dist.storage.s3 import S3Store
 
+    if isinstance(store, CachedStore):
+        return dataclasses.replace(store, inner=_with_settings(target, store.inner), _known={})
     if isinstance(store, S3Store) and isinstance(target, S3Store):
         return dataclasses.replace(store, bucket=target.bucket, prefix=target.prefix)
     return target

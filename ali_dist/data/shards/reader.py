@@ -63,7 +63,7 @@ class ShardReader:
         self.store = store
         self.index = index
         self.tars = open_tars(store, index.extra)
-        self._etags = check_listing(store, index)
+        self._etags = check_listing(store, index, self.tars)
         load = functools.partial(_load_sound_sidecar, store, index)
         self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
 
@@ -87,7 +87,7 @@ class ShardReader:
             bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
-            drop_cached(self.store, shard.key, start, length)
+            drop_cached(self.tars, shard.key, start, length)
         return bad
 
     def decode_run(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
@@ -175,7 +175,7 @@ def read_all(
     starts = np.cumsum([0, *(run.stop for run in runs)]).tolist()
 
     order = list(range(len(runs)))
-    if isinstance(reader.store, CachedStore):
+    if isinstance(reader.tars, CachedStore):
         # Processes that share a cache take the shards in orders of their own, so that each fetches what the others have
         # not yet. Not by a seeded generator, because it changes nothing but who fetches what.
         random.SystemRandom().shuffle(order)

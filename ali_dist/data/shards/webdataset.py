@@ -56,7 +56,7 @@ def name_labels(splits: Sequence[ScannedSplit]) -> ClassNames:
 
 
 def write_tar_index(
-    store: Store, split: ScannedSplit, classes: ClassNames, settings: Mapping[str, Any], tars_endpoint_url: str | None
+    store: Store, split: ScannedSplit, classes: ClassNames, settings: Mapping[str, Any], access: Mapping[str, Any]
 ) -> Index:
     """Write the sidecars and the index of tars that have been scanned.
 
@@ -65,7 +65,7 @@ def write_tar_index(
         split: The tars.
         classes: The classes of all splits.
         settings: What the index is made with, for its `source`.
-        tars_endpoint_url: S3 endpoint of the tars, if the user named one.
+        access: How a bucket of tars is reached, if not as usual: `tars_endpoint_url` and `tars_anonymous`.
     """
     statistics = Statistics(split.tar_format.shape, "uint8")
     treatments, left_out = NamedCounts(), NamedCounts()
@@ -87,8 +87,7 @@ def write_tar_index(
     }
     if split.tars.url != store.url:
         extra["tars"] = name_tars(split.tars, store)
-        if tars_endpoint_url is not None:
-            extra["tars_endpoint_url"] = tars_endpoint_url
+        extra.update(access)
     kinds = set[ImageKind]().union(*(tar.kinds for tar in split.shards))
     index = Index(
         encoding=join_kinds(kinds),

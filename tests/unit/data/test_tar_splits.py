@@ -15,7 +15,10 @@ from ali_dist.data.shards.location import open_tars
 from ali_dist.data.shards.reader import load_arrays, load_labels
 from ali_dist.errors import InputError
 from ali_dist.runs.datasets import open_run_data
+from ali_dist.storage.base import Access
+from ali_dist.storage.cached import with_cache
 from ali_dist.storage.local import LocalStore
+from ali_dist.storage.s3 import S3Store
 from tests.helpers.commands import content, refused, run, state
 from tests.helpers.fault_server import ENV, FaultServer
 from tests.helpers.tars import make_members, values_of, write_foreign_tar
@@ -163,13 +166,14 @@ def test_tars_are_nowhere_but_in_a_store(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_relative_place_is_relative_to_a_folder_and_not_to_a_bucket() -> None:
-    from ali_dist.storage.s3 import S3Store
-
-    bucket = S3Store("bucket", "a", "http://127.0.0.1:9", timeout_seconds=3)
+    access = Access(endpoint_url="http://127.0.0.1:9", timeout_seconds=3)
+    bucket = S3Store("bucket", "a", access)
     with pytest.raises(InputError, match="relative to a folder"):
         open_tars(bucket, {"tars": "../tars"})
     other = open_tars(bucket, {"tars": "s3://other/tars"})
-    assert other == S3Store("other", "tars", "http://127.0.0.1:9", timeout_seconds=3)
+    assert other == S3Store("other", "tars", access)
+    cached = open_tars(with_cache(bucket, "/cache", 1), {"tars": "s3://other/tars"})
+    assert cached == with_cache(other, "/cache", 1)
     assert open_tars(LocalStore(Path("/a/b")), {"tars": "../../c"}) == LocalStore(Path("/c"))
     assert (
         open_tars(LocalStore(Path("/a")), {"tars": "s3://b", "tars_endpoint_url": "http://127.0.0.1:9"}).url == "s3://b"
