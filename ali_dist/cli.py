@@ -11,13 +11,23 @@ import argparse
 import dataclasses
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ali_dist.config import StorageConfig
-from ali_dist.config.loading import Preset, did_you_mean, parse_overrides, preset_names, read_preset, setting_infos
+from ali_dist.config import Config, StorageConfig
+from ali_dist.config.loading import (
+    Preset,
+    did_you_mean,
+    from_mapping,
+    parse_overrides,
+    preset_names,
+    read_preset,
+    setting_infos,
+    without_foreign_source,
+)
 from ali_dist.errors import InputError
 from ali_dist.storage.local_copy import copy_to_local
 
@@ -157,7 +167,8 @@ def add_preset_option(group: OptionGroup) -> None:
 def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
     """Load what `--preset` names: a preset that ships, or a file on this machine or in S3.
 
-    Where the preset is sized by its data, these are looked at, and `note` says what follows.
+    Its built-in data go where the user gives other data. Where it is sized by its data, these are looked at, and `note`
+    says what follows.
 
     Args:
         preset: Name or file.
@@ -168,12 +179,34 @@ def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
     """
     with copy_to_local(preset) as path:
         loaded = read_preset(path)
+    loaded = dataclasses.replace(loaded, settings=without_foreign_source(loaded.settings, given))
     if loaded.sized_by is None:
         return loaded
     from ali_dist.runs.image_sizes import settings_from_data
 
     sizes, note = settings_from_data({"run.name": loaded.name, **loaded.settings}, given)
     return dataclasses.replace(loaded, settings={**loaded.settings, **sizes}, note=note)
+
+
+def build_config(preset: Preset, given: Mapping[str, Any], *, run_name: str) -> Config:
+    """Build the config of a command that takes a preset and settings, and say what the preset has to say.
+
+    Args:
+        preset: The preset.
+        given: The user's settings, by dotted name.
+        run_name: Name of the run, unless one of them has it.
+
+    Raises:
+        InputError: A setting is unknown or has a bad value, or the preset does not suit the data.
+    """
+    config = from_mapping({"run.name": run_name}, preset.settings, given)
+    if config.data.image_size is not None:
+        from ali_dist.runs.image_sizes import check_shrink
+
+        check_shrink(config, preset.name, preset.users_own | given.keys())
+    if preset.note:
+        sys.stderr.write(f"{preset.note}\n")
+    return config
 
 
 def add_device_options(group: OptionGroup) -> None:

@@ -6,12 +6,14 @@ import argparse
 import sys
 
 from ali_dist.cli import device_from_arguments, make_run_parser, storage_from_arguments, whole_number_type
+from ali_dist.config.wording import format_count
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, exit_code
 from ali_dist.inference.feature_writer import open_feature_writer
 from ali_dist.inference.features import FEATURES, FeatureOptions, encode_shards
 from ali_dist.inference.load import LoadedRun, load_run
-from ali_dist.inference.samples import open_samples_for
+from ali_dist.inference.samples import open_samples_for, say_resize
+from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.terminal import show_progress
 from ali_dist.runs.datasets import DataSplit
 
@@ -43,7 +45,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
     interrupted = "Interrupted; with --out DIR, the same command goes on from here."
-    return exit_code("ali_dist.encode", lambda: _run_command(_parse_arguments(argv)), interrupted)
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.encode", lambda: _run_command(_parse_arguments(argv)), interrupted)
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
@@ -54,6 +57,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
         raise InputError(f"--out is one file, but {world.size} processes would write it: give a folder.")
     run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
     split = open_samples_for(run, arguments.data, [arguments.split or run.config.data.split], storage)
+    say_resize(run, split)
     options = FeatureOptions(arguments.features, arguments.sample, arguments.seed)
     with open_feature_writer(arguments.out, split.index, _feature_settings(run, split, options), storage) as writer:
         missing = writer.missing_shards()
@@ -61,16 +65,18 @@ def _run_command(arguments: argparse.Namespace) -> None:
         own_shards = [shard for shard in missing if shard % world.size == world.rank]
         num_shards = sum(shard.samples > 0 for shard in split.index.shards)
         if len(missing) < num_shards:
-            sys.stderr.write(f"{num_shards - len(missing)} of {num_shards} shards are there already.\n")
+            written = f"{num_shards - len(missing)} of {format_count(num_shards, 'shard')}"
+            sys.stderr.write(f"{written} {'are' if num_shards > 1 else 'is'} there already.\n")
         with show_progress("Encoding", sum(split.index.shards[shard].samples for shard in own_shards)) as advance:
             for encoded in encode_shards(run, split, own_shards, options, device=device, workers=arguments.workers):
                 writer.write_shard(encoded)
                 advance(len(encoded.features))
         shape = writer.finish()
     if shape is None:
-        print(f"Rank {world.rank} encoded {len(own_shards)} shards; others are still at work.")
+        print(f"Rank {world.rank} encoded {format_count(len(own_shards), 'shard')}; others are still at work.")
     else:
-        print(f"{shape[0]} samples of {split.store.url}: features float32 [{shape[0]}, {shape[1]}] in {writer.url}")
+        samples = format_count(shape[0], "sample")
+        print(f"{samples} of {split.store.url}: features float32 [{shape[0]}, {shape[1]}] in {writer.url}")
 
 
 def _feature_settings(run: LoadedRun, split: DataSplit, options: FeatureOptions) -> dict[str, object]:

@@ -19,6 +19,8 @@ import errno
 import sys
 from collections.abc import Callable
 
+from ali_dist.streams import protect_streams
+
 FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 1, 2, 75, 130
 _FREE = "free some space and run the same command again"
 _CHOOSE = "choose another folder, or fix this one"
@@ -61,13 +63,17 @@ def exit_code(program: str, action: Callable[[], int | None], interrupted: str =
         0 done, 2 wrong input, 1 failure, 75 stopped on request with the work saved, 130 interrupted. What is a
         mistake of ours is raised as it is.
     """
+    protect_streams()
 
     def say(sentence: object, code: int) -> int:
         sys.stderr.write(f"{program}: {sentence}\n")
         return code
 
     try:
-        return action() or 0
+        try:
+            return action() or 0
+        finally:
+            sys.stdout.flush()  # a full disk is said here, and not when Python ends
     except InputError as error:
         return say(error, WRONG_INPUT)
     except Stopped as stopped:

@@ -25,7 +25,8 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.evaluation.catalog import CAVEAT_KEYS, METRICS, is_known_key, metric_caveats, metric_keys
 from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates, EvaluationRequest
 from ali_dist.inference.load import load_run
-from ali_dist.inference.samples import open_samples_for
+from ali_dist.inference.samples import open_samples_for, say_resize
+from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.tables import estimates_to_json, print_table
 
 _DESCRIPTION = """\
@@ -123,7 +124,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    return exit_code("ali_dist.evaluate", lambda: _run_command(_parse_arguments(argv)))
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.evaluate", lambda: _run_command(_parse_arguments(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
@@ -143,6 +145,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
         device=device,
         open_split=lambda names: open_samples_for(run, arguments.data, names, storage),
     )
+    say_resize(run, request.holdout)
     estimates = _choose_metrics(evaluation.evaluate(request, options), arguments.metrics)
     _print_heading(request, arguments.seeds)
     print_table(estimates)

@@ -12,6 +12,7 @@ from ali_dist.inference.conditions import find_attributes, parse_condition
 from ali_dist.inference.generation import DEFAULT_COUNTS, DEFAULT_STEPS, GalleryWriter
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
+from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.storage import is_local
 
 _DESCRIPTION = """\
@@ -75,7 +76,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
-    return exit_code("ali_dist.generate", lambda: _run_command(_parse_arguments(argv)))
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.generate", lambda: _run_command(_parse_arguments(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:

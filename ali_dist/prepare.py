@@ -7,13 +7,15 @@ import dataclasses
 import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
+from ali_dist.data.preparation.summary import count, summary_lines
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
-from ali_dist.data.preparation.tar_splits import WEBDATASET, describe_index, index_tars
+from ali_dist.data.preparation.tar_splits import WEBDATASET, index_tars
 from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
@@ -23,6 +25,7 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.report.terminal import show_progress_bars
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
+from ali_dist.storage.local import LocalStore
 
 _MAX_LISTED_PROBLEMS = 10
 _MAX_RAW_SIZE = 64  # pixels of a side up to which images are stored raw by default; larger ones are compressed
@@ -156,13 +159,18 @@ def _read_places(source: str, places: list[str]) -> list[str]:
 
 def _print_split(name: str, split: Store, is_new: bool) -> None:
     index = load_index(split)
-    outcome = "written" if is_new else "already there"
-    print(f"{name}: {index.num_samples} samples in {len(index.shards)} shards, {outcome} in {split.url}")
-    for line in describe_index(index):
-        print(f"{name}: {line}")
+    for line in summary_lines(name, index, split.url, is_new=is_new):
+        _print_line(line)
     if skipped := index.extra.get("skipped_samples", []):
-        print(f"{name}: {len(skipped)} bad samples were left out (listed in {split.url}/{INDEX_KEY}):")
+        verb = "sample was" if len(skipped) == 1 else "samples were"
+        _print_line(f"{name}: {len(skipped)} bad {verb} left out (listed in {split.url}/{INDEX_KEY}):")
         _print_first(skipped)
+
+
+def _print_line(line: str) -> None:
+    """Print a line on stdout, with escapes for what its encoding lacks; stderr does that by itself."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -201,6 +209,8 @@ def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_source(source: str, store: Store, options: dict[str, Any], start_bar: StartTracking) -> WrittenSplits:
+    if SOURCES[source].lists_folder:
+        _refuse_nested_folders(store, options["path"])
     write_options = {
         "encoding": "raw" if options.get("size", 0) <= _MAX_RAW_SIZE else "png",
         "jobs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -213,6 +223,23 @@ def _write_source(source: str, store: Store, options: dict[str, Any], start_bar:
     return write_splits(store, splits, WriteOptions(**write_options), start_bar)
 
 
+def _refuse_nested_folders(store: Store, path: Path) -> None:
+    """Refuse to write into the folder that is read, where the next call would find what this one wrote."""
+    if not isinstance(store, LocalStore) or not path.is_dir():
+        return
+    out, source = store.root.resolve(), path.resolve()
+    if out == source or source in out.parents:
+        relation = "is" if out == source else "lies in"
+    elif out in source.parents:
+        relation = "holds"
+    else:
+        return
+    raise InputError(
+        f"{store.url} {relation} the folder of images {path}, so that each would be taken for a part of the other: "
+        f"choose a folder beside it, such as {source.with_name(source.name + '-prepared')}."
+    )
+
+
 def _index_tars(
     tars: Store, options: dict[str, Any], arguments: argparse.Namespace, start_bar: StartTracking
 ) -> WrittenSplits:
@@ -222,7 +249,7 @@ def _index_tars(
         out = open_store(options["index_place"], endpoint_url=arguments.endpoint_url)
     indexed = index_tars(tars, out, read_tar_options(options), start_bar, **access)
     if indexed.left_out:
-        print(f"{len(indexed.left_out)} tars belong to no split and were left out:")
+        _print_line(f"{len(indexed.left_out)} tars belong to no split and were left out:")
         _print_first([ascii(key) for key in indexed.left_out])
     return indexed.written
 
@@ -235,8 +262,8 @@ def _verify_splits(splits: dict[str, Store], start_bar: StartTracking) -> int:
         index = load_index(split)
         report = verify_split(split, index, start_bar(name, index.num_samples))
         print(
-            f"{name}: {report.num_samples} samples in {report.num_shards} shards checked, "
-            f"{len(report.problems)} problems"
+            f"{name}: {report.num_samples} samples in {count(report.num_shards, 'shard')} checked, "
+            f"{count(len(report.problems), 'problem')}"
         )
         problems += report.problems
     _print_first(problems)

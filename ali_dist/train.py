@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ali_dist.cli import CommandParser, add_preset_option, load_preset_option
+from ali_dist.cli import CommandParser, add_preset_option, build_config, load_preset_option
 from ali_dist.config import Config
-from ali_dist.config.loading import from_mapping, setting_infos
+from ali_dist.config.loading import setting_infos
 from ali_dist.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
     """
     options, settings = _make_parser().parse_with_settings(arguments)
     preset = load_preset_option(options.preset, settings)
-    config = from_mapping({"run": {"name": preset.name}}, preset.settings, settings)
-    if preset.note:
-        sys.stderr.write(f"{preset.note}\n")
-    return config, options.dry_run
+    return build_config(preset, settings, run_name=preset.name), options.dry_run
 
 
 def _make_parser() -> CommandParser:

@@ -65,12 +65,16 @@ class Request:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("cluster", lambda: _answer(words))
+
+
+def _answer(arguments: list[str]) -> int | None:
     own_words, _ = _split_entrypoint(arguments)
     if not arguments or {"--help", "-h"} & set(own_words):
         print((__doc__ or "").strip())
         return 0 if arguments else WRONG_INPUT
-    return exit_code("cluster", lambda: run_request(parse_request(arguments)))
+    return run_request(parse_request(arguments))
 
 
 def parse_request(arguments: list[str]) -> Request:

@@ -41,7 +41,7 @@ def connect_to_jobs(target: str) -> Iterator[JobClient]:
     cluster = load_cluster_file(Path(target))
     ray_cli.use_token(target)
     with tunnel.open_tunnel(cluster) as address:
-        yield JobClient(address, f"python -m cluster up {target}")
+        yield JobClient(address, f"python -m cluster up {shlex.quote(target)}")
 
 
 # ---- clusters ------------------------------------------------------------------------------------------------------
@@ -157,7 +157,8 @@ def run_submit(target: str, entrypoint: Sequence[str], variables: Sequence[str],
         print(f"Job {job} runs: {shlex.join(entrypoint)}", flush=True)
         if follow:
             return _show_output(jobs, target, job)
-    print(f"Its output: python -m cluster logs {target} {job}\nTo end it:  python -m cluster stop {target} {job}")
+    words = f"{shlex.quote(target)} {job}"
+    print(f"Its output: python -m cluster logs {words}\nTo end it:  python -m cluster stop {words}")
     return 0
 
 
@@ -171,7 +172,7 @@ def _show_output(jobs: JobClient, target: str, job: str) -> int:
     try:
         return jobs.show_output(job)
     except KeyboardInterrupt:
-        print(f"\nThe job goes on. To end it: python -m cluster stop {target} {job}", file=sys.stderr)
+        print(f"\nThe job goes on. To end it: python -m cluster stop {shlex.quote(target)} {job}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def use_token(cluster_path: str | Path | None = None) -> None:
     if cluster_path is not None and not is_in_file:
         raise InputError(
             f"There is no token in {TOKEN_FILE}, so the cluster was not started from here: start it with python -m "
-            f"cluster up {cluster_path}, or bring the token here."
+            f"cluster up {shlex.quote(str(cluster_path))}, or bring the token here."
         )
     has_token = is_in_variable or is_in_file
     os.environ.update(_RAY_VARIABLES if has_token else {**_RAY_VARIABLES, "RAY_AUTH_MODE": "disabled"})

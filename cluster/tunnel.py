@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -79,7 +80,7 @@ def _explain_failure(cluster: ClusterFile, text: str) -> str:
     last_line = (text.strip().splitlines() or ["no reason given"])[-1].rstrip(".")
     return (
         f"The cluster of {cluster.path} cannot be reached ({last_line}): start it with python -m cluster up "
-        f"{cluster.path}."
+        f"{shlex.quote(str(cluster.path))}."
     )
 
 

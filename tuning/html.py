@@ -26,7 +26,7 @@ _LOG_RATIO = 30  # values that span more than this factor, as errors and distanc
 
 def write_sweep_page(plan: SweepPlan, records: Sequence[TrialRecord], store: Store) -> None:
     """Write `sweep.html` into the sweep's folder."""
-    store.put("sweep.html", sweep_page_html(plan, records, store).encode())
+    store.put("sweep.html", sweep_page_html(plan, records, store).encode("utf-8", "surrogateescape"))
 
 
 def write_trial_page(store: Store, record: TrialRecord) -> None:
@@ -92,10 +92,8 @@ def _headline_html(name: str, plan: SweepPlan, records: Sequence[TrialRecord]) -
         f"Preset {plan.preset} · {plan.search} search · scheduler {plan.scheduler} · {plan.budget:,} images a trial"
         f" · {metric.title} from {', '.join(metric.parts)}, {direction} is better"
     )
-    if _best_record(plan, records) is None:
-        command = "There is no best.yaml yet."
-    else:
-        command = f"python -m ali_dist.train --preset {plan.folder}/best.yaml"
+    has_best = _best_record(plan, records) is not None
+    command = plan.best_command if has_best else "There is no best.yaml yet."
     return (
         f'<header><h1>{escape(name)}</h1><p class="soft">{escape(subtitle)}</p>'
         f'<p class="answer">{escape(describe_result(plan, records))}</p><p><code>{escape(command)}</code></p>'

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ali_dist.config.wording import format_count
 from ali_dist.report.page import format_duration
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_record import TrialRecord, find_best_record
@@ -121,7 +122,8 @@ class LiveTable:
         ended = sum(record.state != "running" for record in records)
         name = self._plan.base["run"]["name"]
         duration = format_duration(time.monotonic() - self._start)
-        line = f"{name}: {ended} of {self._plan.trials} trials ended, {self._trials_at_once} at once, {duration}"
+        trials = format_count(self._plan.trials, "trial")
+        line = f"{name}: {ended} of {trials} ended, {self._trials_at_once} at once, {duration}"
         return f"{line}\n{self._note}" if self._note else line
 
     def _format_caption(self, records: Sequence[TrialRecord]) -> str | None:

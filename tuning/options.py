@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from ali_dist.cli import (
     CommandParser,
     add_preset_option,
+    build_config,
     load_preset_option,
     number_type,
     whole_number_type,
 )
 from ali_dist.config import Config
-from ali_dist.config.loading import flatten_mapping, from_mapping
+from ali_dist.config.loading import flatten_mapping
 from ali_dist.errors import InputError
 from ali_dist.launchers.ray_storage import with_absolute_paths
 from tuning.score import SCORE_METRICS, find_score_metric
@@ -136,10 +137,13 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> Config:
+def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> tuple[Config, str]:
     """The config that trials start from: the preset with the user's settings; its run folder is the sweep's.
 
     Its paths are absolute, because trials run in folders of their own.
+
+    Returns:
+        The config, and the built-in data that the preset is made for (empty if there are none).
 
     Raises:
         InputError: An unknown preset or setting, a bad value, or a setting that the sweep decides.
@@ -148,22 +152,21 @@ def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> Config:
         if name in settings:
             raise InputError(f"--{name} is decided by --workers-per-trial and --gpus-per-trial in a sweep: use those.")
     preset = load_preset_option(options.preset, settings)
-    config = from_mapping(preset.settings, {"run.name": f"sweep-{preset.name}"}, settings)
-    if preset.note:
-        sys.stderr.write(f"{preset.note}\n")
+    settings_of_preset = {name: value for name, value in preset.settings.items() if name != "run.name"}
+    preset = dataclasses.replace(preset, settings=settings_of_preset)  # that is the name of a run, not of a sweep
+    config = build_config(preset, settings, run_name=f"sweep-{preset.name}")
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
-    return with_absolute_paths(config)
+    return with_absolute_paths(config), preset.source
 
 
-def default_space(preset: str, config: Config) -> Space:
+def default_space(preset: str, source: str, config: Config) -> Space:
     """What is searched unless the user says it: the space of the preset's name, or of its kind of data, or `default`.
 
     Terms of the objective that the preset has switched off are left out, also where the space is one of another preset
     of the same data: a term that is off stays off.
     """
-    data_source = config.data.source or ""
-    candidates = [preset, *(name for name in space_names() if data_source.startswith(name)), "default"]
+    candidates = [preset, *(name for name in space_names() if source.startswith(name)), "default"]
     space = load_space(next(name for name in candidates if name in space_names()))
     base = dict(flatten_mapping(config.to_mapping()))
     return tuple(
@@ -181,9 +184,10 @@ def make_plan(options: SweepOptions, settings: dict[str, Any]) -> SweepPlan:
     Raises:
         InputError: Something in it cannot work.
     """
-    config = load_base_config(options, settings)
+    config, source = load_base_config(options, settings)
     base = config.to_mapping()
-    whole_space = default_space(options.preset, config) if options.space is None else load_space(options.space)
+    default = default_space(options.preset, config.data.source or source, config)
+    whole_space = default if options.space is None else load_space(options.space)
     space = without_settings(whole_space, settings)
     check_space(space, [base])
     if options.search == "optuna" and importlib.util.find_spec("optuna") is None:

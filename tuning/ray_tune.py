@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.launchers.environment import temporary_environment
-from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes
+from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes, connect_to_ray
 from ali_dist.launchers.ray_storage import open_ray_storage
 from ali_dist.launchers.ray_train import RAY_TRAIN_ENVIRONMENT, StopCoordinator
 from ali_dist.launchers.resources import Resources
@@ -31,6 +31,7 @@ from tuning.trial_record import TrialRecord, trial_name
 from tuning.trial_tracker import SCORE, TrialTracker
 
 _RESTARTS = 3  # of a trial whose process or machine is lost; it goes on from its newest checkpoint
+_PLACES = ("run.dir", "data.url", "data.source")  # a sweep goes on where its project has been moved to
 _SAVING_SECONDS = 60.0  # for trials to save when the sweep ends; an evaluation of many images may be under way
 _HEAD = "node:__internal_head__"  # drivers of trials share the head's marker, not its CPUs, which workers need
 _TUNE_ENVIRONMENT = {
@@ -45,7 +46,7 @@ _TUNE_ENVIRONMENT = {
 def tune_session() -> Iterator[list[Resources]]:
     """Within the block, this process is connected to a Ray cluster; gives the resources of its machines."""
     with temporary_environment(_TUNE_ENVIRONMENT, defaults=RAY_ENVIRONMENT | RAY_TRAIN_ENVIRONMENT):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        connect_to_ray(log_to_driver=False, logging_level=logging.ERROR)
         try:
             yield alive_nodes()
         finally:
@@ -234,7 +235,7 @@ def check_trial_config(plan: SweepPlan, store: Store, scale: dict[str, Any], rec
     actual = dict(flatten_mapping(json.loads(store.get(path))))
     expected = plan.config_for_trial(record.number, record.settings, scale).to_mapping()
     for name, value in flatten_mapping(expected):
-        if actual.get(name) != value:
+        if name not in _PLACES and actual.get(name) != value:
             return f"{path} has {name} {actual.get(name)!r}, not {value!r}"
     return None
 

@@ -92,7 +92,7 @@ def describe_result(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
 
 def write_results(plan: SweepPlan, records: Sequence[TrialRecord], store: Store) -> None:
     """Leave results.csv and, if any trial has a score, best.yaml in the sweep's folder."""
-    store.put("results.csv", format_results_csv(plan, records).encode())
+    store.put("results.csv", format_results_csv(plan, records).encode("utf-8", "surrogateescape"))
     best = find_best_record(records, higher_is_better=plan.score_metric.higher_is_better)
     if best is not None:
-        store.put("best.yaml", format_best_yaml(plan, best).encode())
+        store.put("best.yaml", format_best_yaml(plan, best).encode("utf-8", "surrogateescape"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from ali_dist.config.wording import format_count
 from ali_dist.launchers.signals import run_beside_main_thread
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
@@ -81,7 +82,9 @@ def run_sweep(
             table.show_note(f"{reason}: running trials save a checkpoint; Ctrl-C ends at once.")
         table.draw(tracker.copy_records())
 
-    table.write_line(f"{plan.describe()}\n{len(tracker.list_waiting())} trials to run, {trials_at_once} at once.")
+    table.write_line(
+        f"{plan.describe()}\n{format_count(len(tracker.list_waiting()), 'trial')} to run, {trials_at_once} at once."
+    )
     table.start()
     try:
         run_beside_main_thread(

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ali_dist.config.loading import from_mapping
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.launchers.resources import check_lanes
 from ali_dist.storage.base import Store
@@ -84,6 +85,7 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
         InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
     """
     from ali_dist.launchers.local import prepare_builtin_data
+    from ali_dist.model.build import describe_resize
     from ali_dist.runs.datasets import open_run_data, open_run_store
 
     config = from_mapping(plan.base)
@@ -97,10 +99,13 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
     prepare_builtin_data(config)
     # A sweep goes on by the metric it was begun by, even if another one is now the default of its data.
     earlier_metric = earlier_plan.metric if earlier_plan is not None else ""
-    metric = plan.metric or earlier_metric or default_metric_of_data(config, open_run_data(config))
-    plan = dataclasses.replace(plan, metric=metric)
+    data = open_run_data(config)
+    metric = plan.metric or earlier_metric or default_metric_of_data(config, data)
+    plan = dataclasses.replace(plan, metric=metric, fingerprint=data.train.index.fingerprint)
     if earlier_plan is not None:
         earlier_plan.check_resumable_as(plan)
+    if resize := describe_resize(config, data.train.index.spec):
+        sys.stderr.write(f"{resize}\n")
     return plan, store, load_records(store)
 
 
@@ -171,15 +176,16 @@ def _conclude_sweep(plan: SweepPlan, tracker: TrialTracker, store: Store, *, sto
     write_results(plan, records, store)
     write_sweep_page(plan, records, store)
     trials_left = len(tracker.list_waiting())
+    left = f"with {trials_left} of {format_count(plan.trials, 'trial')} to go: add --resume to go on."
     if stop_requested and trials_left:
-        raise Stopped(f"Stopped on request with {trials_left} of {plan.trials} trials to go: add --resume to go on.")
+        raise Stopped(f"Stopped on request {left}")
     if all(record.state == "failed" for record in records):
         raise TrainingError(f"Every trial failed; the first: {records[0].reason}")
     print(describe_result(plan, records))
     if trials_left:
-        print(f"The time is over with {trials_left} of {plan.trials} trials to go: add --resume to go on.")
+        print(f"The time is over {left}")
     if find_best_record(records, higher_is_better=plan.score_metric.higher_is_better) is not None:
-        print(f"python -m ali_dist.train --preset {plan.folder}/best.yaml")
+        print(plan.best_command)
     print(f"Everything else: {plan.folder}/sweep.html")
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 from ali_dist.config import Config
 from ali_dist.config.loading import flatten_mapping, from_mapping
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from tuning.score import ScoreMetric, find_score_metric
 from tuning.spaces import Space, draw_settings, grid_settings, parse_space, searched_values
@@ -23,6 +27,8 @@ REDUCTION = 2
 """Of the trials that reach a rung, ASHA lets the better half go on. Harsher and earlier cuts would be blind here:
 averaged weights and late learning-rate decay make scores before a quarter of the budget say little."""
 FORMAT = 1
+_PLACES = ("trials", "fingerprint", "base.run.dir", "base.run.name", "base.data.source")
+"""What may differ where a sweep is resumed: more trials, and where things lie; a project may have been moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,7 @@ class SweepPlan:
         search: How the settings of trials are chosen.
         scheduler: With `asha`, trials that are behind are stopped early.
         seed: Seed of the choice of settings.
+        fingerprint: Of the training data's index; empty until they are opened, and in sweeps of earlier versions.
     """
 
     preset: str
@@ -48,11 +55,17 @@ class SweepPlan:
     search: Search
     scheduler: Scheduler
     seed: int
+    fingerprint: str = ""
 
     @property
     def folder(self) -> str:
         """The sweep's folder: its base's run folder; trials lie below it."""
         return f"{str(self.base['run']['dir']).rstrip('/')}/{self.base['run']['name']}"
+
+    @property
+    def best_command(self) -> str:
+        """The command that trains with the best settings, as a shell takes it."""
+        return f"python -m ali_dist.train --preset {shlex.quote(f'{self.folder}/best.yaml')}"
 
     @property
     def dimensions(self) -> Space:
@@ -112,7 +125,7 @@ class SweepPlan:
         """The plan in a few lines, for people."""
         rows = [f"  {d.name}: {d.kind} {', '.join(str(v) for v in d.values)}" for d in self.dimensions]
         title = (
-            f"{self.trials} trials of {self.preset!r}, {self.budget:,} images each, evaluated every "
+            f"{format_count(self.trials, 'trial')} of {self.preset!r}, {self.budget:,} images each, evaluated every "
             f"{self.evaluate_every:,}, by {self.metric or 'the metric of the data'}; {self.search} search, scheduler "
             f"{self.scheduler}:"
         )
@@ -146,13 +159,32 @@ class SweepPlan:
         Raises:
             InputError: The plans differ; the message names the first difference.
         """
-        mine = dict(flatten_mapping(self.to_mapping()))
-        theirs = dict(flatten_mapping(other.to_mapping()))
+        if self.fingerprint and other.fingerprint not in ("", self.fingerprint):
+            raise InputError(
+                f"This sweep was begun on other data (index {self.fingerprint}) than those in "
+                f"{other.base['data']['url']} (index {other.fingerprint}): give those, or choose another --run.name."
+            )
+        mine, theirs = (dict(flatten_mapping(plan.to_mapping())) for plan in (self, other))
+        for values in (mine, theirs):  # of the preset's file, the content counts, which is in the base
+            values["preset"] = PurePath(str(values["preset"])).stem
+        free = _PLACES + (("base.data.url",) if self._has_data_of(other) else ())
         for name in dict.fromkeys([*mine, *theirs]):
-            if name not in ("trials", "base.run.dir", "base.run.name") and mine.get(name) != theirs.get(name):
+            if name not in free and mine.get(name) != theirs.get(name):
                 raise InputError(
                     f"This sweep was begun with {name.removeprefix('base.')} {mine.get(name)!r}, not "
                     f"{theirs.get(name)!r}: give --resume with the same command, or choose another --run.name."
                 )
         if other.trials < self.trials:
-            raise InputError(f"This sweep has {self.trials} trials: --trials {other.trials} cannot take any back.")
+            raise InputError(
+                f"This sweep has {format_count(self.trials, 'trial')}: --trials {other.trials} cannot take any back."
+            )
+
+    def _has_data_of(self, other: SweepPlan) -> bool:
+        """Whether both plans are of the same data, wherever these lie now.
+
+        Earlier versions kept no fingerprint: then the data must lie where they lay, as seen from the sweep.
+        """
+        if self.fingerprint:
+            return True  # other data have been refused
+        here, there = (os.path.relpath(plan.base["data"]["url"], plan.base["run"]["dir"]) for plan in (self, other))
+        return here == there

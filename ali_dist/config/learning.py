@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ali_dist.config.setting import require_value, setting
+from ali_dist.config.suggestions import did_you_mean
 from ali_dist.errors import InputError
 
 AUGMENTATIONS = ("color", "translation", "cutout")
 """What `objective.augment` may name."""
+
+
+def _hint_for_words(names: tuple[str, ...]) -> str:
+    """'; did you mean X' for the first word of an augmentation that is none but is close to one."""
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    return did_you_mean(unknown[0], AUGMENTATIONS).removesuffix("?") if unknown else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +112,14 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        require_value(self.latent_size >= 1, "model.latent_size", self.latent_size, "at least 1")
-        require_value(self.width > 0, "model.width", self.width, "more than 0")
-        require_value(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        latent, width, depth = self.latent_size, self.width, self.depth
+        require_value(1 <= latent <= 100_000, "model.latent_size", latent, "from 1 to 100,000")
+        require_value(0 < width <= 64, "model.width", width, "more than 0, up to 64")
+        require_value(1 <= depth <= 1000, "model.depth", depth, "from 1 to 1,000")
         p = self.discriminator_dropout
         require_value(p is None or 0 <= p < 1, "model.discriminator_dropout", p, "from 0 to less than 1")
-        require_value(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "at least 1")
+        embedding = self.embedding_size
+        require_value(1 <= embedding <= 100_000, "model.embedding_size", embedding, "from 1 to 100,000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +209,7 @@ class ObjectiveConfig:
         if len(set(names)) < len(names) or not set(names) <= set(AUGMENTATIONS):
             raise InputError(
                 f"objective.augment is {self.augment!r}, but must be 'none', or some of {', '.join(AUGMENTATIONS)}, "
-                f"each once, with commas between them, such as 'color,translation'."
+                f"each once, with commas between them, such as 'color,translation'{_hint_for_words(names)}."
             )
         if names and self.game == "inverse":
             raise InputError(

@@ -7,7 +7,6 @@ sentence with the nearest valid name or what is allowed. Importing this module i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -22,9 +21,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from ali_dist.config import Config
+from ali_dist.config.setting import show_value
+from ali_dist.config.suggestions import did_you_mean as did_you_mean
+from ali_dist.config.yaml_files import parse_yaml_text
 from ali_dist.errors import InputError
 
 Mapping_ = Mapping[str, Any]
+_LARGEST_INT = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +75,6 @@ def setting_infos() -> dict[str, SettingInfo]:
     return found
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """', did you mean X?' for a misspelt name, else an empty string."""
-    names = list(known)
-    tails = {n.rpartition(".")[2]: n for n in names}
-    tail = name.rpartition(".")[2]
-    if tail in tails:  # the right word in the wrong section, e.g. model.lr_d
-        close = [tails[tail]]
-    else:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        close = close or [tails[t] for t in difflib.get_close_matches(tail, tails, n=1, cutoff=0.75)]
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _parse_number(value: Any) -> int | float:
     """A finite number from a number or its text ('3e-4' too); an int wherever it is whole, exact at any size.
 
@@ -116,7 +106,7 @@ def _parse_as(kind: Any, value: Any) -> Any:
         return str(value).lower() == "true"
     if kind is float:
         return float(_parse_number(value))
-    if kind is int and isinstance(number := _parse_number(value), int):
+    if kind is int and isinstance(number := _parse_number(value), int) and abs(number) <= _LARGEST_INT:
         return number
     if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
         return str(value)
@@ -129,8 +119,14 @@ def _parse_value(info: SettingInfo, value: Any) -> Any:
     for kind in sorted(options, key=lambda option: option is not type(None)):  # 'none' is no text where None is meant
         with suppress(TypeError, ValueError, OverflowError):
             return _parse_as(kind, value)
+    if value is None:
+        raise InputError(
+            f"{info.key} is given no value, but must be {info.allowed()}: give one, or leave {info.key} out."
+        )
     words = [word for kind in options if get_origin(kind) is Literal for word in get_args(kind)]
-    raise InputError(f"{info.key} is {value!r}, but must be {info.allowed()}{did_you_mean(str(value), words) or '.'}")
+    raise InputError(
+        f"{info.key} is {show_value(value)}, but must be {info.allowed()}{did_you_mean(str(value), words) or '.'}"
+    )
 
 
 def parse_setting(key: str, value: Any) -> Any:
@@ -182,23 +178,6 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-class _TextLoader(yaml.BaseLoader):
-    """YAML whose values all stay text, for `_parse_value` to read as it reads the command line.
-
-    YAML 1.1's own guesses are traps here: 3e-4 is text to it, and the worker range 1:4 is the number 64.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; a name given twice is an error, where YAML would drop the first."""
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{name!r} is given twice", problem_mark=node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def _find_preset(name: str, folder: Path) -> Path:
     """The file of a shipped preset, or a YAML file given relative to `folder`."""
     if name.endswith((".yaml", ".yml")):
@@ -214,7 +193,7 @@ def _find_preset(name: str, folder: Path) -> Path:
 
 def _read_preset(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+        loaded = parse_yaml_text(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"Preset {path.name!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(loaded, dict):
@@ -231,12 +210,16 @@ class Preset:
         settings: By dotted name, as text; `from_mapping` gives them their types.
         sized_by: What decides the settings that it leaves open: 'images' (`runs/image_sizes.py`), or None.
         note: What the user is told about that; empty if there is nothing to tell.
+        users_own: Names of the settings that a file of the user's gives: whoever wrote it has asked for them.
+        source: The built-in data that it is made for, as `data.source` names them, even if other data are given.
     """
 
     name: str
     settings: dict[str, Any]
     sized_by: str | None
     note: str = ""
+    users_own: frozenset[str] = frozenset()
+    source: str = ""
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -254,6 +237,8 @@ def read_preset(name: str) -> Preset:
     """
     layers: list[dict[str, Any]] = []
     paths: list[Path] = []
+    shipped = set(preset_names())
+    users_own: set[str] = set()
     base: str | None = name
     folder = Path()
     while base is not None:
@@ -262,14 +247,56 @@ def read_preset(name: str) -> Preset:
             raise InputError(f"Preset {name!r} builds on itself, by way of 'base: {base}': take that line out.")
         paths.append(path.resolve())
         layers.append(_read_preset(path))
+        if base not in shipped:
+            users_own.update(key for key, _ in flatten_mapping(layers[-1]))
         base, folder = layers[-1].pop("base", None), path.parent
         if not isinstance(base, str | None):
             raise InputError(f"Preset {path.name!r} has 'base: {base!r}', but a base is the name of one preset.")
     sized_by = next((layer["sized_by"] for layer in layers if "sized_by" in layer), None)
     if sized_by not in (None, "images", "none"):
         raise InputError(f"Preset {name!r} has 'sized_by: {sized_by}', but that must be 'images' or 'none'.")
-    settings = {key: value for layer in reversed(layers) for key, value in flatten_mapping(layer) if key != "sized_by"}
-    return Preset(Path(name).stem, settings, None if sized_by == "none" else sized_by)
+    settings: dict[str, Any] = {}
+    for layer in reversed(layers):
+        flat = dict(flatten_mapping(layer))
+        settings = without_foreign_source(settings, flat) | {k: v for k, v in flat.items() if k != "sized_by"}
+    source = next((layer for layer in map(_source_of, layers) if layer), "")
+    return Preset(
+        Path(name).stem,
+        settings,
+        None if sized_by == "none" else sized_by,
+        users_own=frozenset(users_own),
+        source=source,
+    )
+
+
+def _source_of(layer: Mapping_) -> str:
+    """The built-in data that a layer names; empty if it names none."""
+    source = dict(flatten_mapping(layer)).get("data.source")
+    return source if isinstance(source, str) and source != "none" else ""
+
+
+def without_foreign_source(settings: Mapping_, later: Mapping_) -> dict[str, Any]:
+    """Settings without their `data.source` where a later layer names another `data.url`, and no source for it.
+
+    Built-in data are written to the place that comes with them, or where they are asked for by name: never into a
+    folder that somebody names as the place of data of their own.
+
+    Args:
+        settings: By dotted name.
+        later: The layer on top of them, likewise.
+    """
+    place = settings.get("data.url", setting_infos()["data.url"].default)
+    is_same_place = "data.url" not in later or _same_place(str(place), str(later["data.url"]))
+    if "data.source" in later or is_same_place:
+        return dict(settings)
+    return {key: value for key, value in settings.items() if key != "data.source"}
+
+
+def _same_place(first: str, second: str) -> bool:
+    """Whether two urls name the same folder or prefix."""
+    if "://" in first or "://" in second:
+        return first.rstrip("/") == second.rstrip("/")
+    return Path(first).absolute() == Path(second).absolute()
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:

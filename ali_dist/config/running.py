@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ali_dist.config.setting import require_value, setting
+from ali_dist.config.setting import require_value, setting, show_value
 from ali_dist.errors import InputError
+
+_LONGEST_NAME = 200  # bytes; file systems take 255, and names of Ray's files begin with it
+_MOST_IMAGES = 10**18
+_MOST_WORKERS = 100_000
+_MOST_THREADS = 1024  # OpenMP crashes where it cannot start as many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +25,27 @@ class RunConfig:
     seed: int = setting(0, "seed of weights, order, noise and dropout")
 
     def __post_init__(self) -> None:
-        plain = "/" not in self.name and self.name not in (".", "..")
-        require_value(plain, "run.name", self.name, "a folder name: without '/', and not '.' or '..'")
-        require_value(self.images > 0, "run.images", self.images, "at least 1")
+        for key, text in (("run.name", self.name), ("run.dir", self.dir)):
+            if any("\udc80" <= character <= "\udcff" for character in text):  # how Python keeps bytes that are no text
+                raise InputError(
+                    f"{key} is {show_value(text)}, which is no text in this terminal's locale: choose one without such "
+                    "characters, or set LC_ALL=C.UTF-8."
+                )
+        self._check_name()
+        require_value(0 < self.images <= _MOST_IMAGES, "run.images", self.images, f"from 1 to {_MOST_IMAGES:,}")
         require_value(0 <= self.seed < 2**31, "run.seed", self.seed, "from 0 to 2147483647")
+
+    def _check_name(self) -> None:
+        """Refuse what is no folder's name, and what a shell, a log line or another command would read otherwise."""
+        name = self.name
+        plain = "/" not in name and name not in (".", "..") and name == name.strip() and name[:1] not in ("-", "~")
+        require_value(
+            plain and name.isprintable() and len(name.encode(errors="replace")) <= _LONGEST_NAME,
+            "run.name",
+            name,
+            "a folder name of one line: without '/' and control characters, not '.' or '..', not beginning with '-' or "
+            f"'~' or a blank, and of at most {_LONGEST_NAME} bytes",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +96,10 @@ class ScaleConfig:
     def __post_init__(self) -> None:
         low, high = self.worker_range() or (0, 0)
         require_value(0 <= low <= high, "scale.workers", self.workers, "auto, 0, N or MIN:MAX with 1 <= MIN <= MAX")
-        require_value(self.threads is None or self.threads >= 1, "scale.threads", self.threads, "at least 1")
+        threads = self.threads
+        require_value(
+            threads is None or 1 <= threads <= _MOST_THREADS, "scale.threads", threads, f"from 1 to {_MOST_THREADS:,}"
+        )
         micro = self.micro_batch
         require_value(micro is None or micro >= 1, "scale.micro_batch", micro, "at least 1")
         require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
@@ -88,10 +114,16 @@ class ScaleConfig:
         """(fewest, most) Ray workers; (0, 0) is in-process; None is auto."""
         if self.workers == "auto":
             return None
-        low, colon, high = self.workers.partition(":")
-        if not low.isdecimal() or (colon and (not high.isdecimal() or int(low) < 1)):
-            raise InputError(f"scale.workers is {self.workers!r}, but must be auto, 0, N or MIN:MAX with MIN >= 1.")
-        return int(low), int(high) if colon else int(low)
+        match = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", self.workers, re.ASCII)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        is_elastic = ":" in self.workers
+        require_value(
+            match is not None and (low >= 1 or not is_elastic) and high <= _MOST_WORKERS,
+            "scale.workers",
+            self.workers,
+            f"auto, 0, N or MIN:MAX with MIN >= 1 and MAX <= {_MOST_WORKERS:,}",
+        )
+        return low, high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 
 Ids = NDArray[np.int64]
@@ -57,8 +58,8 @@ def check_batch(samples: int, global_batch_size: int) -> None:
     """
     if samples < global_batch_size:
         raise InputError(
-            f"The data have {samples} samples, which is {global_batch_size - samples} fewer than one global batch "
-            f"(data.global_batch_size is {global_batch_size}): use a smaller batch or more data."
+            f"The data have {format_count(samples, 'sample')}, which is {global_batch_size - samples} fewer than one "
+            f"global batch (data.global_batch_size is {global_batch_size}): use a smaller batch or more data."
         )
 
 

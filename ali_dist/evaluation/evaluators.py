@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import (
     conditions_from_labels,
@@ -273,6 +274,6 @@ class MixtureEvaluator:
 def _require_samples(split: LabelledArrays, name: str) -> None:
     if len(split.x) < LEAST_SAMPLES:
         raise InputError(
-            f"The {name} split holds {len(split.x)} samples, but evaluation needs at least {LEAST_SAMPLES}: "
-            f"choose a larger split, or set report.evaluation to none."
+            f"The {name} split holds {format_count(len(split.x), 'sample')}, but evaluation needs at least "
+            f"{LEAST_SAMPLES}: choose a larger split, or set report.evaluation to none."
         )

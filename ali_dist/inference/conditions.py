@@ -78,8 +78,8 @@ def find_class(run: LoadedRun, text: str) -> int:
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     raise InputError(
-        f"There is no class {text!r}{did_you_mean(text, names).removesuffix('?')}; the {len(names)} classes of run "
-        f"{run.name!r} are, from 0: {_list_names(names)}."
+        f"There is no class {text!r}{did_you_mean(text, names).removesuffix('?')}; the classes of run {run.name!r} "
+        f"are, from 0: {_list_names(names)}."
     )
 
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import make_generator
 from ali_dist.inference.conditions import ConditionQuery
 from ali_dist.inference.load import LoadedRun
-from ali_dist.inference.samples import conditions_for_samples, draw_labels, draw_samples
+from ali_dist.inference.samples import conditions_for_samples, draw_labels, draw_samples, say_resize
 from ali_dist.report import galleries
 from ali_dist.report.gallery_layouts import Gallery
 from ali_dist.report.image_grids import save_image
@@ -163,11 +164,12 @@ class GalleryWriter:
             raise InputError(
                 f"Run {self.run.name!r} was trained on points, which can only be shown by --what samples: choose that."
             )
+        say_resize(self.run, split)
         possible = split.index.num_samples // for_each
         if possible < self.count and (not self.may_be_fewer or possible == 0):
             raise InputError(
-                f"--count {self.count} needs {self.count * for_each} images, but {split.store.url} holds "
-                f"{split.index.num_samples}: give a smaller --count."
+                f"--count {self.count} needs {format_count(self.count * for_each, 'image')}, but {split.store.url} "
+                f"holds {split.index.num_samples}: give a smaller --count."
             )
         samples = draw_samples(split, min(possible, self.count) * for_each, make_generator(self.seed, "images"))
         images = [{"id": sample, "origin": origin} for sample, origin in zip(samples.ids, samples.origins, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from ali_dist.config import StorageConfig
 from ali_dist.data.order import SampleRun
-from ali_dist.data.shards.index import find_split, load_index
+from ali_dist.data.preparation.advice import find_prepared_split
+from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import BadSamples, ShardReader, load_origins
 from ali_dist.errors import InputError
 from ali_dist.inference.load import LoadedRun, storage_for_data
@@ -67,11 +70,18 @@ def open_samples_for(run: LoadedRun, url: str | None, splits: Sequence[str], sto
     return split
 
 
+def say_resize(run: LoadedRun, split: DataSplit) -> None:
+    """Say on stderr where images of another size than the training data's are resized; theirs was said in training."""
+    space = dataclasses.replace(run.space, stored_shape=split.index.shape)
+    if split.index.shape != run.spec.shape and (resize := space.describe_resize()):
+        sys.stderr.write(f"{resize}\n")
+
+
 def _open_first_split(root: Store, splits: Sequence[str], hint: str) -> DataSplit:
     refusals = []
     for name in splits:
         try:
-            store = find_split(root, name)
+            store = find_prepared_split(root, name)
             return DataSplit(store, load_index(store))
         except InputError as error:
             refusals.append(error)

@@ -20,6 +20,7 @@ import ray.train
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ali_dist.config import Config
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.resources import (
@@ -36,6 +37,8 @@ from ali_dist.launchers.resources import (
 _AUTOSCALER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 _IDLE_SECONDS = 45.0  # an autoscaler that has done nothing for so long will do nothing
 _POLL_SECONDS = 2.0
+_ANSWER_SECONDS = 20.0  # for a cluster's head to answer
+_CONNECT_SECONDS = 10.0
 _PROGRESS_SECONDS = 60.0
 _SIOCGIFADDR = 0x8915  # Linux's request for the address of a network interface
 _LOWER = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
@@ -51,13 +54,16 @@ def ray_session(config: Config) -> Iterator[None]:
     The cluster is that of the job or of RAY_ADDRESS, or one that `ray start` left on this machine. Where there is
     none, a local one with room for the workers is started, and ends with the block. It keeps Ray's dashboard, on the
     loopback interface, because Ray Train asks the dashboard for the state of its actors.
+
+    Raises:
+        InputError: RAY_ADDRESS names a cluster that does not answer.
     """
     if ray.is_initialized():
         yield
         return
     with temporary_environment(defaults=RAY_ENVIRONMENT):
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=True)
+            connect_to_ray(log_to_driver=True)
         else:
             _, most_workers = config.scale.worker_range() or (1, 1)
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
@@ -69,6 +75,49 @@ def ray_session(config: Config) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def connect_to_ray(**options: Any) -> None:
+    """Call `ray.init`; where RAY_ADDRESS names a cluster, find out before whether anybody answers there.
+
+    Ray itself would try for many minutes, and write of nothing but its own processes.
+
+    Args:
+        options: Those of `ray.init`.
+
+    Raises:
+        InputError: Nobody does, within `_ANSWER_SECONDS`, or there is no such cluster.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        reason = _why_unreachable(host.strip("[]"), int(port))
+        if reason:
+            raise _no_cluster_error(address, reason)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise _no_cluster_error(address, " ".join(str(error).split())[:200]) from error
+
+
+def _no_cluster_error(address: str, reason: str) -> InputError:
+    named = f"RAY_ADDRESS is {address!r}, but no Ray cluster answers there" if address else "There is no Ray cluster"
+    return InputError(
+        f"{named} ({reason.rstrip('.')}): start it or correct the address, or unset RAY_ADDRESS to run on this machine."
+    )
+
+
+def _why_unreachable(host: str, port: int) -> str:
+    """Why no connection can be made, tried for a while, because a head may be about to start; empty if one can be."""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
+                return ""
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                return str(getattr(error, "strerror", None) or error)
+        time.sleep(1)
 
 
 def alive_nodes() -> list[Resources]:
@@ -120,8 +169,9 @@ def choose_workers(
     workers = max(1, min(fitting, lanes))
     if workers < fitting:
         write_line(
-            f"The cluster has room for {fitting} workers, but the data order has {lanes} lanes (data.lanes, a divisor "
-            f"of data.global_batch_size {config.data.global_batch_size}): training with {workers}."
+            f"The cluster has room for {fitting} workers, but the data order has {format_count(lanes, 'lane')} "
+            f"(data.lanes, a divisor of data.global_batch_size {config.data.global_batch_size}): training with "
+            f"{workers}."
         )
     return workers, workers
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -136,6 +137,7 @@ def _train_worker(settings: dict[str, Any]) -> Record:
     if refusal is not None:  # this is the restart after a refusal
         return _refused_outcome(refusal)
     config = from_mapping(settings["config"])
+    _silence_reports()
     os.environ.update(settings["access"])
     torch.set_num_threads(config.scale.threads or threads_per_worker())
     try:
@@ -148,6 +150,17 @@ def _train_worker(settings: dict[str, Any]) -> Record:
         ray.get(coordinator.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
         raise
     return {"outcome": "finished", "summary": summary}
+
+
+def _silence_reports() -> None:
+    """Keep Ray from writing every report on the user's terminal, as the text of an object; the loop shows the metrics.
+
+    The logger's name is the path of its file, so it is taken from there (Ray 2.60); other versions may have none.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray.train.v2._internal.execution import context
+
+        context.logger.setLevel(logging.WARNING)
 
 
 def _refused_outcome(refusal: tuple[str, str]) -> Record:

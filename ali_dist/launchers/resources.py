@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ali_dist.config import Config
+from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 
 Resources = Mapping[str, float]
@@ -101,8 +102,9 @@ def check_lanes(config: Config, workers: int, option: str = "scale.workers") -> 
     lanes = config.data.num_lanes()
     if workers > lanes:
         raise InputError(
-            f"{option} asks for {workers} workers, but the data order has {lanes} lanes (data.lanes, a divisor of "
-            f"data.global_batch_size {config.data.global_batch_size}): use at most {lanes} workers or more lanes."
+            f"{option} asks for {workers} workers, but the data order has {format_count(lanes, 'lane')} (data.lanes, "
+            f"a divisor of data.global_batch_size {config.data.global_batch_size}): use at most "
+            f"{format_count(lanes, 'worker')} or more lanes."
         )
 
 

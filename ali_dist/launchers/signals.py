@@ -39,6 +39,22 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Within the block, SIGTERM interrupts as Ctrl-C does, so that temporary files are removed on the way out.
+
+    Does nothing outside the main thread, where Python allows no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def run_beside_main_thread(
     work: Callable[[], Result],
     *,

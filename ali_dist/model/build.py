@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ali_dist.config import Config, ObjectiveConfig
+from ali_dist.config.suggestions import did_you_mean
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI, GameSpec
 from ali_dist.model.architectures import ARCHITECTURES, SIZED_ARCHITECTURES, Architecture, residual
@@ -28,8 +30,9 @@ def find_architecture(config: Config, spec: DataSpec) -> Architecture:
     if name in SIZED_ARCHITECTURES:
         return SIZED_ARCHITECTURES[name](_residual_side(config, spec), depth)
     if name not in ARCHITECTURES:
-        names = ", ".join(sorted([*ARCHITECTURES, *SIZED_ARCHITECTURES]))
-        raise InputError(f"model.architecture is {name!r}, but must be one of {names}.")
+        names = sorted([*ARCHITECTURES, *SIZED_ARCHITECTURES])
+        hint = did_you_mean(name, names) or "."
+        raise InputError(f"model.architecture is {name!r}, but must be one of {', '.join(names)}{hint}")
     if depth != 1:
         raise InputError(
             f"model.depth is {depth}, but architecture {name!r} has no residual blocks: leave model.depth out, or set "
@@ -135,17 +138,47 @@ def build_networks(config: Config, spec: DataSpec, seed: int) -> tuple[ALI, Data
     """
     architecture = find_architecture(config, spec)
     space = DataSpace.for_architecture(architecture, spec.shape)
-    ali = build_ali(
-        architecture,
-        space.model_shape,
-        network_sizes(config, spec),
-        encoder=config.model.encoder,
-        discriminator_dropout=config.model.discriminator_dropout,
-        game=game_from_config(config.objective),
-        native=space.native_from_unit,
-        seed=seed,
-    )
+    with _refuse_too_large(config):
+        ali = build_ali(
+            architecture,
+            space.model_shape,
+            network_sizes(config, spec),
+            encoder=config.model.encoder,
+            discriminator_dropout=config.model.discriminator_dropout,
+            game=game_from_config(config.objective),
+            native=space.native_from_unit,
+            seed=seed,
+        )
     return ali, space
+
+
+def describe_resize(config: Config, spec: DataSpec) -> str:
+    """Say in a sentence how images like `spec` are resized; empty where they are not.
+
+    Raises:
+        InputError: The architecture does not fit the data.
+    """
+    return DataSpace.for_architecture(find_architecture(config, spec), spec.shape).describe_resize()
+
+
+@contextmanager
+def _refuse_too_large(config: Config) -> Iterator[None]:
+    """Refuse networks whose weights this machine's memory does not hold.
+
+    Raises:
+        InputError: It could not be had.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(word in text for word in ("allocate memory", "overflow")):
+            raise
+        model = config.model
+        raise InputError(
+            f"The networks are too large for this machine's memory (architecture {model.architecture!r} with "
+            f"model.width {model.width:g}, model.latent_size {model.latent_size}): lower these."
+        ) from error
 
 
 def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> None:
@@ -166,7 +199,8 @@ def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> No
     if size is not None and requested_size is None and len(sides) == 2 and sides != (size, size):
         raise InputError(
             f"The data have images of {sides[0]}x{sides[1]}, but architecture {name!r} works at {size}x{size}: set "
-            f"data.image_size to {size} to have them resized, or choose another data.url or model.architecture."
+            f"data.image_size to {size} to have them resized, take --preset images for pictures of your own, or choose "
+            "another data.url or model.architecture."
         )
     if (len(spec.shape) == 1) != (size is None):
         kind = "points [D]" if size is None else "images [C, H, W]"
@@ -185,8 +219,9 @@ def _check_fit(config: Config, spec: DataSpec, architecture: Architecture) -> No
 
 
 def _kind_refusal(name: str, spec: DataSpec, kind: str) -> str:
+    own = "take --preset images for pictures of your own, or " if spec.is_images else ""
     return (
-        f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: choose "
+        f"The data have samples of shape {list(spec.shape)}, but architecture {name!r} takes {kind}: {own}choose "
         "another data.url or model.architecture."
     )
 

@@ -48,6 +48,14 @@ class DataSpace:
             return self.stored_shape
         return (self.stored_shape[0], self.image_size, self.image_size)
 
+    def describe_resize(self) -> str:
+        """What becomes of the size of images, in a sentence; empty where they stay as they are stored."""
+        height, width = self.stored_shape[-2:] if self.image_size is not None else (0, 0)
+        if self.image_size is None or (height, width) == (self.image_size, self.image_size):
+            return ""
+        how = "enlarged" if min(height, width) < self.image_size else "shrunk"
+        return f"Images of {height}x{width} are {how} to {self.image_size}x{self.image_size}, the size of the networks."
+
     def unit_from_stored(self, x: Tensor) -> Tensor:
         """Stored samples as floats in [0, 1] at the training size."""
         if self.image_size is None:

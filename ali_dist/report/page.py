@@ -72,7 +72,8 @@ def write_page(run_folder: Path) -> Path:
         section_html("Configuration", _config_table(run.config)),
     ]
     path = run_folder / "report.html"
-    path.write_text(page_html(f"{name} · ALI", "\n".join(section for section in sections if section)), encoding="utf-8")
+    page = page_html(f"{name} · ALI", "\n".join(section for section in sections if section))
+    path.write_bytes(page.encode("utf-8", "surrogateescape"))  # paths of the C locale get their own bytes
     return path
 
 

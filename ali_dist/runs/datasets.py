@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ali_dist.config import Config, StorageConfig
-from ali_dist.data.shards.index import Index, check_listing, find_split, load_index
+from ali_dist.config import Config, DataConfig, StorageConfig
+from ali_dist.data.preparation.advice import find_prepared_split, list_splits
+from ali_dist.data.shards.index import INDEX_KEY, Index, check_listing, load_index
 from ali_dist.errors import InputError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
@@ -14,6 +15,7 @@ from ali_dist.storage.cached import with_cache
 
 VALID = "valid"
 """Name of the split that evaluations before the end, and sweeps, choose by."""
+_USUAL_HOLDOUT = DataConfig().holdout  # data need not have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +71,27 @@ def open_run_data(config: Config) -> RunData:
     train = _open_split(root, config.data.split)
     check_listing(train.store, train.index)
     holdout = _open_other_split(root, config.data.holdout, train)
+    if holdout is None and config.data.holdout not in (_USUAL_HOLDOUT, train.name):
+        raise _no_holdout_error(root, config.data.holdout)
     valid = _open_other_split(root, VALID, train)
     return RunData(train, holdout, valid)
 
 
 def _open_other_split(root: Store, split: str, train: DataSplit) -> DataSplit | None:
     """Open a split that is not the training split; None where the data do not have it."""
-    try:
-        other = _open_split(root, split)
-    except InputError:
+    if all(store.stat(INDEX_KEY) is None for store in (root, root.child(split))):
         return None
+    other = _open_split(root, split)
     return None if other.index.fingerprint == train.index.fingerprint else other
 
 
+def _no_holdout_error(root: Store, split: str) -> InputError:
+    """The error for a split that was asked for; that the usual one is missing is said when the run starts."""
+    existing = list_splits(root)
+    have = f"whose splits are {', '.join(existing)}: name one of those, or" if existing else "which is one split:"
+    return InputError(f"data.holdout is {split!r}, but there is no such split in {root.url}, {have} leave it out.")
+
+
 def _open_split(root: Store, split: str) -> DataSplit:
-    store = find_split(root, split)
+    store = find_prepared_split(root, split)
     return DataSplit(store, load_index(store))

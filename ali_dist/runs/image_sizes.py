@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ali_dist.config import Config, StorageConfig
@@ -132,8 +133,36 @@ def _open_index(config: Config, given: Mapping[str, Any]) -> Index:
             raise
         raise InputError(
             f"There are no pictures at {config.data.url}: write yours with `python -m ali_dist.prepare folder "
-            f"{config.data.url} --from PICTURES --size 64`, or give --data.url."
+            f"{shlex.quote(config.data.url)} --from PICTURES --size 64`, or give --data.url."
         ) from error
+
+
+def check_shrink(config: Config, preset: str, asked: Collection[str]) -> None:
+    """Refuse to shrink images by more than 2 because a preset for other data says so.
+
+    Args:
+        config: The config of the run.
+        preset: Name of the preset, for the message.
+        asked: Names of the settings that the user has given: whoever gives `data.image_size` means it.
+
+    Raises:
+        InputError: The data are there, and more than half of each side would be lost.
+    """
+    side = config.data.image_size
+    if side is None or "data.image_size" in asked:
+        return
+    try:
+        shape = open_run_data(config).train.index.shape
+    except InputError:
+        return  # whoever opens the data to use them says what is wrong with them
+    if len(shape) == 3 and max(shape[1:]) > 2 * side:
+        height, width = shape[1:]
+        url = shlex.quote(config.data.url)
+        raise InputError(
+            f"The images in {config.data.url} have {height}x{width} pixels, but preset {preset!r} works at "
+            f"{side}x{side}: train at their own size with `python -m ali_dist.train --preset images --data.url {url}`, "
+            f"or give --data.image_size {side} to have them shrunk."
+        )
 
 
 def _earlier_settings(config: Config) -> Settings:

@@ -114,7 +114,8 @@ def read_records(path: Path, problems: list[str]) -> list[Record]:
             records.append(record)
     if num_bad_lines:
         total = num_bad_lines + len(records)
-        problems.append(f"{num_bad_lines} of {total} lines of {path.name} cannot be read and are left out.")
+        verb = "is" if num_bad_lines == 1 else "are"
+        problems.append(f"{num_bad_lines} of {total} lines of {path.name} cannot be read and {verb} left out.")
     return records
 
 

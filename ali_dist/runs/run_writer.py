@@ -63,10 +63,13 @@ class RunWriter:
         for tracker in self._trackers:
             tracker.log_image(path, images)
 
-    def forget_after(self, images: int) -> None:
-        """Drop records that lie beyond a checkpoint which training goes on from: they will be written again."""
-        for tracker in self._trackers:
-            tracker.forget_after(images)
+    def forget_after(self, images: int) -> list[str]:
+        """Drop records that lie beyond a checkpoint which training goes on from: they will be written again.
+
+        Returns:
+            Sentences for the user.
+        """
+        return [note for tracker in self._trackers if (note := tracker.forget_after(images))]
 
     def publish(self) -> None:
         """Bring new and changed files to the store; a local run is there already."""

@@ -6,6 +6,7 @@ A tracker is a class with the methods of `Tracker` and a row in `TRACKERS`; rank
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,8 +33,12 @@ class Tracker(Protocol):
 
     appended_files: tuple[str, ...]
 
-    def forget_after(self, images: int) -> None:
-        """Drop what was recorded beyond so many images: training goes on from there and records it again."""
+    def forget_after(self, images: int) -> str | None:
+        """Drop what was recorded beyond so many images: training goes on from there and records it again.
+
+        Returns:
+            A sentence for the user, if there is something to tell.
+        """
 
     def log_record(self, record: Record) -> None:
         """Keep one record."""
@@ -60,9 +65,9 @@ class JsonLinesTracker:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
 
-    def forget_after(self, images: int) -> None:
+    def forget_after(self, images: int) -> str | None:
         if not self._path.exists():
-            return
+            return None
         kept, foreign = [], []
         for line in self._path.read_bytes().splitlines():
             seen = _images_of(line)
@@ -75,6 +80,10 @@ class JsonLinesTracker:
                 file.write(b"".join(line + b"\n" for line in foreign))
         store = LocalStore(self._path.parent)
         store.put(self._path.name, b"".join(line + b"\n" for line in kept))  # a kill leaves the old file or the new one
+        if not foreign:
+            return None
+        lines = "1 line that is" if len(foreign) == 1 else f"{len(foreign)} lines that are"
+        return f"{lines} no record of a run went from {self._path.name} to {FOREIGN_LINES}."
 
     def log_record(self, record: Record) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -100,6 +109,15 @@ def _images_of(line: bytes) -> float | None:
     return images if isinstance(images, int | float) else None
 
 
+def _as_text(folder: Path) -> str:
+    """A path that TensorBoard can encode: in the C locale, one from the current folder may be, if the whole is not."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return os.path.relpath(folder)
+    return str(folder)
+
+
 class TensorBoardTracker:
     """tensorboard/: the numbers of records as scalars, pictures as they are.
 
@@ -123,7 +141,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard import SummaryWriter
 
             # TensorBoard hides what an earlier start wrote from here on.
-            self._writer = SummaryWriter(str(self._folder), purge_step=record["images"])
+            self._writer = SummaryWriter(_as_text(self._folder), purge_step=record["images"])
         for key, value in record.items():
             if isinstance(value, float) and key != "seconds":
                 self._writer.add_scalar(f"{record['event']}/{key}", value, record["images"])

@@ -7,6 +7,7 @@ import json
 import torch
 
 from ali_dist.config import Config
+from ali_dist.config.wording import format_count
 from ali_dist.data.order import check_batch
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError
@@ -35,7 +36,7 @@ def describe_run(config: Config) -> str:
         precision="fp32" if config.scale.precision == "auto" else config.scale.precision,
     )
     rule = choose_update_rule(config.objective.update, situation)
-    ali, _ = build_networks(config, spec, seed=0)
+    ali, space = build_networks(config, spec, seed=0)
     check_rows(config, ali, slice(0, config.data.global_batch_size), World())
     if data is not None:
         check_batch(data.train.index.num_samples, config.data.global_batch_size)
@@ -46,12 +47,14 @@ def describe_run(config: Config) -> str:
             json.dumps(config.to_mapping(), indent=2),
             "",
             "parameters   " + ", ".join(f"{name} {count:,}" for name, count in sizes.items()) + f"; all {total:,}",
-            f"update       {rule.name}, {config.total_steps():,} updates of {config.data.global_batch_size} images in "
-            f"{config.data.num_lanes()} lanes",
+            f"update       {rule.name}, {format_count(config.total_steps(), 'update')} of "
+            f"{format_count(config.data.global_batch_size, 'image')} in "
+            f"{format_count(config.data.num_lanes(), 'lane')}",
             f"memory       {_describe_memory(config, estimate_memory(config, spec, rule))}",
             f"speed        {_describe_speed(config, spec)}",
             f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
             f"data         {_describe_data(config, data) if data else f'not there yet: {why_no_data}'}",
+            *([f"size         {resize}"] if data and (resize := space.describe_resize()) else []),
         ]
     )
 
@@ -121,7 +124,8 @@ def _describe_data(config: Config, data: RunData) -> str:
     index = data.train.index
     megabytes = index.num_samples * index.decoded_bytes / 1e6
     epochs = config.run.images / index.num_samples
-    return f"{index.num_samples:,} samples of {list(index.shape)}, {megabytes:,.1f} MB decoded; {epochs:,.1f} epochs"
+    samples = format_count(index.num_samples, "sample")
+    return f"{samples} of {list(index.shape)}, {megabytes:,.1f} MB decoded; {epochs:,.1f} epochs"
 
 
 def _assume_spec(config: Config) -> DataSpec:

@@ -267,6 +267,16 @@ def conclude(run: TrainingRun, status: str) -> Record | None:
     return run.reporter.write_summary(outcome, substituted)
 
 
+def _describe_end(run: TrainingRun, *, was_finished: bool) -> str:
+    """Say why nothing is left to train: the run had come to its end, or has been given an earlier one."""
+    name, images, planned = run.config.run.name, run.progress.images, run.progress.planned_images
+    state = f"is finished ({images:,} images)"
+    if not was_finished and images <= planned - run.global_batch_size:
+        shorter = f"run.images is now {run.config.run.images:,}"
+        state = f"was stopped after {images:,} of {planned:,} images, and ends here, because {shorter}"
+    return f"Run {name!r} {state}: raise --run.images to go on, or choose another --run.name."
+
+
 def conclude_finished_run(run: TrainingRun) -> Record | None:
     """Nothing is left to train; a run without a summary gets it, with the looks that it may lack. Collective.
 
@@ -275,10 +285,7 @@ def conclude_finished_run(run: TrainingRun) -> Record | None:
     """
     summary = run.reporter.read_finished_summary() if run.reporter is not None else None
     if run.reporter is not None:
-        run.reporter.say(
-            f"Run {run.config.run.name!r} is finished ({run.progress.images:,} images): raise --run.images to go on, "
-            "or choose another --run.name."
-        )
+        run.reporter.say(_describe_end(run, was_finished=summary is not None))
     is_concluded = any_rank(summary is not None, run.device, run.world)
     if not is_concluded and run.reporter is not None:
         run.reporter.draw_galleries(run.position())

@@ -109,7 +109,8 @@ class RunReporter:
         """Begin to show a training that starts, or goes on, from `progress`, which gets the newest metrics."""
         config = self._config
         state = self._state
-        self._folder.forget_after(progress.images)
+        for note in self._folder.forget_after(progress.images):
+            self.say(note)
         self._recall_metrics(progress)
         self._folder.write_json("config.json", config.to_mapping())
         sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in state.ali.named_children()}
@@ -119,6 +120,8 @@ class RunReporter:
             + f" parameters; {state.step.rule.name} update, {state.precision.name} on {self._device}"
             + (f", {state.launching}." if state.launching else ".")
         )
+        if resize := state.space.describe_resize():
+            self.say(resize)
         self.say(f"Results go to {self._folder.store.url}.")
         if self._data.holdout is None:
             self.say(f"The data have no split {config.data.holdout!r}: evaluation is left out.")

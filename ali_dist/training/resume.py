@@ -14,6 +14,7 @@ from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.errors import InputError
 from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
+from ali_dist.training.schedules import learning_rate_factor
 from ali_dist.training.state import TrainState
 
 # What decides which numbers the run computes: a checkpoint goes on only with the same.
@@ -38,6 +39,8 @@ _SAID_SETTINGS = ("run.images", "scale.batch_norm", "data.flip")
 # Settings that came later, with what runs computed before there was a choice; a preset may choose otherwise.
 _VALUES_BEFORE = {"optim.warmup": 0.0, "optim.eps_inside": False, "scale.batch_norm": "local"}
 
+_SMALLEST_SAID = 0.005  # of the learning rates
+
 
 @dataclass(slots=True)
 class TrainingProgress:
@@ -50,6 +53,7 @@ class TrainingProgress:
         restarts: How often the run was gone on with.
         metrics: Metrics of the last evaluation; empty if there was none, or if the one at the end has given none.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
+        planned_images: The length of the run that the checkpoint was saved in; 0 if there is none.
     """
 
     step: int = 0
@@ -58,6 +62,7 @@ class TrainingProgress:
     restarts: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_split: str = ""
+    planned_images: int = 0
 
     def advance(self, images: int) -> None:
         """Count one update of so many images."""
@@ -105,9 +110,14 @@ def resume_run(
         return TrainingProgress()
     metadata = newest.metadata
     state.restore(newest.tensors, metadata.precision)
-    say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
-    for change in changes:
-        say(f"Changed since the checkpoint: {change}.")
+    planned = dict(flatten_mapping(metadata.config)).get("run.images")
+    planned_images = planned if isinstance(planned, int) and planned > 0 else config.run.images
+    if metadata.step < config.total_steps():  # else nothing is trained, and nothing changes
+        say(f"Continuing from the checkpoint at image {metadata.images_seen:,} (update {metadata.step:,}).")
+        for change in changes:
+            say(f"Changed since the checkpoint: {change}.")
+        if note := describe_new_rates(config, metadata.images_seen, planned_images):
+            say(note)
     return TrainingProgress(
         step=metadata.step,
         images=metadata.images_seen,
@@ -115,6 +125,25 @@ def resume_run(
         restarts=metadata.restarts + 1,
         metrics=dict(metadata.metrics),
         metrics_split=metadata.metrics_split,
+        planned_images=planned_images,
+    )
+
+
+def describe_new_rates(config: Config, images: int, planned_images: int) -> str:
+    """Say where another length of the run puts the learning rates; empty where they stay as they were.
+
+    Args:
+        config: The config of this start.
+        images: Images seen.
+        planned_images: The length of the run until now.
+    """
+    optim, batch = config.optim, config.data.global_batch_size
+    before, now = (learning_rate_factor(optim, batch, images, total) for total in (planned_images, config.run.images))
+    if abs(now - before) < _SMALLEST_SAID:
+        return ""
+    return (
+        f"With run.images {config.run.images:,} in place of {planned_images:,}, the {optim.schedule} schedule is at "
+        f"{now:.0%} of the learning rates where it was at {before:.0%}, and comes to 0 at the new end."
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from ali_dist.config.loading import from_mapping
+from ali_dist.config.loading import from_mapping, read_preset
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, TrainingError
 from ali_dist.launchers.local import prepare_builtin_data
@@ -64,6 +64,7 @@ def make_sweep_plan(search: SearchName, seed: int, options: argparse.Namespace) 
     )
     settings = {"run.images": options.images, "run.dir": options.dir / "runs", "run.name": f"{search}-{seed}"}
     settings |= {"data.url": options.dir / "data", "report.evaluate_every": options.images, "scale.threads": 1}
+    settings |= {"data.source": read_preset(options.preset).source or "none"}
     settings |= {"model.width": 0.5, "report.evaluation_samples": 1000}
     return make_plan(sweep_options, {name: str(value) for name, value in settings.items()})
 

@@ -21,7 +21,8 @@ if (_skip_reason := why_not()) is not None:
     pytest.skip(_skip_reason, allow_module_level=True)
 
 TRAIN = ["python", "-m", "ali_dist.train", "--preset=mixture-ring", f"--data.url={SHARED}/ring", "--scale.threads=1"]
-TRAIN += [f"--run.dir={SHARED}/runs", "--data.global_batch_size=24", "--data.lanes=6", "--model.width=0.25"]
+TRAIN += ["--data.source=mixture-ring", f"--run.dir={SHARED}/runs"]
+TRAIN += ["--data.global_batch_size=24", "--data.lanes=6", "--model.width=0.25"]
 TRAIN += ["--report.evaluation=none", f"--report.checkpoint_every={24 * 50}", f"--report.log_every={24 * 50}"]
 
 

@@ -80,7 +80,8 @@ def test_a_job_that_is_stopped_saves_and_the_same_command_goes_on(head, tmp_path
     images = 24 * 20_000
     runs = tmp_path / "runs" / "stopped"
     train = ["python", "-m", "ali_dist.train", "--preset=mixture-ring", f"--data.url={tmp_path / 'ring'}"]
-    train += [f"--run.dir={tmp_path / 'runs'}", "--run.name=stopped", "--data.global_batch_size=24", "--data.lanes=6"]
+    train += ["--data.source=mixture-ring", f"--run.dir={tmp_path / 'runs'}", "--run.name=stopped"]
+    train += ["--data.global_batch_size=24", "--data.lanes=6"]
     train += ["--model.width=0.25", "--report.evaluation=none", f"--report.checkpoint_every={24 * 50}"]
     code, output = head.run_launcher("submit", head.address, "--", *train, f"--run.images={images}")
     assert code == 0, output

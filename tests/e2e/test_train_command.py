@@ -150,7 +150,7 @@ def refusal_of(capsys, *words: str) -> str:
     [
         (["--preset", "digit"], ["digit", "did you mean digits"]),
         (["--optim.lr", "1"], ["optim.lr"]),
-        (["--model.latent_size", "0"], ["model.latent_size", "0", "at least 1"]),
+        (["--model.latent_size", "0"], ["model.latent_size", "0", "from 1 to"]),
         (["--data.global_batch_size", "4", "--data.lanes", "8"], ["4", "8", "data.lanes"]),
         (["--scale.precision", "fp15"], ["fp15", "fp16"]),
         (["--optim.beta2", "0.001"], ["0.001", "0.999"]),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ali_dist.data.preparation.advice import advise_on_unprepared, holds_foreign_files
+from ali_dist.data.preparation.shard_task import UNFINISHED_KEY
 from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
 from ali_dist.data.sources.base import StartTracking, track_nothing
@@ -15,7 +19,8 @@ def ensure_prepared(
 ) -> bool:
     """Write built-in data into a local folder unless data is there; safe when several processes do it at once.
 
-    The user's own data in that folder is left alone and will be used. Nothing is written to an object store.
+    The user's own data in that folder is left alone and will be used. Nothing is written to an object store, nor into a
+    folder that holds anything else.
 
     Args:
         source: A value of `data.source`.
@@ -27,7 +32,7 @@ def ensure_prepared(
         Whether anything was written.
 
     Raises:
-        InputError: There is no such built-in source, or the folder holds another one.
+        InputError: There is no such built-in source, or the folder holds another one, or other files.
     """
     known = built_in_sources()
     if source not in known:
@@ -49,6 +54,12 @@ def ensure_prepared(
             )
     if len(present) == len(splits):
         return False
+    is_begun = any(split.stat(UNFINISHED_KEY) is not None for split in splits)
+    if not present and not is_begun and holds_foreign_files(Path(store.url)):
+        raise InputError(
+            f"The built-in data {source!r} are not written into {store.url}, which holds other files: choose another "
+            f"data.url, or take what is there ({advise_on_unprepared(store.url)})."
+        )
     data_source, options = known[source]
     if samples is not None:
         options = {**options, "samples": samples}

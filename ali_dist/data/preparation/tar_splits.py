@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ali_dist.data.preparation.write_splits import WrittenSplits
-from ali_dist.data.shards.index import INDEX_KEY, Index, check_listing, load_index
+from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.location import name_tars
 from ali_dist.data.shards.tar_scan import TarOptions, scan_split
 from ali_dist.data.shards.webdataset import name_labels, write_tar_index
@@ -183,22 +183,6 @@ def _list_left_out(tars: Store, splits: Sequence[TarSplit]) -> tuple[str, ...]:
     used = {f"{split.tars.url}/{key}" for split in splits for key in split.keys}
     keys = [info.key for info in tars.list() if info.key.endswith(".tar")]
     return tuple(key for key in keys if f"{tars.url}/{key}" not in used)
-
-
-def describe_index(index: Index) -> list[str]:
-    """What the user should know of how tars were indexed, a sentence each."""
-    lines = list(map(str, index.extra.get("notes", [])))
-    for reason, entry in index.extra.get("left_out", {}).items():
-        lines.append(f"left out, {reason}: {_name_count(entry)}.")
-    for treatment, entry in index.extra.get("treatments", {}).items():
-        done = {"background": f"put on {index.background}", "orientation": "turned upright"}.get(treatment, treatment)
-        lines.append(f"{done}: {_name_count(entry)}.")
-    return lines
-
-
-def _name_count(entry: dict[str, Any]) -> str:
-    names = ", ".join(ascii(name) for name in entry["first"])
-    return f"{entry['count']} ({names}{', ...' * (entry['count'] > len(entry['first']))})"
 
 
 def _is_indexed(split: TarSplit, settings: dict[str, Any]) -> bool:

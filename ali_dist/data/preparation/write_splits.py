@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,8 +118,8 @@ def _is_complete(store: Store, settings: dict[str, Any]) -> bool:
         index = load_index(store)
         if index.extra.get("source") != settings:
             raise InputError(
-                f"{store.url} already holds other data ({json.dumps(index.extra.get('source', 'of your own'))}, not "
-                f"{json.dumps(settings)}): choose another folder, or remove that one."
+                f"{store.url} already holds other data ({_describe_difference(index.extra.get('source'), settings)}): "
+                f"choose another folder, or remove that one."
             )
         try:
             check_listing(store, index)
@@ -130,9 +131,29 @@ def _is_complete(store: Store, settings: dict[str, Any]) -> bool:
     if store.stat(UNFINISHED_KEY) is None and any(info.key.endswith(".tar") for info in store.list()):
         raise InputError(
             f"{store.url} holds tars without an index that this program did not write: choose another folder, or "
-            f"index them with `python -m ali_dist.prepare webdataset {store.url}`."
+            f"index them with `python -m ali_dist.prepare webdataset {shlex.quote(store.url)}`."
         )
     return False
+
+
+def _describe_difference(there: object, settings: dict[str, Any]) -> str:
+    """What differs between the settings that data was written with and those that are asked for."""
+    if not isinstance(there, dict):
+        return "which this program did not write"
+    if there.get("name") != settings["name"]:
+        return f"{there.get('name')}, not {settings['name']}"
+    changes = [
+        f"{key} {_setting_text(there.get(key))}, not {_setting_text(settings.get(key))}"
+        for key in settings | there
+        if key != "input" and there.get(key) != settings.get(key)
+    ]
+    if there.get("input") != settings.get("input"):
+        changes.append("made of other files, or with other labels")
+    return "; ".join(changes)
+
+
+def _setting_text(value: object) -> str:
+    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _mark_unfinished(store: Store, settings: dict[str, Any]) -> None:

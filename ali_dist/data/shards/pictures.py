@@ -1,7 +1,7 @@
-"""Bring a decoded image into the form that is stored and learned from: upright, opaque, gray or RGB.
+"""Bring a decoded image into the form that is stored and learned from: upright, opaque, 8 bits, gray or RGB.
 
 What lies under transparent pixels is garbage in many real files (icons, cut-outs), and nobody sees it: transparent
-images are put on a background. Photographs are turned as their camera noted.
+images are put on a background. Photographs are turned as their camera noted. 16 bits a channel become 8.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BACKGROUND = "white"
 _ORIENTATION = 0x0112  # the Exif tag
-_GRAY_MODES = ("1", "L", "LA", "La")
-_MAX_PIXELS = 64_000_000  # of one image; a few of 180 million fill a machine's memory
+_MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and thrice that where it is transparent
+_DARK = 4096  # 16-bit images that stay below are nearly black at 8 bits: cameras and scanners of 12 bits write them
+# Of Pillow's decoders.
+_READ_ERRORS = (OSError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error, RuntimeError)
 
 
 class OtherSize(ValueError):  # noqa: N818  (it reads better where it is caught)
@@ -31,8 +35,9 @@ class OpenedPicture(NamedTuple):
 
     Attributes:
         image: Its pixels, of mode L or RGB.
-        treatments: Some of `background` (it had transparent pixels, which were put on one) and `orientation` (it was
-            turned).
+        treatments: Some of `background` (it had transparent pixels, which were put on one), `orientation` (it was
+            turned), `16-bit` (it had 16 bits a channel, of which 65535 became 255), `dark-16-bit` (and all of them were
+            below 4096), `cmyk` (it had printing colors), and `first-frame` (it had more frames or pages).
     """
 
     image: Image
@@ -41,30 +46,24 @@ class OpenedPicture(NamedTuple):
 
 @contextlib.contextmanager
 def open_image(payload: bytes | memoryview, formats: tuple[str, ...]) -> Iterator[Image]:
-    """Open an image of 8 bits a channel in one of Pillow's formats; it is decoded when its pixels are first used.
+    """Open an image in one of Pillow's formats; it is decoded when its pixels are first used.
 
     Raises:
         ValueError: The image cannot be decoded, which may come out within the block; the message says why.
     """
     from PIL import Image as Images
 
+    if not len(payload):
+        raise ValueError("it is empty (0 bytes)")
+    Images.MAX_IMAGE_PIXELS = None  # it counts the pixels of the file; `straighten_picture` those that are decoded
     names = " or ".join(", ".join(formats).rsplit(", ", 1))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on files that it reads nevertheless
             image = Images.open(io.BytesIO(payload), formats=formats)
         with image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have mode {image.mode}, but 8-bit ones are needed")
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(
-                    f"it has {image.width}x{image.height} pixels, but at most {_MAX_PIXELS // 1_000_000} million are "
-                    "read: make it smaller"
-                )
             yield image
-    except Images.DecompressionBombError as error:
-        raise ValueError(f"it is too large ({' '.join(str(error).split())})") from error
-    except (OSError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error) as error:
+    except _READ_ERRORS as error:
         raise ValueError(f"it cannot be decoded as {names}, or is cut short") from error
 
 
@@ -84,33 +83,111 @@ def upright_shape(image: Image) -> tuple[int, int, int]:
     knows_exif = image.format != "PNG" or "exif" in image.info  # Pillow would decode a PNG to look for it at the end
     if knows_exif and image.getexif().get(_ORIENTATION, 1) in range(5, 9):
         width, height = height, width
-    return (1 if image.mode in _GRAY_MODES else 3, height, width)
+    return (1 if _is_gray(image) else 3, height, width)
 
 
-def straighten_picture(image: Image, mode: str, background: str = BACKGROUND) -> OpenedPicture:
+def straighten_picture(
+    image: Image, mode: str, background: str = BACKGROUND, crop: Callable[[Image], Image] = lambda image: image
+) -> OpenedPicture:
     """Turn an image upright, put it on a background if it is transparent, and convert it.
 
     Args:
-        image: An opened image.
+        image: An opened image, as its file has it or reduced by `draft`.
         mode: `L`, `RGB`, or `auto`: L for images without color, and RGB for others.
         background: A color as Pillow names it, `white` or `#ffffff`.
-    """
-    from PIL import Image as Images
-    from PIL import ImageOps
+        crop: Applied when all is done but the turning.
 
-    treatments = set()
-    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
+    Raises:
+        ValueError: It has too many pixels, or pixels of no known range; the message says so.
+    """
+    if image.width * image.height > _MAX_PIXELS:
+        raise ValueError(
+            f"it has {image.width}x{image.height} pixels, but at most {_MAX_PIXELS // 1_000_000} million are decoded: "
+            f"make it smaller"
+        )
+    treatments = _describe_file(image)
+    orientation = 1 if image.format == "TIFF" else _read_orientation(image)  # Pillow turns TIFFs itself
+    if orientation != 1:
         treatments.add("orientation")
+    image.load()  # here, while its file is open and errors are explained
     if mode == "auto":
-        mode = "L" if image.mode in _GRAY_MODES else "RGB"
+        mode = "L" if _is_gray(image) else "RGB"
+    if image.mode.startswith(("I", "F")):
+        image = _scale_to_8_bits(image, treatments)
+    if image.mode == "CMYK":
+        treatments.add("cmyk")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema()[0] != 255:  # files have an alpha channel for no reason, too
-            whole = Images.new("RGBA", image.size, background)
-            whole.alpha_composite(rgba)
-            image = whole
-            treatments.add("background")
-        else:
-            image = rgba
-    return OpenedPicture(image.convert(mode), frozenset(treatments))
+        image = _lay_on_background(image, background, treatments)
+    image = crop(image if image.mode == mode else image.convert(mode))
+    return OpenedPicture(_turn(image, orientation), frozenset(treatments))
+
+
+def _is_gray(image: Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
+
+
+def _describe_file(image: Image) -> set[str]:
+    """What only a file that is not decoded yet can tell."""
+    treatments = set()
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # cameras store previews as further frames
+        treatments.add("first-frame")
+    tiles = getattr(image, "tile", None)
+    if tiles and ";16" in str(tiles[0].args):
+        treatments.add("16-bit")
+    if image.format == "TIFF" and _read_orientation(image) != 1:
+        treatments.add("orientation")
+    return treatments
+
+
+def _read_orientation(image: Image) -> int:
+    """The number in the Exif tag, 1 to 8; 1 where there is none or the tag cannot be read."""
+    if image.format == "PNG":
+        image.load()  # reading its Exif does that, too, but would hide that the image is cut short
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except (*_READ_ERRORS, ValueError, TypeError, KeyError):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn(image: Image, orientation: int) -> Image:
+    if orientation == 1:
+        return image
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation])
+
+
+def _scale_to_8_bits(image: Image, treatments: set[str]) -> Image:
+    """Map the whole range of 16 bits to that of 8; nothing says which part of it an image was meant to use."""
+    from PIL import Image as Images
+
+    if not image.mode.startswith("I;16") and not (image.mode == "I" and image.format in ("PNG", "PPM")):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit numbers"
+        raise ValueError(f"its pixels are {kind}, whose range is not known: save it with 8 or 16 bits a channel")
+    values = np.asarray(image)
+    treatments.add("16-bit")
+    if values.size and values.max() < _DARK:
+        treatments.add("dark-16-bit")
+    return Images.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _lay_on_background(image: Image, background: str, treatments: set[str]) -> Image:
+    from PIL import Image as Images
+
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    if rgba.getchannel("A").getextrema()[0] == 255:  # files have an alpha channel for no reason, too
+        return rgba
+    whole = Images.new("RGBA", image.size, background)
+    whole.alpha_composite(rgba)
+    treatments.add("background")
+    return whole

@@ -21,7 +21,7 @@ class PreparedSample:
         x: The numbers, [*shape].
         label: A class number, an attribute vector [A], or None.
         origin: What the user knows it by, such as its file's path below the folder; "" where it has no name.
-        treatments: What was done to it on the way, in the words that the index counts: `background`, `orientation`.
+        treatments: What was done to it on the way, in the words that the index counts, such as `background`.
     """
 
     x: NDArray[Any]
@@ -30,8 +30,21 @@ class PreparedSample:
     treatments: frozenset[str] = frozenset()
 
 
+def name_to_bytes(name: str) -> bytes:
+    """The bytes of a file's name, which need not be UTF-8: Python keeps each odd byte as a lone surrogate."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON may have
+        return name.encode("utf-8", "backslashreplace")
+
+
+def printable_name(name: str) -> str:
+    """The name of a file as any program can write it, with a backslash and `xdf` for an odd byte."""
+    return name_to_bytes(name).decode("utf-8", "backslashreplace")
+
+
 class NamedCounts:
-    """Counts samples or files by a word, and names the first of each.
+    """Counts samples or files by a word, and gives the printable names of the first of each.
 
     In JSON it is `{"background": {"count": 3, "first": ["a.png", "b.png", "c.png"]}}`.
     """
@@ -45,7 +58,7 @@ class NamedCounts:
         self._counts[word] = self._counts.get(word, 0) + count
         first = self._first.setdefault(word, [])
         if len(first) < NAMED:
-            first.append(name)
+            first.append(printable_name(name))
 
     def add_all(self, words: Iterable[str], name: str) -> None:
         """Count one sample under each of some words."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.shards.labels import Label
-from ali_dist.data.shards.sample import PreparedSample
+from ali_dist.data.shards.sample import PreparedSample, name_to_bytes
 from ali_dist.errors import InputError
 
 _CHUNK = 4096  # rows that are hashed at a time
@@ -166,5 +166,5 @@ def fingerprint_content(*content: bytes | str | NDArray[Any]) -> str:
             ):  # in pieces, so that an array in another order is not copied as a whole
                 digest.update(np.ascontiguousarray(piece[start : start + _CHUNK]).data)
         else:
-            digest.update(piece.encode() if isinstance(piece, str) else piece)
+            digest.update(name_to_bytes(piece) if isinstance(piece, str) else piece)
     return digest.hexdigest()[:16]

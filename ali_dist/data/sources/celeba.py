@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.sources.base import SourceSplit
-from ali_dist.data.sources.images import FaceCrop, Listing, fingerprint_images, list_files, samples_from_images
+from ali_dist.data.sources.image_files import Listing, fingerprint_images, list_images
+from ali_dist.data.sources.images import FaceCrop, samples_from_images
 from ali_dist.data.sources.original_files import choose_splits, first_existing
 from ali_dist.errors import InputError
 
@@ -33,7 +34,7 @@ def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterato
     attributes, values = _read_attributes(_find_file(path, "list_attr_celeba.txt"))
     partition = _read_partition(_find_file(path, "list_eval_partition.txt"))
     root = _find_file(path, "img_align_celeba", "img_align_celeba.zip")
-    sizes = list_files(root)
+    sizes = list_images(root).images
     paths = {name.rpartition("/")[2]: name for name in sizes}
     by_split = {
         split: [name for name, number in partition.items() if _SPLITS[number] == split] for split in chosen_splits

@@ -1,37 +1,44 @@
-"""Folders of images: the user's own, with or without classes, and ImageNet's."""
+"""Folders and zips of images: the user's own, with classes by folder or by table, or without."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.pictures import BACKGROUND
+from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
-from ali_dist.data.sources.images import (
-    SUFFIXES,
-    CenterCrop,
-    Listing,
+from ali_dist.data.sources.folder_notes import note_class_folders, note_splits
+from ali_dist.data.sources.image_files import (
+    ImageListing,
+    count_left_out,
     fingerprint_images,
-    list_files,
-    samples_from_images,
+    image_suffixes,
+    is_zip_file,
+    list_images,
+    name_some,
 )
-from ali_dist.data.sources.original_files import choose_splits, first_existing
+from ali_dist.data.sources.images import CenterCrop, samples_from_images
+from ali_dist.data.sources.metadata import TableLabels, describe_unused, find_tables, read_labels
+from ali_dist.data.sources.original_files import choose_splits
+from ali_dist.data.sources.split_folders import DividedImages, divide_images, look_through_top
 from ali_dist.errors import InputError
-
-_IMAGENET = "the ILSVRC2012 images from the ImageNet site (train/<wnid>/*.JPEG and val/)"
-_ANSWERS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
 
 
 @dataclass(frozen=True, slots=True)
-class _ClassedFiles:
-    """The images of one split: their paths below the root, and the class name of each, or None."""
+class LabelledFiles:
+    """The images of one split: their paths below the top of their listing, and the label of each.
+
+    A label is the name of a class, a tuple with the 0 or 1 of each attribute, or None.
+    """
 
     paths: tuple[str, ...]
-    classes: tuple[str | None, ...]
+    labels: tuple[str | tuple[float, ...] | None, ...]
 
 
 def folder_splits(
@@ -40,177 +47,167 @@ def folder_splits(
     size: int = 64,
     grey: bool = False,
     background: str = BACKGROUND,
+    labels: str | None = None,
     holdout: float = 0.1,
     splits: Sequence[str] | None = None,
 ) -> Iterator[SourceSplit]:
-    """Give uint8 [1 or 3, size, size] from a folder of images, or of a sub-folder of images for each class.
+    """Give uint8 [1 or 3, size, size] from a folder or zip of images, or of a sub-folder of images for each class.
 
-    A folder with a sub-folder `train` (and `valid` or `val`, and `test`) has these splits. Of any other folder, a share
-    of the images is held out as `test`: spread over the classes, and drawn by the files' names, so that it is always
-    the same.
+    Folders that are called like splits (`train`, `val`, `test_set`) are splits; see `divide_images`. Of any other
+    folder, a share of the images is held out as `test`: spread over the classes, and drawn by the files' names, so that
+    it is always the same. A folder that holds all others is looked through.
 
     Args:
-        path: The folder.
+        path: The folder, or a .zip file.
         size: Pixels of a side.
         grey: Whether samples have one channel instead of three.
         background: Color under transparent images.
+        labels: A column of metadata.csv or metadata.jsonl with the class, or several with attributes of 0 or 1,
+            separated by commas; by default the folders are the classes.
         holdout: Share of the images that is for testing.
         splits: The splits to write; by default all.
 
     Raises:
-        InputError: There are no images, they lie both in class folders and beside them, or the size is impossible.
+        InputError: There are no images, they lie both in class folders and beside them, a table does not fit them, or
+            the size is impossible.
     """
     crop = CenterCrop(size, grey, background)
-    if not path.is_dir():
-        raise InputError(f"There is no folder {path}: give one of images, or of a sub-folder of images for each class.")
-    sizes = _only_images(list_files(path))
-    split_folders = _find_split_folders(path)
-    by_split = {name: _find_classes(sizes, f"{folder}/", path) for name, folder in split_folders.items()}
-    if not split_folders:
-        by_split = _hold_out_images(_find_classes(sizes, "", path), holdout)
-    classes = _class_names(list(by_split.values()), path)
-    settings = {"name": "folder", "size": size, "grey": grey, "background": background}
-    for name in choose_splits(splits, tuple(by_split)):
-        yield _make_split(name, path, by_split[name], sizes, classes, crop, settings)
+    if not path.is_dir() and not is_zip_file(path):
+        what = f"{path} is neither a folder nor a .zip file" if path.exists() else f"There is no folder {path}"
+        raise InputError(f"{what}: give one of images, or of a sub-folder of images for each class.")
+    divided = divide_images(look_through_top(_list_some_images(path)))
+    columns = tuple(name.strip() for name in labels.split(",")) if labels is not None else ()
+    tables = find_tables(divided.listing, list(divided.folders.values()))
+    table = read_labels(divided.listing, tables, columns) if columns else None
+    by_split = {name: _label_files(divided.listing, prefix, table) for name, prefix in divided.folders.items()}
+    if not by_split:
+        by_split = _hold_out_images(_label_files(divided.listing, "", table), holdout)
+    classes = table.classes if table else _class_names(list(by_split.values()), path)
+    settings: dict[str, Any] = {"name": "folder", "size": size, "grey": grey, "background": background}
+    settings |= {"labels": list(columns)} if columns else {}
+    notes = [*divided.notes, *([describe_unused(divided.listing, tables)] if tables and not columns else [])]
+    notes += [] if table else note_class_folders(divided, classes)
+    notes += note_splits(divided, {name: files.labels for name, files in by_split.items()}, holdout)
+    chosen = choose_splits(splits, tuple(by_split))
+    for name in chosen:
+        extra = _describe_input(divided, name, notes, tables if columns else (), is_first=name == chosen[0])
+        attributes = columns if table and not table.classes else ()
+        yield make_split(name, divided.listing, by_split[name], classes, crop, settings, attributes, extra)
 
 
-def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
-    """Give uint8 [3, size, size] from ILSVRC2012: the middle square of each image; classes are the sorted wnids.
+def _list_some_images(path: Path) -> ImageListing:
+    listing = list_images(path)
+    if listing.images:
+        return listing
+    counts = {reason: entry["count"] for reason, entry in count_left_out(listing.left_out).to_json().items()}
+    found = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1])[:8])
+    raise InputError(
+        f"There are no images in {path}{f' (only {found})' if found else ''}: give a folder with files that end in "
+        f"{', '.join(image_suffixes())}."
+    )
 
-    Args:
-        path: A folder with train/<wnid>/ and val/, which is sorted into wnids too, or flat with a list of answers
-            beside it (LOC_val_solution.csv, or imagenet_2012_validation_synset_labels.txt).
-        size: Pixels of a side.
-        splits: The splits of `train` and `valid` to write; by default both.
+
+def _label_files(listing: ImageListing, prefix: str, table: TableLabels | None) -> LabelledFiles:
+    if table is None:
+        return classes_by_folder(listing, prefix)
+    paths = tuple(path for path in listing.images if path.startswith(prefix))
+    return LabelledFiles(paths, tuple((table.class_of or table.attributes_of)[path] for path in paths))
+
+
+def classes_by_folder(listing: ImageListing, prefix: str) -> LabelledFiles:
+    """Find the images below a prefix; the class of each is the first folder below it.
 
     Raises:
-        InputError: A folder or the list of answers is missing, a class of `valid` is not one of `train`, or the size is
-            impossible.
+        InputError: There are none, or some lie in folders and others beside them.
     """
-    crop = CenterCrop(size)
-    chosen = choose_splits(splits, ("train", "valid"))
-    root = first_existing([path / "train", path / "ILSVRC/Data/CLS-LOC/train", path / "Data/CLS-LOC/train"])
-    if root is None:
-        raise InputError(f"There is no folder train in {path}: imagenet64 needs {_IMAGENET}.")
-    root = root.parent
-    if "valid" in chosen and not (root / "val").is_dir():
-        raise InputError(f"There is no folder val in {root}: imagenet64 needs {_IMAGENET}, or --splits train.")
-    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
-    by_split = {split: _imagenet_files(root, split, [path, root]) for split in chosen}
-    for split, (files, _) in by_split.items():
-        unknown = sorted({str(name) for name in files.classes} - set(classes))
-        if unknown:
-            raise InputError(f"{root} has images of {unknown[0]!r} in {split}, but train has no such class folder.")
-    for split, (files, sizes) in by_split.items():
-        yield _make_split(split, root, files, sizes, classes, crop, {"name": "imagenet64", "size": size})
-
-
-def _only_images(sizes: Listing) -> Listing:
-    return {path: size for path, size in sizes.items() if path.lower().endswith(SUFFIXES)}
-
-
-def _imagenet_files(root: Path, split: str, answer_folders: Sequence[Path]) -> tuple[_ClassedFiles, Listing]:
-    """Find the images of one split with their wnids, and their sizes in bytes by path."""
-    folder = "train" if split == "train" else "val"
-    sizes = {f"{folder}/{path}": size for path, size in _only_images(list_files(root / folder)).items()}
-    if split == "valid" and not any(path.count("/") > 1 for path in sizes):
-        return _read_validation_answers(sizes, answer_folders), sizes
-    return _find_classes(sizes, f"{folder}/", root), sizes
-
-
-def _find_split_folders(path: Path) -> dict[str, str]:
-    """Find the folder of each split, if the folder is divided into splits; else none."""
-    folders = {folder.name.lower(): folder.name for folder in path.iterdir() if folder.is_dir()}
-    known = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-    return {known[lower]: name for lower, name in folders.items() if lower in known} if "train" in folders else {}
-
-
-def _find_classes(sizes: Listing, prefix: str, root: Path) -> _ClassedFiles:
-    """Find the images below a prefix; a class is the name of a sub-folder."""
-    paths = tuple(path for path in sizes if path.startswith(prefix))
+    where = listing.root / listing.top / prefix
+    paths = tuple(path for path in listing.images if path.startswith(prefix))
     if not paths:
         raise InputError(
-            f"There are no images in {root / prefix}: give a folder with files that end in {', '.join(SUFFIXES)}."
+            f"There are no images in {where}: give a folder with files that end in {', '.join(image_suffixes())}."
         )
     classes = tuple(_class_folder(path.removeprefix(prefix)) for path in paths)
     if None in classes and any(classes):
-        loose = paths[classes.index(None)]
+        loose = [path for path, name in zip(paths, classes, strict=True) if name is None]
         raise InputError(
-            f"{root / prefix} has images in sub-folders and beside them (such as {loose}): put all into sub-folders, "
-            f"one for each class, or none."
+            f"{where} has images in sub-folders and beside them (such as {name_some(loose, 1)}): put all into "
+            f"sub-folders, one for each class, or none."
         )
-    return _ClassedFiles(paths, classes)
+    return LabelledFiles(paths, classes)
 
 
 def _class_folder(path: str) -> str | None:
-    return path.split("/", 1)[0] if "/" in path else None
+    return printable_name(path.split("/", 1)[0]) if "/" in path else None
 
 
-def _class_names(splits: Sequence[_ClassedFiles], root: Path) -> tuple[str, ...]:
-    names = {name for files in splits for name in files.classes}
+def _class_names(splits: Sequence[LabelledFiles], root: Path) -> tuple[str, ...]:
+    names = {name for files in splits for name in files.labels}
     if None in names and len(names) > 1:
         raise InputError(f"Some splits of {root} have class folders and some have none: give all the same.")
-    return tuple(sorted(name for name in names if name is not None))
+    return tuple(sorted(str(name) for name in names if name is not None))
 
 
-def _hold_out_images(files: _ClassedFiles, share: float) -> dict[str, _ClassedFiles]:
+def _hold_out_images(files: LabelledFiles, share: float) -> dict[str, LabelledFiles]:
     """Divide images into train and test, going through the classes in turn so that every class keeps the share."""
     if not 0 <= share < 1:
         raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
     rows = sorted(
-        range(len(files.paths)), key=lambda row: (files.classes[row] or "", fingerprint_content(files.paths[row]))
+        range(len(files.paths)), key=lambda row: (str(files.labels[row]), fingerprint_content(files.paths[row]))
     )
     num_held_out = [round(share * count) for count in range(len(rows) + 1)]  # among the first `count` images
     test = {row for count, row in enumerate(rows) if num_held_out[count + 1] > num_held_out[count]}
     parts = {"train": [row for row in range(len(rows)) if row not in test], "test": sorted(test)}
     return {
-        name: _ClassedFiles(tuple(files.paths[row] for row in part), tuple(files.classes[row] for row in part))
+        name: LabelledFiles(tuple(files.paths[row] for row in part), tuple(files.labels[row] for row in part))
         for name, part in parts.items()
         if part
     }
 
 
-def _read_validation_answers(sizes: Listing, answer_folders: Sequence[Path]) -> _ClassedFiles:
-    """Find the wnids of ImageNet's flat validation images in a list of answers."""
-    answers = first_existing([folder / name for folder in answer_folders for name in _ANSWERS])
-    if answers is None:
-        raise InputError(
-            f"The images of val lie in no class folders and there is neither {' nor '.join(_ANSWERS)} in "
-            f"{answer_folders[0]}: sort them into val/<wnid>/, add one of these files, or use --splits train."
-        )
-    lines = answers.read_text(encoding="utf-8").splitlines()
-    paths = tuple(sizes)
-    if answers.suffix == ".csv":
-        by_name = {row[0]: row[1].split(" ")[0] for row in csv.reader(lines[1:]) if len(row) > 1}
-        missing = [path for path in paths if Path(path).stem not in by_name]
-        if missing:
-            raise InputError(f"{answers} has no line for {missing[0]}: download it again, or remove that image.")
-        return _ClassedFiles(paths, tuple(by_name[Path(path).stem] for path in paths))
-    if len(lines) != len(paths):
-        raise InputError(f"{answers} has {len(lines)} lines, but val has {len(paths)} images: they must be as many.")
-    return _ClassedFiles(paths, tuple(line.strip() for line in lines))
+def _describe_input(
+    divided: DividedImages, split: str, notes: Sequence[str], used_tables: Sequence[str], *, is_first: bool
+) -> dict[str, Any]:
+    """What the index says of a split's input; what concerns all splits, the first one says."""
+    left_out = [file for file in divided.left_out(split, is_first=is_first) if file.path not in used_tables]
+    return {
+        **({"left_out": count_left_out(left_out).to_json()} if left_out else {}),
+        **({"notes": list(notes)} if notes and is_first else {}),
+    }
 
 
-def _make_split(
+def make_split(
     name: str,
-    root: Path,
-    files: _ClassedFiles,
-    sizes: Listing,
+    listing: ImageListing,
+    files: LabelledFiles,
     classes: tuple[str, ...],
     crop: CenterCrop,
-    settings: dict[str, object],
+    settings: dict[str, Any],
+    attributes: tuple[str, ...] = (),
+    extra: dict[str, Any] | None = None,
 ) -> SourceSplit:
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = tuple(None if name is None else numbers[name] for name in files.classes)
+    """Make a split of images in a folder or zip.
+
+    Args:
+        name: Name of the split.
+        listing: The images of all splits.
+        files: Those of this split.
+        classes: Names of the classes, or empty.
+        crop: Makes samples of them.
+        settings: Everything that decides what is written, but for the input.
+        attributes: Names of the attributes, or empty.
+        extra: Facts for the index.
+    """
+    numbers = {class_name: number for number, class_name in enumerate(classes)}
+    labels: list[Label | None] = [numbers[name] if isinstance(name, str) else name for name in files.labels]
+    fingerprint = fingerprint_images(files.paths, listing.images, labels)
     return SourceSplit(
         name=name,
         num_samples=len(files.paths),
         shape=(1 if crop.grey else 3, crop.size, crop.size),
         classes=classes,
-        select_samples=samples_from_images(root, files.paths, labels, crop),
-        class_numbers=np.array([numbers[str(name)] for name in files.classes]) if classes else None,
-        settings={
-            **settings,
-            "input": fingerprint_content(fingerprint_images(files.paths, sizes, labels), "\n".join(classes)),
-        },
+        attributes=attributes,
+        select_samples=samples_from_images(listing.root, listing.in_root(files.paths), labels, crop, files.paths),
+        class_numbers=np.array(labels) if classes else None,
+        settings={**settings, "input": fingerprint_content(fingerprint, "\n".join(classes))},
+        extra=extra or {},
     )

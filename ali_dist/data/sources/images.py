@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +12,16 @@ import numpy as np
 from ali_dist.data.shards.codec import Sample, channels_first
 from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
-from ali_dist.data.shards.sample import PreparedSample
-from ali_dist.data.sources.base import SampleNumbers, ShardSamples, fingerprint_content
+from ali_dist.data.shards.sample import PreparedSample, printable_name
+from ali_dist.data.sources.base import SampleNumbers, ShardSamples
+from ali_dist.data.sources.image_files import read_file, readable_formats
 from ali_dist.errors import InputError
-from ali_dist.storage.local import LocalStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FACE = (178, 218)  # width and height of CelebA's aligned faces
-Listing = dict[str, int]  # size in bytes of each file, by its path in the folder or zip; sorted
+_REDUCING_GAP = 3.0  # how many times larger than its crop an image stays when it is reduced fast at first
 
 
 class ImageCrop(Protocol):
@@ -54,13 +50,34 @@ class CenterCrop:
             raise InputError(f"--size is {self.size}, but must be at least 1.")
 
     def __call__(self, image: Image) -> tuple[Sample, frozenset[str]]:
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        scale = self._draft_photograph(image)
+        box = (left * scale, top * scale, (left + side) * scale, (top + side) * scale)
+        mode = "L" if self.grey else "RGB"
+        small, treatments = straighten_picture(image, mode, self.background, lambda whole: self._reduce(whole, box))
+        changes = {"cropped": width != height, "resized": side != self.size, "enlarged": side < self.size}
+        return channels_first(small), treatments | {word for word, is_true in changes.items() if is_true}
+
+    def _draft_photograph(self, image: Image) -> float:
+        """Have a JPEG decoded at 1/2, 1/4 or 1/8 if twice our size is left; returns the scale."""
+        if image.format not in ("JPEG", "MPO"):
+            return 1.0
+        width = image.width
+        drafted = image.draft("RGB", (2 * self.size, 2 * self.size))
+        return 1.0 if drafted is None else drafted[1][2] / width  # the image itself is rounded up to whole pixels
+
+    def _reduce(self, image: Image, box: tuple[float, float, float, float]) -> Image:
         from PIL import Image as Images
 
-        whole, treatments = straighten_picture(image, "L" if self.grey else "RGB", self.background)
-        side = min(whole.size)
-        left, top = (whole.width - side) // 2, (whole.height - side) // 2
-        square = whole.crop((left, top, left + side, top + side))
-        return channels_first(square.resize((self.size, self.size), Images.Resampling.LANCZOS)), treatments
+        size, smooth = (self.size, self.size), Images.Resampling.LANCZOS
+        left, top, right, bottom = map(int, box)
+        if (left, top, right, bottom) == box:  # cut first, because the edges of a box mix with what is outside
+            whole = (left, top, right, bottom) == (0, 0, *image.size)
+            middle = image if whole else image.crop((left, top, right, bottom))
+            return middle.resize(size, smooth, reducing_gap=_REDUCING_GAP)
+        return image.resize(size, smooth, box, _REDUCING_GAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +112,12 @@ class ImageSamples:
         return len(self.paths)
 
     def describe_sample(self, number: int) -> str:
-        return f"{self.paths[number]} in {self.root}"
+        return f"{printable_name(self.paths[number])} in {self.root}"
 
     def read_sample(self, number: int) -> PreparedSample:
-        with open_image(self._read_file(self.paths[number]), FORMATS) as image:
+        with open_image(read_file(self.root, self.paths[number]), readable_formats()) as image:
             x, treatments = self.crop(image)
         return PreparedSample(np.ascontiguousarray(x), self.labels[number], self.origins[number], treatments)
-
-    def _read_file(self, path: str) -> bytes:
-        if not is_zip_file(self.root):
-            try:
-                return (self.root / path).read_bytes()
-            except OSError as error:
-                raise ValueError(f"it cannot be read ({str(error.strerror).lower()})") from error
-        try:
-            return _open_archive(self.root).read(path)
-        except (KeyError, zipfile.BadZipFile, OSError, EOFError) as error:
-            raise ValueError(f"it cannot be read ({error})") from error
-
-
-def is_zip_file(root: Path) -> bool:
-    """Whether a root of images is an archive; folders may be called anything."""
-    return root.suffix.lower() == ".zip" and root.is_file()
-
-
-@functools.lru_cache(maxsize=2)
-def _open_archive(path: Path) -> zipfile.ZipFile:
-    """Open a zip and keep it open for the process: a list of 200,000 names takes a second to read."""
-    return zipfile.ZipFile(path)
 
 
 def samples_from_images(
@@ -146,26 +141,3 @@ def samples_from_images(
         )
 
     return select_samples
-
-
-def list_files(root: Path) -> Listing:
-    """List every file of a folder, at any depth, or of a zip; hidden ones are left out.
-
-    Raises:
-        InputError: The zip or folder cannot be read.
-    """
-    if is_zip_file(root):
-        try:
-            sizes = {info.filename: info.file_size for info in _open_archive(root).infolist() if not info.is_dir()}
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{root} cannot be read as a zip ({error}): download it again.") from error
-    else:
-        sizes = {info.key: info.size for info in LocalStore(root).list()}
-    hidden = (".", "__MACOSX")
-    return {path: sizes[path] for path in sorted(sizes) if not any(part.startswith(hidden) for part in path.split("/"))}
-
-
-def fingerprint_images(paths: Sequence[str], sizes: Listing, labels: Sequence[object]) -> str:
-    """A fingerprint that changes with the images' paths, sizes and labels, but not with where their folder is."""
-    rows = (f"{path}\t{sizes[path]}\t{label}" for path, label in zip(paths, labels, strict=True))
-    return fingerprint_content("\n".join(rows))

@@ -25,7 +25,8 @@ from ali_dist.data.shards.pictures import BACKGROUND, open_image
 from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, ShardSamples, SourceSplit, fingerprint_content
 from ali_dist.data.sources.holdout import Rows, choose_share, hold_out_rows
-from ali_dist.data.sources.images import FORMATS, CenterCrop
+from ali_dist.data.sources.image_files import readable_formats
+from ali_dist.data.sources.images import CenterCrop
 from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.data.sources.parquet_files import ParquetFiles, find_parquet_files, join_path
 from ali_dist.data.sources.parquet_labels import (
@@ -252,6 +253,6 @@ class ParquetSamples:
         with self.path.open("rb") as file:
             file.seek(int(self.offsets[number]))
             payload = file.read(size)
-        with open_image(payload, FORMATS) as image:
+        with open_image(payload, readable_formats()) as image:
             x, treatments = self.crop(image)
         return PreparedSample(np.ascontiguousarray(x), label, self.origins[number], treatments)

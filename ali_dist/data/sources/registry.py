@@ -18,7 +18,8 @@ from ali_dist.data.sources.celeba import celeba_splits
 from ali_dist.data.sources.cifar10 import cifar10_splits
 from ali_dist.data.sources.cifar100 import cifar100_splits
 from ali_dist.data.sources.digits import digits_splits
-from ali_dist.data.sources.folders import folder_splits, imagenet_splits
+from ali_dist.data.sources.folders import folder_splits
+from ali_dist.data.sources.imagenet import imagenet_splits
 from ali_dist.data.sources.mixture import mixture_splits
 from ali_dist.data.sources.mnist import mnist_splits
 from ali_dist.data.sources.npz import npz_splits
@@ -67,6 +68,7 @@ class DataSource:
         options: The options that it has.
         original_files: What `--from` must name; empty if the source needs no files.
         has_images: Whether its samples are images, which may be compressed (`--encoding`).
+        lists_folder: Whether it takes whatever lies below `--from`, so that OUT has to be elsewhere.
         built_in: The values of `data.source` under which training writes it on first use, each with the options that
             it is then written with. The name is also the one in the `source` of the index.
     """
@@ -76,6 +78,7 @@ class DataSource:
     options: tuple[SourceOption, ...] = ()
     original_files: str = ""
     has_images: bool = True
+    lists_folder: bool = False
     built_in: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -224,7 +227,7 @@ SOURCES = {
         original_files="the folder of train/<wnid>/*.JPEG and val/",
     ),
     "folder": DataSource(
-        summary="your own images, flat or a sub-folder for each class",
+        summary="your own images in a folder or .zip, flat or a sub-folder for each class",
         make_splits=folder_splits,
         options=(
             _PATH,
@@ -233,10 +236,16 @@ SOURCES = {
             _GREY,
             _BACKGROUND,
             SourceOption(
+                keyword="labels",
+                metavar="LABELS",
+                help="column of metadata.csv or metadata.jsonl with the class, or A,B,... with attributes of 0 or 1",
+            ),
+            SourceOption(
                 keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
             ),
         ),
-        original_files="the folder of images",
+        original_files="the folder or .zip of images",
+        lists_folder=True,
     ),
     "parquet": DataSource(
         summary="an image data set of Hugging Face, as Parquet files",

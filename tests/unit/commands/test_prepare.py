@@ -17,6 +17,7 @@ from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources.base import StartTracking, track_nothing
 from ali_dist.data.sources.digits import digits_splits
 from ali_dist.data.sources.mixture import mixture_means, mixture_splits
+from ali_dist.data.sources.registry import SOURCES
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
@@ -45,7 +46,7 @@ def test_digits_are_scikit_learns_in_two_disjoint_stratified_splits(
     code, out, _ = run(capsys, "digits", tmp_path, "--verify")
     assert code == 0
     assert "train: 1437 samples" in out
-    assert "test: 360 samples in 1 shards checked, 0 problems" in out
+    assert "test: 360 samples in 1 shard checked, 0 problems" in out
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images * 255 / 16).astype(np.uint8)
     source = sorted((row.tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True))
@@ -222,6 +223,23 @@ def test_only_some_classes_are_written_under_their_own_numbers(
     assert "already holds other data" in refused(capsys, "digits", tmp_path / "some", "--only", "3")
 
 
+def test_settings_that_differ_are_named_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "mixture", tmp_path, "--samples", 100)
+    message = refused(capsys, "mixture", tmp_path, "--samples", 100, "--shard-mb", 8)
+    assert "/train already holds other data (shard_mb 32.0, not 8.0): choose another folder, or remove that" in message
+    assert "already holds other data (mixture-grid, not digits)" in refused(capsys, "digits", tmp_path)
+
+
+def test_pictures_and_shards_may_not_lie_in_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for out, words in ((own, "is the"), (own / "out", "lies in the"), (tmp_path, "holds the")):
+        message = refused(capsys, "folder", out, "--from", own)
+        assert f"{out} {words} folder of images {own}" in message
+        assert f"choose a folder beside it, such as {tmp_path / 'own-prepared'}" in message
+    assert content(tmp_path) == {}
+
+
 # ---- Wrong input ---------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +247,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
     (tmp_path / "file").write_text("")
     for arguments, words in [
         (("digit", tmp_path), "no source 'digit'; did you mean digits"),
-        (("cats", tmp_path), "sources: digits, mixture, shapes, cifar10, cifar100"),
+        (("cats", tmp_path), f"sources: {', '.join(SOURCES)}, webdataset"),
         ((), "SOURCE and OUT are missing"),
         (("digits", tmp_path, "--samples", 5), "--samples does not apply to digits"),
         (("mixture", tmp_path, "--samples", 5), "must have at least 10"),
@@ -237,7 +255,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pyt
         (("webdataset", tmp_path, "--jobs", 1), "--jobs does not apply to webdataset"),
         (("digits", tmp_path, "--from", tmp_path), "--from does not apply to digits"),
         (("digits", tmp_path, "--jobs", 0), "--jobs is 0"),
-        (("folder", tmp_path / "out", "--from", tmp_path, "--size", 0), "--size is 0"),
+        (("folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 0), "--size is 0"),
         (("digits", tmp_path, "--skipbad"), "There is no option --skipbad; did you mean --skip-bad"),
         (("digits", tmp_path, "--only", "3,11"), "--only names the class '11', which does not exist"),
         (("mixture", tmp_path, "--only", "3"), "--only chooses classes, but this source knows none"),

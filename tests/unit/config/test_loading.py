@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ali_dist.config import Config
-from ali_dist.config.loading import from_mapping, load_preset, parse_overrides, preset_names
+from ali_dist.config.loading import from_mapping, load_preset, parse_overrides, preset_names, read_preset
 from ali_dist.errors import InputError
 
 
@@ -38,6 +38,15 @@ def test_a_setting_without_a_value_is_refused_with_what_it_takes(words: list[str
     """The next option is never swallowed as a value."""
     with pytest.raises(InputError, match=r"--optim\.lr_d needs a value: a number\."):
         parse_overrides(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("optim.lr_D", "optim.lr_d"), ("Optim.LR_G", "optim.lr_g"), ("lr_D", "optim.lr_d"), ("data.URL", "data.url")],
+)
+def test_another_case_is_the_nearest_mistake(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"did you mean {meant}\?$"):
+        parse_overrides([f"--{name}", "1"])
 
 
 @pytest.mark.parametrize("words", [["run.name", "x"], ["-x"], ["--run.name", "x", "y"]])
@@ -70,6 +79,28 @@ def test_values_in_a_preset_file_are_read_as_on_the_command_line(tmp_path: Path)
     assert (config.run.seed, config.run.name, config.data.lanes) == (10, "1.10", None)
 
 
+def test_a_layer_with_data_of_its_own_drops_the_built_in_source_below_it(tmp_path: Path) -> None:
+    """Built-in data are written to the place that comes with them, or where they are asked for by name."""
+
+    def source(text: str) -> str | None:
+        return from_mapping(load_preset(write_file(tmp_path / "mine.yaml", f"base: digits\n{text}"))).data.source
+
+    assert source("optim: {lr_d: 1}\n") == "digits"
+    assert source("data: {url: ./data/digits/}\n") == "digits"
+    assert source("data: {url: pictures}\n") is None
+    assert source("data: {url: s3://bucket/digits}\n") is None
+    assert source("data: {url: pictures, source: shapes}\n") == "shapes"
+
+
+def test_a_preset_says_what_its_files_ask_for_and_what_it_is_made_for(tmp_path: Path) -> None:
+    shipped = read_preset("digits-paper")
+    assert (shipped.users_own, shipped.source) == (frozenset(), "digits")
+    own = read_preset(write_file(tmp_path / "mine.yaml", "base: digits\ndata: {url: pictures, image_size: 8}\n"))
+    assert own.users_own >= {"data.url", "data.image_size"}
+    assert "model.latent_size" not in own.users_own
+    assert own.source == "digits"
+
+
 def test_a_preset_overrides_its_base_setting_by_setting(tmp_path: Path) -> None:
     """A base is looked up beside the file and may have a base itself; settings may be nested or dotted."""
     write_file(tmp_path / "low.yml", "optim: {lr_d: 1, lr_g: 1, beta1: 0.1}\nrun: {name: low}\n")
@@ -86,9 +117,27 @@ def test_presets_that_build_on_each_other_in_a_ring_are_refused(tmp_path: Path, 
         load_preset(write_file(tmp_path / "self.yaml", text))
 
 
+@pytest.mark.parametrize("empty", ["", "~", "null", "Null"])
+def test_an_empty_value_in_a_preset_is_none_where_there_is_a_none_and_else_refused(tmp_path: Path, empty: str) -> None:
+    path = write_file(tmp_path / "mine.yaml", f"data:\n  lanes: {empty}\noptim:\n")
+    assert from_mapping({"data.lanes": 4}, load_preset(path)).data.lanes is None
+    with pytest.raises(InputError, match="optim.lr_d is given no value, but must be a number: give one, or leave"):
+        from_mapping(load_preset(write_file(tmp_path / "rate.yaml", f"optim: {{lr_d: {empty}}}\n")))
+
+
+def nested_aliases(levels: int) -> str:
+    """YAML of few lines that stands for 2^levels values."""
+    lines = [f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]\n" for level in range(1, levels)]
+    return "a0: &a0 [1, 1]\n" + "".join(lines)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("[" * 5000, "nested more than 20 levels deep"),
+        ("a: " + "{a: " * 5000, "nested more than 20 levels deep"),
+        (nested_aliases(26), "stands for more than 10,000 values"),
+        ("a: &a [*a]", "cannot be read as YAML"),
         ("", "no mapping"),
         ("- 1\n- 2\n", "no mapping"),
         ("optim: {lr_d: [\n", "cannot be read as YAML"),

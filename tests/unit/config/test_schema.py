@@ -179,10 +179,8 @@ def test_text_and_numbers_become_the_type_of_the_setting(key: str, text: Any, va
         ("optim.lr_d", True, "a number"),
         ("run.images", 1.5, "a whole number"),
         ("run.images", "many", "a whole number"),
-        ("run.images", None, "a whole number"),
         ("optim.lr_d", "nan", "a number"),
         ("optim.lr_d", "1e999", "a number"),
-        ("optim.lr_d", 10**400, "a number"),
         ("optim.lr_d", [1e-4], "a number"),
         ("scale.compile", 1, "true or false"),
         ("scale.compile", "yes", "true or false"),
@@ -208,6 +206,21 @@ def test_a_cache_is_a_folder_with_some_room(key: str, value: Any, expected: str)
     assert refuse_layers({key: value}) == f"{key} is {value!r}, but must be {expected}."
 
 
+@pytest.mark.parametrize("value", [10**400, "9" * 5000])
+def test_a_value_of_any_length_is_refused_in_a_short_sentence(value: Any) -> None:
+    for key in ("optim.lr_d", "run.images", "run.seed", "run.name", "scale.workers"):
+        message = refuse_layers({key: value})
+        assert message.startswith(f"{key} is ")
+        assert "..., but must be" in message
+        assert len(message) < 350
+
+
+def test_no_value_is_refused_where_there_is_no_none() -> None:
+    assert refuse_layers({"optim.lr_d": None}) == (
+        "optim.lr_d is given no value, but must be a number: give one, or leave optim.lr_d out."
+    )
+
+
 def test_an_unknown_choice_is_refused_with_all_choices_and_the_nearest() -> None:
     message = refuse_layers({"objective.loss": "nonsaturated"})
     for choice in ("nonsaturating", "minimax", "relativistic", "hinge"):
@@ -230,6 +243,12 @@ def test_the_refusal_of_an_optional_choice_suggests_the_nearest_too() -> None:
     [
         ("run.name", "a/b"),
         ("run.name", ".."),
+        ("run.name", "a\nb"),
+        ("run.name", "~"),
+        ("run.name", "-rf"),
+        ("run.name", " a"),
+        ("run.name", "a\x1b[2J"),
+        ("run.images", 10**18 + 1),
         ("run.images", 0),
         ("run.seed", -1),
         ("run.seed", 2**31),
@@ -240,7 +259,11 @@ def test_the_refusal_of_an_optional_choice_suggests_the_nearest_too() -> None:
         ("data.prefetch", 0),
         ("model.latent_size", 0),
         ("model.latent_size", -3),
+        ("model.latent_size", 10**9),
+        ("model.embedding_size", 10**9),
         ("model.width", 0),
+        ("model.width", 1e6),
+        ("model.depth", 10**6),
         ("model.discriminator_dropout", 1),
         ("model.discriminator_dropout", -0.1),
         ("objective.r1", -1),
@@ -252,6 +275,9 @@ def test_the_refusal_of_an_optional_choice_suggests_the_nearest_too() -> None:
         ("optim.beta2", 1),
         ("optim.ema_half_life", -1),
         ("scale.threads", 0),
+        ("scale.threads", 10**8),
+        ("scale.workers", "1000000"),
+        ("scale.workers", "1:1000000"),
         ("scale.max_failures", -1),
         ("report.log_every", 0),
         ("report.keep_checkpoints", 0),
@@ -269,7 +295,7 @@ def as_type_of_setting(key: str, value: Any) -> Any:
 
 
 def test_the_refusal_of_no_latent_variables_names_the_smallest_number() -> None:
-    assert refuse_layers({"model.latent_size": 0}) == "model.latent_size is 0, but must be at least 1."
+    assert refuse_layers({"model.latent_size": 0}) == "model.latent_size is 0, but must be from 1 to 100,000."
 
 
 @pytest.mark.parametrize("value", [0.001, 0.0, 0.499])
@@ -340,3 +366,8 @@ def test_workers_that_are_neither_a_number_nor_a_range_are_refused(text: str) ->
     message = refuse_layers({"scale.workers": text})
     assert repr(text) in message
     assert "MIN:MAX" in message
+
+
+def test_a_misspelt_augmentation_is_refused_with_the_nearest() -> None:
+    assert refuse_layers({"objective.augment": "color,translatoin"}).endswith("; did you mean translation.")
+    assert refuse_layers({"objective.augment": "Color"}).endswith("; did you mean color.")

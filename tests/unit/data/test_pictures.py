@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ali_dist.data.shards.codec import read_image
-from ali_dist.data.shards.pictures import open_image
+from ali_dist.data.shards.pictures import open_image, straighten_picture
 from ali_dist.data.shards.sample import NAMED, NamedCounts
 from ali_dist.data.shards.sidecar import Sidecar
 
@@ -66,9 +66,9 @@ def test_a_photograph_is_turned_as_its_camera_noted() -> None:
 
 
 def test_a_picture_of_too_many_pixels_says_so_before_it_is_decoded() -> None:
-    payload = encode(Image.new("1", (9000, 9000)))
-    with pytest.raises(ValueError, match="9000x9000 pixels, but at most 64 million"), open_image(payload, ("PNG",)):
-        pass
+    payload = encode(Image.new("1", (14_000, 14_000)))  # more than Pillow itself would open
+    with pytest.raises(ValueError, match="14000x14000 pixels, but at most 128 million"):
+        read_image(payload)
 
 
 def test_counts_name_the_first_of_each_word_and_survive_json() -> None:
@@ -93,3 +93,59 @@ def test_a_sidecar_keeps_the_names_of_its_samples(origins: tuple[str, ...] | Non
     assert again.content_sha256() == sidecar.content_sha256()
     without = Sidecar(numbers, numbers, numbers.astype(np.uint32), None)
     assert (sidecar.content_sha256() == without.content_sha256()) == (origins is None)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bits_become_8_by_scale(kind: str) -> None:
+    values = np.array([[0, 128, 129, 257], [32768, 65278, 65407, 65535]], dtype=np.uint16)
+    picture, treatments = straighten(Image.fromarray(values), kind)
+    assert picture.tolist() == [[0, 0, 1, 1], [128, 254, 255, 255]]
+    assert treatments == {"16-bit"}
+
+
+def test_16_bits_of_which_12_are_used_are_told_to_be_dark() -> None:
+    _, treatments = straighten(Image.fromarray(np.full((4, 4), 4095, dtype=np.uint16)), "PNG")
+    assert treatments == {"16-bit", "dark-16-bit"}
+
+
+def test_numbers_of_no_known_range_are_refused() -> None:
+    for dtype, words in ((np.float32, "floating-point numbers"), (np.int32, "32-bit numbers")):
+        with pytest.raises(ValueError, match=f"its pixels are {words}, whose range is not known"):
+            straighten(Image.fromarray(np.ones((4, 4), dtype=dtype)), "TIFF")
+
+
+def test_printing_colors_become_rgb() -> None:
+    picture, treatments = straighten(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", "RGB")
+    assert np.abs(picture[4, 4].astype(int) - (255, 0, 0)).max() <= 3
+    assert treatments == {"cmyk"}
+
+
+def test_a_broken_exif_block_costs_its_orientation_and_not_the_image() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), 7).save(buffer, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x03garbage")
+    with open_image(buffer.getvalue(), ("JPEG",)) as image:
+        picture, treatments = straighten_picture(image, "L")
+    assert np.asarray(picture)[0, 0] == 7
+    assert treatments == frozenset()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "JPEG"])
+def test_every_format_is_turned_once(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((32, 64), dtype=np.uint8)
+    pixels[:16] = 255  # the upper half becomes the right one
+    picture, treatments = straighten(Image.fromarray(pixels), kind, exif=exif)
+    assert picture.shape == (64, 32)
+    assert picture[:, :8].max() < 40
+    assert picture[:, -8:].min() > 215
+    assert treatments == {"orientation"}
+
+
+def straighten(image: Image.Image, kind: str, mode: str = "L", **options: Any) -> tuple[np.ndarray, frozenset[str]]:
+    """Save an image and read it."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    with open_image(buffer.getvalue(), (kind,)) as opened:
+        picture, treatments = straighten_picture(opened, mode)
+        return np.asarray(picture), treatments

@@ -57,7 +57,7 @@ def test_tars_of_several_splits_side_by_side_are_not_mixed(tmp_path: Path, capsy
     code, out, _ = run(capsys, "webdataset", tars, "--verify")
     assert code == 0
     assert "train: 3 samples in 2 shards, written" in out
-    assert "valid: 1 samples in 1 shards, written" in out
+    assert "valid: 1 sample in 1 shard, written" in out
     assert not (tars / "index.json").exists()  # it would be found before those of the splits
     assert "already there" in run(capsys, "webdataset", tars)[1]
     data = open_run_data(from_mapping({"data.url": str(tars)}))
@@ -107,7 +107,7 @@ def test_indexes_may_lie_elsewhere_and_the_tars_stay_as_they_are(
     before = state(tars)
     code, said, _ = run(capsys, "webdataset", tars, "--out", out, "--verify")
     assert code == 0
-    assert f"train: 2 samples in 1 shards, written in {out / 'train'}" in said
+    assert f"train: 2 samples in 1 shard, written in {out / 'train'}" in said
     assert state(tars) == before
     assert sorted(content(out)) == ["test/0.npz", "test/index.json", "train/0.npz", "train/index.json"]
     store = LocalStore(out / "train")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
 
 from ali_dist.errors import InputError
+from ali_dist.launchers import ray_cluster
 from ali_dist.launchers.ray_cluster import choose_workers, find_interface
 from tests.helpers.runs import tiny_config
 
@@ -51,3 +53,17 @@ def test_the_number_that_the_user_sets_is_taken_or_refused(tmp_path):
 def test_an_address_has_an_interface_or_none():
     assert find_interface("127.0.0.1") == "lo"
     assert find_interface("203.0.113.1") is None
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_a_cluster_that_is_gone_is_named_with_the_variable_that_names_it(monkeypatch, form):
+    """Ray alone would try for many minutes, with nothing but its own warnings."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = form.format(port=unused.getsockname()[1])
+    monkeypatch.setattr(ray_cluster, "_ANSWER_SECONDS", 0.0)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        InputError, match=rf"RAY_ADDRESS is '{address}', .* \(Connection refused\): .* unset RAY_ADDRESS"
+    ):
+        ray_cluster.connect_to_ray()

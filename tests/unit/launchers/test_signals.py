@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ali_dist.launchers.signals import run_beside_main_thread
+from ali_dist.launchers.signals import interrupt_on_sigterm, run_beside_main_thread
 
 
 def run(work, request_stop=lambda: None, on_poll=lambda: None):
@@ -70,3 +70,9 @@ def test_beside_another_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join(20)
     assert results == [3]
+
+
+def test_sigterm_interrupts_a_command_so_that_it_cleans_up():
+    with pytest.raises(KeyboardInterrupt), interrupt_on_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

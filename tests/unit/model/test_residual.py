@@ -264,7 +264,7 @@ def test_every_variant_of_the_game_has_the_gradients_computed_by_hand(name):
         ((2,), {}, r"samples of shape \[2\], but .* takes images"),
         ((3, 32, 32), {"model__encoder": "implicit"}, "for points: use 'gaussian' or 'deterministic'"),
         ((3, 32, 32), {"model__architecture": "rgb32", "model__depth": 2}, "model.depth is 2, but .* 'rgb32' has no"),
-        ((3, 32, 32), {"model__depth": 0}, "model.depth is 0, but must be at least 1"),
+        ((3, 32, 32), {"model__depth": 0}, "model.depth is 0, but must be from 1 to 1,000"),
         ((3, 32, 32), {"model__architecture": "res"}, "must be one of .*residual"),
     ],
 )

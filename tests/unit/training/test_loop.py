@@ -314,3 +314,47 @@ def test_points_are_refused_by_an_image_architecture(make_config, tmp_path):
     ensure_prepared("mixture-grid", str(tmp_path / "grid"))
     with pytest.raises(InputError, match="images"):
         train(make_config(data__url=str(tmp_path / "grid")))
+
+
+def test_a_finished_run_is_said_to_have_changed_in_nothing(make_config, capsys):
+    train(make_config())
+    capsys.readouterr()
+    train(make_config(run__images=96, optim__lr_d=0.5))
+    said = capsys.readouterr().err
+    assert "is finished (192 images)" in said
+    assert "Changed" not in said
+    assert "Continuing" not in said
+
+
+def test_a_stopped_run_with_an_earlier_end_is_not_said_to_be_finished(make_config, capsys):
+    with pytest.raises(Stopped):
+        train(make_config(), stop_before=4)
+    capsys.readouterr()
+    summary = train(make_config(run__images=48))
+    assert summary["images"] == 96
+    said = capsys.readouterr().err
+    assert "was stopped after 96 of 192 images, and ends here, because run.images is now 48: raise --run.images" in said
+    assert "is finished" not in said
+    assert "Changed" not in said
+
+
+def test_another_length_says_what_becomes_of_the_rates(make_config, capsys):
+    train(make_config(optim__schedule="cosine"))
+    capsys.readouterr()
+    train(make_config(optim__schedule="cosine", run__images=384))
+    assert (
+        "With run.images 384 in place of 192, the cosine schedule is at 100% of the learning rates where it was at 0%, "
+        "and comes to 0 at the new end."
+    ) in capsys.readouterr().err
+
+
+def test_lines_that_are_no_records_are_said_to_be_kept_aside(make_config, capsys):
+    config = make_config()
+    with pytest.raises(Stopped):
+        train(config, stop_before=4)
+    with (Path(config.run.dir) / config.run.name / "metrics.jsonl").open("a") as file:
+        file.write("no record\n")
+    train(config)
+    assert (
+        "1 line that is no record of a run went from metrics.jsonl to metrics-foreign.txt." in capsys.readouterr().err
+    )

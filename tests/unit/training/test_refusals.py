@@ -85,7 +85,7 @@ def assert_is_sentence_with(message: str, *parts: str) -> None:
         ("digits", {"objective__supervised": -1}, ("objective.supervised is -1.0", "at least 0")),
         ("digits-semi", {"data__labelled": 1}, ("data.labelled is 1", "at least 2")),
         ("digits", {"optim__beta2": 0.001}, ("optim.beta2 is 0.001", "0.999", "0.5")),
-        ("digits", {"model__embedding_size": 0}, ("model.embedding_size is 0", "at least 1")),
+        ("digits", {"model__embedding_size": 0}, ("model.embedding_size is 0", "from 1 to")),
         ("digits", {"objective__game": "bigan"}, ("objective.game is 'bigan'", "ali, gan, inverse")),
         ("digits", {"model__condition": "labels"}, ("model.condition is 'labels'", "none, classes, attributes")),
     ],

@@ -253,3 +253,47 @@ class TestTracker:
         tracker.mark_started("a")
         assert tracker.mark_ended("a")
         assert tracker.copy_record("a").state == "stopped"
+
+
+class TestMovedProject:
+    """A sweep goes on where its folder has been moved to, with the same data, and with no others."""
+
+    def plan_in(self, folder, fingerprint="abc", data="data/ring") -> SweepPlan:
+        settings = {"run.dir": str(folder / "runs"), "run.name": "sweep", "data.url": str(folder / data)}
+        plan = make_plan(SweepOptions(preset="mixture", space=write_space(folder), metric="coverage"), settings)
+        return dataclasses.replace(plan, fingerprint=fingerprint)
+
+    @pytest.mark.parametrize("fingerprint", ["abc", ""], ids=["now", "begun before fingerprints were kept"])
+    def test_it_is_resumed_in_its_new_place(self, tmp_path, fingerprint):
+        old, new = tmp_path / "old", tmp_path / "new place"
+        for folder in (old, new):
+            folder.mkdir()
+        self.plan_in(old, fingerprint).check_resumable_as(self.plan_in(new))
+        with pytest.raises(InputError, match=r"begun (on other data|with data\.url)"):
+            self.plan_in(old, fingerprint).check_resumable_as(self.plan_in(new, "def", "data/grid"))
+
+    def test_its_preset_file_may_have_moved_with_it(self, tmp_path):
+        plan = self.plan_in(tmp_path)
+        named = [dataclasses.replace(plan, preset=f"{place}/mine.yaml") for place in ("/a", "/b")]
+        named[0].check_resumable_as(named[1])
+        with pytest.raises(InputError, match="begun with preset"):
+            named[0].check_resumable_as(dataclasses.replace(plan, preset="other.yaml"))
+
+    def test_a_trial_of_before_is_not_failed_for_where_it_lay(self, tmp_path):
+        from tuning.ray_tune import check_trial_config
+
+        plan = self.plan_in(tmp_path)
+        record = make_record(1)
+        config = plan.config_for_trial(1, record.settings, {}).to_mapping()
+        config["run"]["dir"] = config["data"]["url"] = "/where/it/was"
+        store_of(plan).put("trials/001/config.json", json.dumps(config).encode())
+        assert check_trial_config(plan, store_of(plan), {}, record) is None
+        config["optim"]["lr_d"] = 1.0
+        store_of(plan).put("trials/001/config.json", json.dumps(config).encode())
+        assert "optim.lr_d" in str(check_trial_config(plan, store_of(plan), {}, record))
+
+
+def test_the_command_that_trains_the_best_is_quoted_as_a_shell_takes_it(tmp_path):
+    folder = tmp_path / "my sweeps"
+    folder.mkdir()
+    assert small_plan(folder).best_command == f"python -m ali_dist.train --preset '{folder}/sweep/best.yaml'"

@@ -30,7 +30,7 @@ def test_splits_are_the_files_with_the_last_tenth_of_training_held_out(
     batches = write_cifar_binary(tmp_path / "cifar-10-batches-bin", per_batch=20)
     code, out, _ = run(capsys, "cifar10", tmp_path / "out", "--from", tmp_path, "--verify", "--jobs", 1)
     assert code == 0
-    assert "valid: 10 samples in 1 shards checked, 0 problems" in out
+    assert "valid: 10 samples in 1 shard checked, 0 problems" in out
     x = np.concatenate([batches[name][0] for name in BATCHES[:5]])
     y = np.concatenate([batches[name][1] for name in BATCHES[:5]])
     expected = {"train": (x[:90], y[:90]), "valid": (x[90:], y[90:]), "test": batches["test_batch"]}

@@ -142,16 +142,20 @@ def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path, capsys: py
 
 
 def test_folders_that_are_divided_into_splits_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {"train": 6, "val": 2, "test": 3}
+    sizes = {"Train": 6, "Validation": 2, "testing": 3, "extra": 1}
     for seed, (split, n) in enumerate(sizes.items()):
         write_files(
             tmp_path / "own" / split,
             {f"{k % 2}/{k}.jpg": encode_jpeg(make_photo(9, 9, 50 * seed + k)) for k in range(n)},
         )
-    assert run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 8, "--jobs", 1)[0] == 0
-    for split, n in (("train", 6), ("valid", 2), ("test", 3)):
+    write_files(tmp_path / "own", {"testing/0/notes.txt": b"", "Train/2/9.jpg": encode_jpeg(make_photo(9, 9))})
+    code, out, _ = run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 8, "--jobs", 1)
+    assert code == 0
+    assert "train: 1 file was left out: 1 outside of the splits (extra/0/0.jpg)\n" in out
+    assert "test: 1 file was left out: 1 .txt (testing/0/notes.txt)\n" in out
+    for split, n in (("train", 7), ("valid", 2), ("test", 3)):
         index = load_index(LocalStore(tmp_path / "out" / split))
-        assert (index.num_samples, index.classes) == (n, ("0", "1"))
+        assert (index.num_samples, index.classes) == (n, ("0", "1", "2"))
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,10 +172,10 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.
     (own / "y.jpg").unlink()
     assert "--holdout is 1" in refusal("--holdout", 1)
     assert "--size is 0" in refusal("--size", 0)
-    write_files(own, {"a/deep.png": encoded(np.zeros((9, 9), np.uint16), "PNG")})
+    write_files(own, {"a/deep.tif": encoded(np.zeros((9, 9), np.float32), "TIFF")})
     message = refusal()
-    assert f"a/deep.png in {own} cannot be used" in message
-    assert "8-bit" in message
+    assert f"a/deep.tif in {own} cannot be used" in message
+    assert "floating-point numbers" in message
 
 
 def test_large_images_are_stored_compressed_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

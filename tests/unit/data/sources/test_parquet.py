@@ -169,7 +169,8 @@ def test_a_test_split_without_labels_is_written_without_and_a_single_missing_one
     assert sorted(index.extra["skipped_samples"]) == [
         "train-00000-of-00001.parquet:1: it has no label",
         "train-00000-of-00001.parquet:2: its bytes are not in the file, only a path at most",
-        "train-00000-of-00001.parquet:3: it cannot be decoded as PNG, JPEG, BMP or WEBP, or is cut short",
+        "train-00000-of-00001.parquet:3: it cannot be decoded as PNG, JPEG, BMP, WEBP, GIF, TIFF, PPM or AVIF, or is "
+        "cut short",
     ]
 
 
