@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
@@ -12,8 +13,12 @@ from typing import Any
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.preparation.summary import count, summary_lines
+from ali_dist.data.preparation.tar_import import IMPORT, import_tars
+from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
+from ali_dist.data.preparation.tar_splits import WEBDATASET, index_tars
+from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
-from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
+from ali_dist.data.shards.index import INDEX_KEY, load_index
 from ali_dist.data.sources.base import StartTracking, keep_classes
 from ali_dist.data.sources.registry import SOURCES, SourceOption, parse_names
 from ali_dist.errors import InputError, exit_code
@@ -23,7 +28,6 @@ from ali_dist.storage.base import Store
 from ali_dist.storage.local import LocalStore
 
 _MAX_LISTED_PROBLEMS = 10
-_TARS = "webdataset"  # the one source that is not written but indexed, so that it is not in the registry
 _MAX_RAW_SIZE = 64  # pixels of a side up to which images are stored raw by default; larger ones are compressed
 
 _ONLY = SourceOption(
@@ -44,19 +48,26 @@ _WRITE_OPTIONS = (
         keyword="skip_bad",
         flag="--skip-bad",
         value_type=None,
-        help="leave out, count and list images that cannot be read",
+        help="leave out, count and list images that cannot be read; of tars, all samples that do not fit",
     ),
 )
 """How splits are written, from whatever source; the keywords are those of `WriteOptions`."""
+
+
+def _options_by_source() -> dict[str, tuple[SourceOption, ...]]:
+    written = {name: source.options for name, source in SOURCES.items()}
+    return {**written, **{name: source.options for name, source in TAR_SOURCES.items()}}
 
 
 def _list_options() -> dict[str, tuple[SourceOption, str]]:
     """Every option by keyword, with its help: what it means, and for which sources if not for all."""
     meanings: dict[str, dict[str, list[str]]] = {}
     options: dict[str, SourceOption] = {}
-    for name, source in SOURCES.items():
-        for option in source.options:
-            options.setdefault(option.keyword, option)
+    for name, own_options in _options_by_source().items():
+        for option in own_options:
+            known = options.setdefault(option.keyword, option)
+            if known.choices != option.choices:  # each source checks its own
+                options[option.keyword] = dataclasses.replace(known, choices=(), metavar="WHAT")
             meanings.setdefault(option.keyword, {}).setdefault(option.help, []).append(name)
     described = {
         keyword: (option, "; ".join(f"{', '.join(names)}: {text}" for text, names in meanings[keyword].items()))
@@ -66,8 +77,11 @@ def _list_options() -> dict[str, tuple[SourceOption, str]]:
 
 
 def _make_parser() -> CommandParser:
-    summaries = {**{name: source.summary for name, source in SOURCES.items()}, _TARS: "tars in OUT, indexed in place"}
-    sources = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries.items())
+    summaries = {
+        **{name: source.summary for name, source in SOURCES.items()},
+        **{name: source.summary for name, source in TAR_SOURCES.items()},
+    }
+    sources = "\n".join(f"  {name:<18}{summary}" for name, summary in summaries.items())
     parser = CommandParser(
         "ali_dist.prepare",
         "Write a data set as WebDataset shards with an index, or index shards that are there.\n"
@@ -75,7 +89,13 @@ def _make_parser() -> CommandParser:
         f"sources:\n{sources}",
     )
     parser.add_argument("source", metavar="SOURCE", help="see below")
-    parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix")
+    parser.add_argument(
+        "places",
+        metavar="OUT",
+        nargs="+",
+        help=f"folder or s3://bucket/prefix; {IMPORT} takes the tars before it: files, folders, patterns or http(s) "
+        "urls, with lists like {000..009}, several joined by ::",
+    )
     for keyword, (option, text) in _list_options().items():
         if option.value_type is None:
             parser.add_argument(option.command_flag, dest=keyword, action="store_true", default=None, help=text)
@@ -102,20 +122,39 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_command(arguments: argparse.Namespace) -> int:
     source = arguments.source
-    names = (*SOURCES, _TARS)
+    names = (*SOURCES, *TAR_SOURCES)
     if source not in names:
         hint = did_you_mean(source, names).removesuffix("?")
         raise InputError(f"There is no source {source!r}{hint}; sources: {', '.join(names)}.")
     options = _read_options(arguments)
-    store = open_store(arguments.out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
+    *tars, out = _read_places(source, arguments.places)
+    if source == WEBDATASET and is_remote(out):
+        raise InputError(f"Tars at {show_url(out)} cannot be indexed in place: import them with {IMPORT}.")
+    store = open_store(out, endpoint_url=arguments.endpoint_url, anonymous=arguments.anonymous)
     with show_progress_bars() as start_bar:
-        written = _index_tars(store, start_bar) if source == _TARS else _write_source(source, store, options, start_bar)
+        if source == WEBDATASET:
+            written = _index_tars(store, options, arguments, start_bar)
+        elif source == IMPORT:
+            written = import_tars(tars[0], store, read_import_options(options), start_bar)
+        else:
+            written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
         _print_split(name, split, is_new)
     if not arguments.verify:
         return 0
     with show_progress_bars() as start_bar:
         return _verify_splits({name: split for name, (split, _) in written.items()}, start_bar)
+
+
+def _read_places(source: str, places: list[str]) -> list[str]:
+    """The places that were given, if they are as many as the source takes: OUT, and for an import the tars before."""
+    expected = ["TARS", "OUT"] if source == IMPORT else ["OUT"]
+    if len(places) != len(expected):
+        raise InputError(
+            f"{source} takes {' and '.join(expected)}, but {len(places)} places are given ({', '.join(places)}): quote "
+            f"a pattern or a list, so that the shell leaves it alone."
+        )
+    return places
 
 
 def _print_split(name: str, split: Store, is_new: bool) -> None:
@@ -142,16 +181,24 @@ def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     name = arguments.source
     source = SOURCES.get(name)
+    own_options = _options_by_source()[name]
     options = _list_options()
     given = {keyword: value for keyword in options if (value := getattr(arguments, keyword)) is not None}
-    applicable: set[str] = set()
+    applicable = {option.keyword for option in own_options}
     if source is not None:
-        applicable = {option.keyword for option in (*source.options, _ONLY, *_WRITE_OPTIONS)}
+        applicable |= {option.keyword for option in (_ONLY, *_WRITE_OPTIONS)}
         if not source.has_images:
             applicable.remove("encoding")
     for keyword in given:
         if keyword not in applicable:
             raise InputError(f"{options[keyword][0].command_flag} does not apply to {name}: leave it out.")
+    for option in own_options:
+        if option.choices and (value := given.get(option.keyword)) is not None and value not in option.choices:
+            hint = did_you_mean(value, option.choices).removesuffix("?")
+            raise InputError(
+                f"{option.command_flag} is {value!r}, which {name} does not know{hint}; it must be one of "
+                f"{', '.join(option.choices)}."
+            )
     if source is not None and source.original_files and "path" not in given:
         raise InputError(f"{name} needs --from PATH: {source.original_files}.")
     if not 0 < given.get("shard_mb", 1.0) < math.inf:
@@ -193,31 +240,18 @@ def _refuse_nested_folders(store: Store, path: Path) -> None:
     )
 
 
-def _index_tars(store: Store, start_bar: StartTracking) -> WrittenSplits:
-    from ali_dist.data.shards.webdataset import index_webdataset, list_tar_folders
-
-    folders = list_tar_folders(store)
-    if not folders:
-        raise InputError(f"There are no .tar files in {store.url}: give the folder or prefix that holds the shards.")
-    splits = {folder or "data": store.child(folder) if folder else store for folder in folders}
-    written = {name: (split, not _is_indexed(split)) for name, split in splits.items()}
-    for name, (split, is_new) in written.items():
-        if is_new:
-            index_webdataset(split, start_bar(name, None))
-    return written
-
-
-def _is_indexed(split: Store) -> bool:
-    """Whether a folder has an index of exactly the tars that are in it."""
-    if split.stat(INDEX_KEY) is None:
-        return False
-    try:
-        index = load_index(split)
-        check_listing(split, index)
-    except InputError:
-        return False  # the index is of an earlier state of the folder
-    tars = {info.key for info in split.list() if info.key.endswith(".tar") and "/" not in info.key}
-    return tars == {shard.key for shard in index.shards}
+def _index_tars(
+    tars: Store, options: dict[str, Any], arguments: argparse.Namespace, start_bar: StartTracking
+) -> WrittenSplits:
+    access = {"endpoint_url": arguments.endpoint_url, "anonymous": arguments.anonymous}
+    out = tars
+    if "index_place" in options:  # a place to write to: requests are signed there
+        out = open_store(options["index_place"], endpoint_url=arguments.endpoint_url)
+    indexed = index_tars(tars, out, read_tar_options(options), start_bar, **access)
+    if indexed.left_out:
+        _print_line(f"{len(indexed.left_out)} tars belong to no split and were left out:")
+        _print_first([ascii(key) for key in indexed.left_out])
+    return indexed.written
 
 
 def _verify_splits(splits: dict[str, Store], start_bar: StartTracking) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
+from ali_dist.data.shards.pictures import BACKGROUND, OtherSize, check_size, open_image, straighten_picture
 from ali_dist.data.shards.plain_images import decode_plain
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Sample = NDArray[Any]
 JPEG_QUALITY = 95
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""What may be in the tars of others, as Pillow names it; it is told apart by content."""
 _NPY = re.compile(
     rb"\x93NUMPY(\x01\x00..|[\x02\x03]\x00....)"
     rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \((?P<shape>[\d, ]*)\), \} *\n",
@@ -59,7 +61,7 @@ def make_decoder(encoding: str, out: Sample, background: str = BACKGROUND) -> Ca
             if encoding == "npy":
                 image = read_npy(payload, channels=shape[0])
             else:
-                image, _ = read_image(payload, channels=shape[0], background=background)
+                image, _ = read_image(payload, shape, background)
             if image.shape != shape:
                 raise ValueError(f"its shape is {image.shape}, but it must be {shape}")
             out[row] = image
@@ -78,24 +80,35 @@ def make_decoder(encoding: str, out: Sample, background: str = BACKGROUND) -> Ca
 
 
 def read_image(
-    payload: bytes | memoryview, channels: int | None = None, background: str = BACKGROUND
+    payload: bytes | memoryview, shape: tuple[int, ...] | None = None, background: str = BACKGROUND
 ) -> tuple[Sample, frozenset[str]]:
-    """Decode an 8-bit PNG or JPEG to uint8 [C, H, W], upright and opaque.
+    """Decode an 8-bit image to uint8 [C, H, W], upright and opaque; of several frames, the first.
 
-    C is 1 for gray images and 3 for others; with `channels` 3, gray ones are repeated.
+    Args:
+        payload: A file in one of `IMAGE_FORMATS`.
+        shape: The shape that is needed. Images of another size are refused before they are decoded, and gray ones are
+            repeated where C is 3. By default any shape: C is 1 for gray images and 3 for others.
+        background: Color under transparent images.
 
     Returns:
         The image, and what was done to it (see `OpenedPicture`).
 
     Raises:
+        OtherSize: The image has another size or more channels than `shape`.
         ValueError: The image cannot be decoded; the message says why.
     """
-    plain = decode_plain(payload)
-    if plain is not None:
-        return (np.repeat(plain, 3, axis=0) if len(plain) == 1 and channels == 3 else plain), frozenset()
-    with open_image(payload, ("PNG", "JPEG")) as image:
-        picture, treatments = straighten_picture(image, "RGB" if channels == 3 else "auto", background)
-        return channels_first(picture), treatments
+    x, treatments = decode_plain(payload, None if shape is None else (shape[1], shape[2])), frozenset[str]()
+    if x is None:
+        with open_image(payload, IMAGE_FORMATS) as image:
+            if shape is not None:
+                check_size(image, *shape[1:])
+            picture, treatments = straighten_picture(image, "RGB" if shape and shape[0] == 3 else "auto", background)
+            x = channels_first(picture)
+    elif len(x) == 1 and shape is not None and shape[0] == 3:
+        x = np.repeat(x, 3, axis=0)
+    if shape is not None and x.shape != shape:
+        raise OtherSize(f"its shape is {x.shape}, but must be {shape}")
+    return x, treatments
 
 
 def channels_first(image: Image) -> Sample:

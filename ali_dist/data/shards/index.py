@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ali_dist.data.shards.index_checks import check_index
+from ali_dist.data.shards.location import open_tars
 from ali_dist.data.shards.pictures import BACKGROUND
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
@@ -25,8 +27,6 @@ from ali_dist.storage.base import MissingObject, Store
 
 FORMAT_VERSION = 1
 INDEX_KEY = "index.json"
-ENCODINGS = ("raw", "png", "jpg", "npy")
-DTYPES = ("uint8", "float32")
 PREPARE_HINT = "write them with `python -m ali_dist.prepare SOURCE OUT`"
 
 
@@ -59,7 +59,8 @@ class Index:
     """What a split holds.
 
     Attributes:
-        encoding: How a sample's payload is stored; `npy` only in tars that somebody else wrote.
+        encoding: How a sample's payload is stored. Only tars that somebody else wrote have `npy`, and `image`: images
+            of several formats, or of another one.
         dtype: Type of a decoded sample; `uint8` stands for [0, 1] in steps of 1/255, `float32` is in raw units.
         shape: Shape of a decoded sample, (C, H, W) or (D,).
         classes: Names of the integer labels, or empty.
@@ -67,11 +68,11 @@ class Index:
         mean: Mean of each channel (axis 0 of `shape`), in [0, 1] for uint8.
         std: Standard deviation of each channel, in the same units.
         pixel_mean: Mean of each entry of a sample, flattened [prod(shape)], in the same units.
-        extra: Facts about the source, JSON-able.
+        extra: Facts about the source, JSON-able. `tars` is where the tars are if not beside index.json.
         shards: The tars, in the order in which sample ids count through them.
     """
 
-    encoding: Literal["raw", "png", "jpg", "npy"]
+    encoding: Literal["raw", "png", "jpg", "npy", "image"]
     dtype: Literal["uint8", "float32"]
     shape: tuple[int, ...]
     shards: tuple[Shard, ...]
@@ -114,6 +115,7 @@ class Index:
             self.classes,
             self.attributes,
             [dataclasses.astuple(shard) for shard in self.shards],
+            *([] if self.background == BACKGROUND else [self.background]),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -135,7 +137,7 @@ class Index:
         try:
             content = json.loads(text)
             version = content["format_version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(f"{where} is not an index ({_error_line(error)}): {PREPARE_HINT}.") from error
         if version != FORMAT_VERSION:
             raise InputError(
@@ -143,8 +145,10 @@ class Index:
                 f"prepare the data again, or use the version of the program that wrote it."
             )
         try:
-            return _check_index(_from_content(cls, content))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            index = _from_content(cls, content)
+            check_index(index)
+            return index
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise InputError(f"{where} is not a complete index ({_error_line(error)}): {PREPARE_HINT}.") from error
 
 
@@ -154,29 +158,6 @@ def _from_content(cls: type[Index], content: Mapping[str, Any]) -> Index:
         values[name] = tuple(values[name])
     values["shards"] = tuple(Shard(**shard) for shard in values["shards"])
     return cls(**values)
-
-
-def _check_index(index: Index) -> Index:
-    """Return `index` if it is consistent.
-
-    Raises:
-        ValueError: It is not; the message names the field.
-    """
-    rules = {
-        "encoding": index.encoding in ENCODINGS,
-        "dtype": index.dtype in DTYPES and (index.encoding == "raw" or index.dtype == "uint8"),
-        "shape": len(index.shape) in (1, 3) and all(isinstance(n, int) and n > 0 for n in index.shape),
-        "mean": len(index.mean) == len(index.std) == index.shape[0],
-        "pixel_mean": len(index.pixel_mean) == math.prod(index.shape),
-        "extra": isinstance(index.extra, dict),
-        "shards": index.num_samples > 0
-        and len({shard.key for shard in index.shards}) == len(index.shards)
-        and all(shard.key.endswith(".tar") and shard.samples >= 0 for shard in index.shards),
-    }
-    for name, is_consistent in rules.items():
-        if not is_consistent:
-            raise ValueError(f"its {name} does not fit the rest")
-    return index
 
 
 def _error_line(error: Exception) -> str:
@@ -206,7 +187,7 @@ def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
     """
     shard = index.shards[shard_number]
     try:
-        sidecar = Sidecar.from_bytes(store.get(shard.sidecar_key))
+        sidecar = Sidecar.from_bytes(store.get(shard.sidecar_key), shard.samples, len(index.attributes))
     except MissingObject as error:
         raise mismatch_error(store, f"{shard.sidecar_key} is missing") from error
     except ValueError as error:
@@ -218,13 +199,23 @@ def load_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
         raise mismatch_error(store, reason)
     if sidecar.content_sha256() != shard.sidecar_sha256:
         raise mismatch_error(store, f"{shard.sidecar_key} is not the one the index was written with")
-    _check_class_numbers(store, index, shard, sidecar)
+    _check_extent(store, shard, sidecar)
+    _check_labels(store, index, shard, sidecar)
     return sidecar
 
 
-def _check_class_numbers(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
-    """Refuse a class number that has no name: a model has as many classes as there are names."""
+def _check_extent(store: Store, shard: Shard, sidecar: Sidecar) -> None:
+    """Refuse samples that lie beyond the end of their tar."""
+    if len(sidecar.offsets) and int(sidecar.offsets[-1]) + int(sidecar.sizes[-1]) > shard.bytes:
+        raise mismatch_error(store, f"{shard.sidecar_key} places samples beyond the end of {shard.key}")
+
+
+def _check_labels(store: Store, index: Index, shard: Shard, sidecar: Sidecar) -> None:
+    """Refuse attributes without names, and a class number that has none: a model has as many classes as names."""
     labels = sidecar.labels
+    if labels is not None and labels.ndim == 2 and labels.shape[1] != len(index.attributes):
+        reason = f"{shard.sidecar_key} has {labels.shape[1]} attributes, the index {len(index.attributes)}"
+        raise mismatch_error(store, reason)
     if not index.classes or labels is None or labels.ndim != 1 or not len(labels):
         return
     number = int(labels.argmin() if labels.min() < 0 else labels.argmax())  # the sample with the worst label
@@ -235,8 +226,13 @@ def _check_class_numbers(store: Store, index: Index, shard: Shard, sidecar: Side
         )
 
 
-def check_listing(store: Store, index: Index) -> dict[str, str]:
+def check_listing(store: Store, index: Index, tars: Store | None = None) -> dict[str, str]:
     """Check that every shard is there with the size that the index says. This takes one listing and reads no shard.
+
+    Args:
+        store: The split's own folder.
+        index: Its index.
+        tars: The store of the tars that will be read; by default another one for the same place.
 
     Returns:
         The etag of each shard by key, with which a reader notices that an object changes while it is being read.
@@ -244,10 +240,12 @@ def check_listing(store: Store, index: Index) -> dict[str, str]:
     Raises:
         InputError: A shard or sidecar is missing, or has another size.
     """
-    stored = {info.key: info for info in store.list()}
+    tars = open_tars(store, index.extra) if tars is None else tars
+    sidecars = {info.key: info for info in store.list()}
+    stored = sidecars if tars is store else {info.key: info for info in tars.list()}
     for shard in index.shards:
-        for key in (shard.key, shard.sidecar_key):
-            if key not in stored:
+        for key, present in ((shard.key, stored), (shard.sidecar_key, sidecars)):
+            if key not in present:
                 raise mismatch_error(store, f"{key} is missing (the index lists {len(index.shards)} shards)")
         if stored[shard.key].size != shard.bytes:
             raise mismatch_error(store, f"{shard.key} has {stored[shard.key].size} bytes, the index says {shard.bytes}")
@@ -255,7 +253,7 @@ def check_listing(store: Store, index: Index) -> dict[str, str]:
 
 
 def mismatch_error(store: Store, reason: str) -> InputError:
-    """The error for data that is not what the index says."""
+    """The error for data that are not what the index in `store` says."""
     return InputError(
         f"The index does not match its shards in {store.url}: {reason}; copy the folder again, or remove it and "
         f"prepare it again."

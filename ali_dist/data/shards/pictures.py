@@ -22,7 +22,12 @@ BACKGROUND = "white"
 _ORIENTATION = 0x0112  # the Exif tag
 MAX_PIXELS = 128_000_000  # of one decoded image: 512 MB, and thrice that where it is transparent
 _DARK = 4096  # 16-bit images that stay below are nearly black at 8 bits: cameras and scanners of 12 bits write them
-_READ_ERRORS = (OSError, SyntaxError, EOFError, IndexError, struct.error, RuntimeError)  # of Pillow's decoders
+# Of Pillow's decoders.
+_READ_ERRORS = (OSError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error, RuntimeError)
+
+
+class OtherSize(ValueError):  # noqa: N818  (it reads better where it is caught)
+    """An image has not the size that is needed."""
 
 
 class OpenedPicture(NamedTuple):
@@ -62,6 +67,25 @@ def open_image(payload: bytes | memoryview, formats: tuple[str, ...]) -> Iterato
         raise ValueError(f"it cannot be decoded as {names}, or is cut short") from error
 
 
+def check_size(image: Image, height: int, width: int) -> None:
+    """Refuse an image of another size, before it is decoded; it may still have to be turned.
+
+    Raises:
+        OtherSize: It cannot have that height and width, upright or turned.
+    """
+    if {image.size, image.size[::-1]} != {(width, height), (height, width)}:
+        raise OtherSize(f"it has {image.width}x{image.height} pixels, but must have {width}x{height}")
+
+
+def upright_shape(image: Image) -> tuple[int, int, int]:
+    """The shape (C, H, W) that an opened image will have, as far as its header tells; it is not decoded."""
+    width, height = image.size
+    knows_exif = image.format != "PNG" or "exif" in image.info  # Pillow would decode a PNG to look for it at the end
+    if knows_exif and image.getexif().get(_ORIENTATION, 1) in range(5, 9):
+        width, height = height, width
+    return (1 if _is_gray(image) else 3, height, width)
+
+
 def straighten_picture(
     image: Image, mode: str, background: str = BACKGROUND, crop: Callable[[Image], Image] = lambda image: image
 ) -> OpenedPicture:
@@ -87,7 +111,7 @@ def straighten_picture(
         treatments.add("orientation")
     image.load()  # here, while its file is open and errors are explained
     if mode == "auto":
-        mode = "L" if image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16") else "RGB"
+        mode = "L" if _is_gray(image) else "RGB"
     if image.mode.startswith(("I", "F")):
         image = _scale_to_8_bits(image, treatments)
     if image.mode == "CMYK":
@@ -96,6 +120,10 @@ def straighten_picture(
         image = _lay_on_background(image, background, treatments)
     image = crop(image if image.mode == mode else image.convert(mode))
     return OpenedPicture(_turn(image, orientation), frozenset(treatments))
+
+
+def _is_gray(image: Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
 
 
 def _describe_file(image: Image) -> set[str]:

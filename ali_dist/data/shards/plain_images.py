@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ali_dist.data.shards.pictures import MAX_PIXELS
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
 JpegDecoder = Callable[[bytes, str], Pixels]
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_CHANNELS = {0: 1, 2: 3}  # by color type
@@ -36,18 +37,23 @@ _JPEG_TABLES = {0xC4, 0xDB, 0xDD, 0xE0, 0xFE}  # Huffman and quantization tables
 _JPEG_SCAN = 0xDA
 
 
-def decode_plain(payload: bytes | memoryview) -> Pixels | None:
-    """Decode a plain PNG or JPEG to uint8 [1 or 3, H, W]; None if it is not one, or has anything wrong with it."""
+def decode_plain(payload: bytes | memoryview, size: Size | None = None) -> Pixels | None:
+    """Decode a plain PNG or JPEG to uint8 [1 or 3, H, W]; None if it is not one, or has anything wrong with it.
+
+    Args:
+        payload: The file.
+        size: Height and width; an image of other ones is not decoded.
+    """
     data = bytes(payload)
     if data.startswith(b"\xff\xd8"):
-        return _decode_jpeg(data)
-    return _decode_png(data) if data.startswith(_PNG_START) else None
+        return _decode_jpeg(data, size)
+    return _decode_png(data, size) if data.startswith(_PNG_START) else None
 
 
-def _decode_png(data: bytes) -> Pixels | None:
+def _decode_png(data: bytes, size: Size | None) -> Pixels | None:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     channels = _PNG_CHANNELS.get(data[25]) if len(data) > 33 and data[24] == 8 and data[26:29] == b"\0\0\0" else None
-    if channels is None or not _is_size_allowed(width, height):
+    if channels is None or not _is_size_allowed(height, width, size):
         return None
     if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
         return None
@@ -74,7 +80,7 @@ def _join_png_data(data: bytes) -> bytes | None:
             return None
 
 
-def _decode_jpeg(data: bytes) -> Pixels | None:
+def _decode_jpeg(data: bytes, size: Size | None) -> Pixels | None:
     position = 2
     frame = b""
     while True:
@@ -92,7 +98,7 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
     if len(frame) < 6 or frame[0] != 8 or frame[5] not in _MODES:
         return None
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    if not _is_size_allowed(width, height):
+    if not _is_size_allowed(height, width, size):
         return None
     channels = frame[5]
     mode, _ = _MODES[channels]
@@ -105,8 +111,8 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
     return _decode_with_pillow(data, (width, height), channels, "jpeg", (mode, ""))
 
 
-def _is_size_allowed(width: int, height: int) -> bool:
-    return 0 < width * height <= MAX_PIXELS
+def _is_size_allowed(height: int, width: int, size: Size | None) -> bool:
+    return 0 < width * height <= MAX_PIXELS and size in (None, (height, width))
 
 
 def _decode_with_pillow(

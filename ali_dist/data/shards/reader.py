@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ali_dist.data.order import Ids, SampleRun
 from ali_dist.data.shards.codec import make_decoder
 from ali_dist.data.shards.index import Index, check_listing, load_sidecar
+from ali_dist.data.shards.location import open_tars
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
 from ali_dist.storage.base import Store
@@ -61,7 +62,8 @@ class ShardReader:
     def __init__(self, store: Store, index: Index) -> None:
         self.store = store
         self.index = index
-        self._etags = check_listing(store, index)
+        self.tars = open_tars(store, index.extra)
+        self._etags = check_listing(store, index, self.tars)
         load = functools.partial(_load_sound_sidecar, store, index)
         self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
 
@@ -81,11 +83,11 @@ class ShardReader:
         start = int(sidecar.offsets[run.start])
         length = int(sidecar.offsets[run.stop - 1] + sidecar.sizes[run.stop - 1]) - start
         for _ in range(2):  # a second time if a sample is bad: it may have been damaged on the way, not in the store
-            data = self.store.get_range(shard.key, start, length, etag=self._etags[shard.key])
+            data = self.tars.get_range(shard.key, start, length, etag=self._etags[shard.key])
             bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
-            drop_cached(self.store, shard.key, start, length)
+            drop_cached(self.tars, shard.key, start, length)
         return bad
 
     def decode_run(self, data: memoryview, start: int, run: SampleRun, out: NDArray[Any], rows: Ids) -> BadSamples:
@@ -172,7 +174,7 @@ def read_all(
     starts = np.cumsum([0, *(run.stop for run in runs)]).tolist()
 
     order = list(range(len(runs)))
-    if isinstance(reader.store, CachedStore):
+    if isinstance(reader.tars, CachedStore):
         # Processes that share a cache take the shards in orders of their own, so that each fetches what the others have
         # not yet. Not by a seeded generator, because it changes nothing but who fetches what.
         random.SystemRandom().shuffle(order)

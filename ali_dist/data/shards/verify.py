@@ -49,7 +49,7 @@ def verify_split(store: Store, index: Index, on_shard: Callable[[int], None] = l
 def _check_shard(reader: ShardReader, number: int) -> list[str]:
     index = reader.index
     shard = index.shards[number]
-    data = reader.store.get(shard.key)
+    data = reader.tars.get(shard.key)
     out = np.empty((shard.samples, *index.shape), dtype=index.dtype)
     bad = reader.decode_run(memoryview(data), 0, SampleRun(number, 0, shard.samples), out, np.arange(shard.samples))
     if bad:

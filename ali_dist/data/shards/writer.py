@@ -161,7 +161,7 @@ class _TarBuilder:
         """Close the tar, store it and its sidecar, and count its samples."""
         self._tar.close()
         data = self._file.getvalue()
-        extents = [record.fields[self._sample_format.encoding] for record in scan_tar(data, self._key)]
+        extents = [record.fields[self._sample_format.encoding] for record in scan_tar(data, self._key).samples]
         sidecar = Sidecar(
             offsets=np.array([extent.offset for extent in extents], dtype=np.int64),
             sizes=np.array([extent.size for extent in extents], dtype=np.int64),

@@ -41,10 +41,12 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def decode_the_long_way(payload: bytes, channels: int | None, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+def decode_the_long_way(
+    payload: bytes, shape: tuple[int, int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> np.ndarray:
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "decode_plain", lambda payload: None)
-        return read_image(payload, channels)[0]
+        patch.setattr(codec, "decode_plain", lambda payload, size: None)
+        return read_image(payload, shape)[0]
 
 
 PLAIN = [
@@ -71,9 +73,10 @@ def test_plain_images_have_the_pixels_of_the_long_way(
         plain = decode_plain(payload)
         assert plain is not None
         assert plain.shape == (len(mode), height, width)
-        for channels in (None, 3):
-            expected = decode_the_long_way(payload, channels, monkeypatch)
-            assert np.array_equal(read_image(memoryview(payload), channels)[0], expected)
+        for shape in (None, (3, height, width)):
+            expected = decode_the_long_way(payload, shape, monkeypatch)
+            assert np.array_equal(read_image(memoryview(payload), shape)[0], expected)
+        assert decode_plain(payload, (height, width + 1)) is None
         assert read_image(payload)[1] == frozenset()
 
 

@@ -26,6 +26,7 @@ import pytest
 from safetensors import safe_open
 
 from ali_dist.config.loading import preset_names, setting_infos
+from ali_dist.data.preparation.tar_sources import TAR_SOURCES
 from ali_dist.data.sources.registry import SOURCES
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.evaluation.catalog import metric_keys
@@ -105,7 +106,7 @@ def list_names() -> Surface:
     """Names that stand in files and on command lines."""
     return {
         "presets": preset_names(),
-        "sources": sorted([*SOURCES, "webdataset"]),
+        "sources": sorted([*SOURCES, *TAR_SOURCES]),
         "spaces": sorted(space_names()),
         "metrics": sorted(metric_keys()),
         "sweep metrics": sorted(SCORE_METRICS),

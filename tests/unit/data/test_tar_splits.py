@@ -1,0 +1,198 @@
+"""Splits of somebody else's tars, by folder and by name, with their indexes beside the tars or elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ali_dist.config.loading import from_mapping
+from ali_dist.data.preparation.tar_splits import split_of_name
+from ali_dist.data.shards.index import load_index
+from ali_dist.data.shards.location import open_tars
+from ali_dist.data.shards.reader import load_arrays, load_labels
+from ali_dist.errors import InputError
+from ali_dist.runs.datasets import open_run_data
+from ali_dist.storage.base import Access
+from ali_dist.storage.cached import with_cache
+from ali_dist.storage.local import LocalStore
+from ali_dist.storage.s3 import S3Store
+from tests.helpers.commands import content, refused, run, state
+from tests.helpers.fault_server import ENV, FaultServer
+from tests.helpers.tars import make_members, values_of, write_foreign_tar
+
+# ---- Splits by name ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-000", "train"),
+        ("training_0001", "train"),
+        ("cc3m-val-0012", "valid"),
+        ("VALIDATION.00", "valid"),
+        ("imagenet_valid000", "valid"),
+        ("dev-1", "valid"),
+        ("test", "test"),
+        ("shard-testing-3", "test"),
+        ("trainval-000", None),
+        ("train-test-0", None),
+        ("00000", None),
+        ("latest-0", None),
+    ],
+)
+def test_names_of_tars_speak_of_splits(name: str, split: str | None) -> None:
+    assert split_of_name(name) == split
+
+
+def test_tars_of_several_splits_side_by_side_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tars = tmp_path / "tars"
+    write_foreign_tar(tars / "train-000.tar", make_members(["5", "5"]))
+    write_foreign_tar(tars / "train-001.tar", make_members(["7"]))
+    assert "3 samples in 2 shards" in run(capsys, "webdataset", tars)[1]
+    assert (tars / "index.json").exists()  # one split is one split, whatever its tars are called
+    write_foreign_tar(tars / "val-000.tar", make_members(["5"]))
+    code, out, _ = run(capsys, "webdataset", tars, "--verify")
+    assert code == 0
+    assert "train: 3 samples in 2 shards, written" in out
+    assert "valid: 1 sample in 1 shard, written" in out
+    assert not (tars / "index.json").exists()  # it would be found before those of the splits
+    assert "already there" in run(capsys, "webdataset", tars)[1]
+    data = open_run_data(from_mapping({"data.url": str(tars)}))
+    assert (data.train.index.num_samples, data.holdout) == (3, None)
+    assert data.valid is not None
+    assert data.valid.index.num_samples == 1
+    assert data.valid.index.classes == data.train.index.classes
+    moved = tmp_path / "moved"
+    shutil.move(tars, moved)
+    store = LocalStore(moved / "train")
+    assert values_of(load_arrays(store, load_index(store))[0]) == [0, 1, 0]
+
+
+def test_a_tar_of_no_split_among_tars_of_splits_is_refused_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train-0", "test-0", "extra-0", "extra-1"):
+        write_foreign_tar(tmp_path / f"{name}.tar", make_members(["1"]))
+    message = refused(capsys, "webdataset", tmp_path)
+    assert "'extra-0.tar' and 1 others of none" in message
+    code, out, err = run(capsys, "webdataset", tmp_path, "--skip-bad")
+    assert code == 0
+    assert "2 tars belong to no split and were left out" in out
+    assert "extra-0.tar" in err
+
+
+def test_folders_are_splits_under_their_usual_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("Training", "val", "more"):
+        write_foreign_tar(tmp_path / folder / "0.tar", make_members(["1"]))
+    out = run(capsys, "webdataset", tmp_path, "--verify")[1]
+    assert [line.partition(":")[0] for line in out.splitlines()[:3]] == ["train", "more", "valid"]
+    index = load_index(LocalStore(tmp_path / "valid"))
+    assert index.extra["tars"] == "../val"
+    write_foreign_tar(tmp_path / "valid" / "0.tar", make_members(["1"]))
+    assert "Two folders" in refused(capsys, "webdataset", tmp_path)
+
+
+# ---- Indexes elsewhere ---------------------------------------------------------------------------------------------
+
+
+def test_indexes_may_lie_elsewhere_and_the_tars_stay_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tars, out = tmp_path / "tars", tmp_path / "out"
+    write_foreign_tar(tars / "train" / "0.tar", make_members(["3", "1"]))
+    write_foreign_tar(tars / "test" / "0.tar", make_members(["0"]))
+    before = state(tars)
+    code, said, _ = run(capsys, "webdataset", tars, "--out", out, "--verify")
+    assert code == 0
+    assert f"train: 2 samples in 1 shard, written in {out / 'train'}" in said
+    assert state(tars) == before
+    assert sorted(content(out)) == ["test/0.npz", "test/index.json", "train/0.npz", "train/index.json"]
+    store = LocalStore(out / "train")
+    index = load_index(store)
+    assert index.extra["tars"] == "../../tars/train"
+    x, y = load_arrays(store, index)
+    assert y is not None
+    assert (values_of(x), y.tolist()) == ([0, 1], [3, 1])
+    assert "already there" in run(capsys, "webdataset", tars, "--out", out)[1]
+    assert state(tars) == before
+    write_foreign_tar(tars / "train" / "0.tar", make_members(["3"] * 12))
+    with pytest.raises(InputError, match="does not match its shards"):
+        load_arrays(store, index)
+    assert "12 samples" in run(capsys, "webdataset", tars, "--out", out)[1]
+
+
+def test_an_index_elsewhere_of_tars_in_one_folder_is_a_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_foreign_tar(tmp_path / "tars" / "0.tar", make_members(["0", "1"]))
+    assert run(capsys, "webdataset", tmp_path / "tars", "--out", tmp_path / "out")[0] == 0
+    store = LocalStore(tmp_path / "out")
+    y = load_labels(store, load_index(store))
+    assert y is not None
+    assert y.tolist() == [0, 1]
+
+
+def test_tars_on_a_read_only_place_are_refused_before_they_are_read_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.tar").write_bytes(b"not read")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # to root, nothing else is
+    assert "with --out" in refused(capsys, "webdataset", tmp_path)
+
+
+def test_a_place_with_other_data_is_refused_for_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign_tar(tmp_path / "tars" / "0.tar", make_members(["0"]))
+    assert run(capsys, "digits", tmp_path / "digits")[0] == 0
+    message = refused(capsys, "webdataset", tmp_path / "tars", "--out", tmp_path / "digits" / "train")
+    assert "already holds other data" in message
+    assert run(capsys, "webdataset", tmp_path / "digits")[0] == 0  # shards of our own are indexed already
+    assert load_index(LocalStore(tmp_path / "digits" / "train")).extra["source"]["name"] == "digits"
+
+
+@pytest.mark.parametrize("url", ["pipe:cat x", "pipe://x", "http://host/tars", "file:///x"])
+def test_tars_are_nowhere_but_in_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    """An index may come from somebody else: what it names is read as data, and never run."""
+    write_foreign_tar(tmp_path / "0.tar", make_members(["0"]))
+    assert run(capsys, "webdataset", tmp_path)[0] == 0
+    record = json.loads((tmp_path / "index.json").read_text())
+    record["extra"]["tars"] = url
+    (tmp_path / "index.json").write_text(json.dumps(record))
+    store = LocalStore(tmp_path)
+    with pytest.raises(InputError):
+        load_arrays(store, load_index(store))
+
+
+def test_a_relative_place_is_relative_to_a_folder_and_not_to_a_bucket() -> None:
+    access = Access(endpoint_url="http://127.0.0.1:9", timeout_seconds=3)
+    bucket = S3Store("bucket", "a", access)
+    with pytest.raises(InputError, match="relative to a folder"):
+        open_tars(bucket, {"tars": "../tars"})
+    other = open_tars(bucket, {"tars": "s3://other/tars"})
+    assert other == S3Store("other", "tars", access)
+    cached = open_tars(with_cache(bucket, "/cache", 1), {"tars": "s3://other/tars"})
+    assert cached == with_cache(other, "/cache", 1)
+    assert open_tars(LocalStore(Path("/a/b")), {"tars": "../../c"}) == LocalStore(Path("/c"))
+    assert (
+        open_tars(LocalStore(Path("/a")), {"tars": "s3://b", "tars_endpoint_url": "http://127.0.0.1:9"}).url == "s3://b"
+    )
+
+
+def test_tars_in_a_bucket_can_be_indexed_in_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    write_foreign_tar(tmp_path / "0.tar", make_members(["3", "1"]))
+    with FaultServer({"bucket/tars/train/0.tar": (tmp_path / "0.tar").read_bytes()}) as server:
+        endpoint = ("--endpoint-url", server.endpoint_url)
+        code, _, err = run(capsys, "webdataset", "s3://bucket/tars", "--out", tmp_path / "out", *endpoint, "--verify")
+        assert (code, err) == (0, "")
+        assert all(request.method in ("GET", "HEAD") for request in server.requests)
+        store = LocalStore(tmp_path / "out" / "train")
+        index = load_index(store)
+        assert index.extra["tars"] == "s3://bucket/tars/train"
+        assert index.extra["tars_endpoint_url"] == server.endpoint_url
+        assert values_of(load_arrays(store, index)[0]) == [0, 1]
