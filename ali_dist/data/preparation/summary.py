@@ -52,19 +52,21 @@ def summary_lines(name: str, index: Index, url: str, *, is_new: bool) -> list[st
             words["was"] = "was" if entry["count"] == 1 else "were"
             lines.append(f"{name}: {count(entry['count'], 'image')} {text.format(**words)}{_name_first(entry)}")
     if left_out := extra.get("left_out"):
-        lines.append(_describe_left_out(name, left_out))
+        is_of_tars = str(extra.get("source", {}).get("name", "")).startswith("webdataset")
+        lines.append(_describe_left_out(name, left_out, "sample or member" if is_of_tars else "file"))
         if unread := sorted(_CONVERTIBLE & left_out.keys()):
             lines.append(f"{name}: pictures in {', '.join(unread)} cannot be read: convert them to .png or .jpg.")
     return [*lines, *extra.get("notes", [])]
 
 
-def _describe_left_out(name: str, left_out: Mapping[str, Any]) -> str:
+def _describe_left_out(name: str, left_out: Mapping[str, Any], thing: str) -> str:
     kinds = sorted(left_out.items(), key=lambda item: -item[1]["count"])
     parts = [f"{entry['count']:,} {kind}{_name_first(entry)}" for kind, entry in kinds[:_MAX_KINDS]]
     if more := sum(entry["count"] for _, entry in kinds[_MAX_KINDS:]):
         parts.append(f"{more:,} of other kinds")
     total = sum(entry["count"] for entry in left_out.values())
-    return f"{name}: {count(total, 'file')} {'was' if total == 1 else 'were'} left out: {', '.join(parts)}"
+    things = count(total, thing, "samples or members" if thing != "file" else "files")
+    return f"{name}: {things} {'was' if total == 1 else 'were'} left out: {', '.join(parts)}"
 
 
 def _name_first(entry: Mapping[str, Any]) -> str:
