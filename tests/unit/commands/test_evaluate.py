@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ali_dist import encode, evaluate, generate
+from ali_dist.errors import INTERRUPTED
 from ali_dist.evaluation.catalog import is_known_key
 from ali_dist.inference import evaluations
 from ali_dist.report.tables import MetricEstimate, print_table
@@ -168,7 +169,7 @@ def test_a_signal_while_features_are_measured_leaves_no_file_behind(what, measur
         "    print('measuring', flush=True)\n"
         "    time.sleep(300)\n"
         f"evaluations.{measures} = wait\n"
-        "evaluate.main(sys.argv[1:])\n"
+        "sys.exit(evaluate.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, plain, "--what", what, "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
@@ -176,7 +177,7 @@ def test_a_signal_while_features_are_measured_leaves_no_file_behind(what, measur
         assert process.stdout is not None
         assert process.stdout.readline() == "measuring\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(60) == INTERRUPTED
     assert not list(tmp_path.iterdir())
 
 

@@ -219,7 +219,13 @@ def random_data(tmp_path_factory):
 
 def make_config(folder: Path, preset: str, data: str, **changes: object) -> Config:
     """Configure a run of three updates of 4 images at an eighth of the width."""
-    small = {"run__images": 12, "data__global_batch_size": 4, "data__lanes": 2, "report__log_every": 4}
+    small = {
+        "data__holdout": "test",
+        "run__images": 12,
+        "data__global_batch_size": 4,
+        "data__lanes": 2,
+        "report__log_every": 4,
+    }
     return tiny_config(folder, preset, data__url=data, **{**small, "model__width": 0.125, **changes})
 
 

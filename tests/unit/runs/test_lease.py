@@ -143,7 +143,7 @@ def test_a_damaged_lease_is_nobodys(objects: MemoryStore, tmp_path: Path, conten
 def test_a_zombie_completes_no_checkpoint(objects: MemoryStore, tmp_path: Path) -> None:
     """It was stopped for so long that another process has taken the run over, and then goes on."""
     write_arrays(tmp_path / "data" / "train", *make_labelled_arrays(60, shape=(1, 8, 8)))
-    config = tiny_config(tmp_path, data__source="none", data__holdout="none")
+    config = tiny_config(tmp_path, data__source="none")
     with pytest.raises(Stopped):
         fit(config, StoppingContext(stop_before=4))
     newest = CheckpointStore(LocalStore(tmp_path / "runs" / "tiny"), 1, print).read_newest()
@@ -163,7 +163,7 @@ def test_a_zombie_completes_no_checkpoint(objects: MemoryStore, tmp_path: Path) 
 
 def test_training_is_refused_while_another_process_trains_the_run(tmp_path: Path) -> None:
     write_arrays(tmp_path / "data" / "train", *make_labelled_arrays(60, shape=(1, 8, 8)))
-    config = tiny_config(tmp_path, data__source="none", data__holdout="none")
+    config = tiny_config(tmp_path, data__source="none")
     folder = tmp_path / "runs" / "tiny"
     with held_by_another_process(folder), pytest.raises(InputError, match="another --run.name"):
         fit(config, StoppingContext())
