@@ -14,8 +14,9 @@ from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.preparation.summary import count, summary_lines
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
+from ali_dist.data.preparation.tar_places import WEBDATASET
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
-from ali_dist.data.preparation.tar_splits import WEBDATASET, index_tars
+from ali_dist.data.preparation.tar_splits import index_tars
 from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index

@@ -147,8 +147,13 @@ class _SplitImport:
                 raise InputError(f"{self.store.url} already holds other data: choose another folder, or remove it.")
             check_listing(self.store, index)
             return True
-        if self.store.stat(UNFINISHED_KEY) is None and any(info.key.endswith(".tar") for info in self.store.list()):
-            raise InputError(f"{self.store.url} holds other tars: choose another folder.")
+        if self.store.stat(UNFINISHED_KEY) is None:
+            for info in self.store.list():
+                if info.key.endswith(".tar") or _OWN_FILE.fullmatch(info.key):
+                    raise InputError(
+                        f"{self.store.url} holds other data, such as {info.key}, which would be overwritten: choose "
+                        f"another folder."
+                    )
         return False
 
     def study(self) -> None:

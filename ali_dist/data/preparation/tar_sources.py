@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ali_dist.data.preparation.tar_import import IMPORT, ImportOptions
-from ali_dist.data.preparation.tar_splits import WEBDATASET
+from ali_dist.data.preparation.tar_places import WEBDATASET
 from ali_dist.data.shards.tar_images import ImageChoice, parse_images
 from ali_dist.data.shards.tar_labels import parse_choice
 from ali_dist.data.shards.tar_scan import TarOptions

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ali_dist.data.preparation.tar_places import (
+    WEBDATASET,
+    check_index_place,
+    check_other_places,
+    check_sidecars,
+    check_writable,
+)
 from ali_dist.data.preparation.write_splits import WrittenSplits
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.location import name_tars
@@ -18,7 +24,6 @@ from ali_dist.errors import InputError
 from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 
-WEBDATASET = "webdataset"
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
@@ -79,8 +84,7 @@ def index_tars(
     left_out = _list_left_out(tars, splits)
     if all(_is_indexed(split, settings) for split in splits):
         return IndexedTars({split.name: (split.store, False) for split in splits}, left_out)
-    for split in splits:
-        _check_place(split)
+    _check_places(tars, out, splits)
     has_stale_index = _has_stale_index(out, splits)
     scanned = [
         (split, scan_split(split.tars, split.keys, options, start_tracking(split.name, None))) for split in splits
@@ -205,29 +209,26 @@ def _is_indexed(split: TarSplit, settings: dict[str, Any]) -> bool:
     )
 
 
-def _check_place(split: TarSplit) -> None:
-    """Refuse a place that holds other data or, as far as can be known beforehand, cannot be written to."""
-    if split.store.stat(INDEX_KEY) is not None and split.store.url != split.tars.url:
-        source = load_index(split.store).extra.get("source", {})
-        if source.get("name") != WEBDATASET:
-            raise InputError(f"{split.store.url} already holds other data: choose another --out, or remove them.")
-    if not is_local(split.store.url):
-        return
-    folder = split.store.url
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not os.access(folder, os.W_OK):
-        raise InputError(
-            f"{split.store.url} cannot be written to: give a folder or s3://bucket/prefix for the index and the "
-            f"sidecars with --out; the tars stay where they are."
-        )
+def _check_places(tars: Store, out: Store, splits: Sequence[TarSplit]) -> None:
+    """Refuse places that hold something else or cannot be written to, before any tar is read."""
+    check_index_place(out, tars, tars)
+    for split in splits:
+        check_index_place(split.store, split.tars, tars)
+        check_sidecars(split.store, split.keys)
+        check_writable(split.store, split.tars)
+    if out.url != tars.url:
+        check_other_places(out, tars, [split.store for split in splits])
 
 
 def _has_stale_index(out: Store, splits: Sequence[TarSplit]) -> bool:
     """Whether all tars are indexed as one split, though there are several now: that would be found before theirs."""
     if any(split.store.url == out.url for split in splits) or out.stat(INDEX_KEY) is None:
         return False
-    if load_index(out).extra.get("source", {}).get("name") != WEBDATASET:
+    try:
+        source = load_index(out).extra.get("source", {})
+    except InputError:
+        return True  # damaged, but ours
+    if source.get("name") != WEBDATASET:
         raise InputError(f"{out.url} already holds other data: choose another --out, or remove them.")
     return True
 

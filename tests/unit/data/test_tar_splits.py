@@ -196,3 +196,65 @@ def test_tars_in_a_bucket_can_be_indexed_in_a_folder(
         assert index.extra["tars"] == "s3://bucket/tars/train"
         assert index.extra["tars_endpoint_url"] == server.endpoint_url
         assert values_of(load_arrays(store, index)[0]) == [0, 1]
+
+
+# ---- What is there already -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "mine", "[1]", '{"version": 2, "shards": []}'])
+def test_an_index_json_of_another_program_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    write_foreign_tar(tmp_path / "tars" / "0.tar", make_members(["0"]))
+    for place, options in ((tmp_path / "tars", ()), (tmp_path / "out", ("--out", tmp_path / "out"))):
+        place.mkdir(exist_ok=True)
+        (place / "index.json").write_text(text)
+        message = refused(capsys, "webdataset", tmp_path / "tars", *options)
+        assert f"{place}/index.json is not an index of this program" in message
+        assert "--out" in message
+        assert (place / "index.json").read_text() == text
+    assert not (tmp_path / "tars" / "0.npz").exists()
+
+
+def test_an_npz_that_is_no_sidecar_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign_tar(tmp_path / "0.tar", make_members(["0"]))
+    for data in (b"MINE\n", b""):
+        (tmp_path / "0.npz").write_bytes(data)
+        message = refused(capsys, "webdataset", tmp_path)
+        assert f"{tmp_path}/0.npz is no sidecar of this program" in message
+        assert "--out" in message
+        assert (tmp_path / "0.npz").read_bytes() == data
+    assert run(capsys, "webdataset", tmp_path, "--out", tmp_path / "out")[0] == 0
+
+
+def test_a_damaged_index_or_sidecar_of_ours_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_foreign_tar(tmp_path / "tars" / "0.tar", make_members(["0"]))
+    command = ("webdataset", tmp_path / "tars", "--out", tmp_path / "out")
+    assert run(capsys, *command)[0] == 0
+    index, sidecar = tmp_path / "out" / "index.json", tmp_path / "out" / "0.npz"
+    whole, whole_sidecar = index.read_bytes(), sidecar.read_bytes()
+    for damaged in (whole[:100], whole.replace(b'"dtype"', b'"type"'), b""):
+        index.write_bytes(damaged)
+        assert "written" in run(capsys, *command)[1]
+        assert index.read_bytes() == whole
+    sidecar.write_bytes(b"torn")
+    assert "written" in run(capsys, *command, "--skip-bad")[1]
+    assert sidecar.read_bytes() == whole_sidecar
+
+
+def test_the_index_of_other_tars_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a/0", "b/0", "c/train/0", "c/test/0", "d/more/0"):
+        write_foreign_tar(tmp_path / f"{name}.tar", make_members(["0"]))
+    for first, others in (("a", "bcd"), ("c", "abd"), ("d", "abc")):
+        out = tmp_path / f"out-{first}"
+        assert run(capsys, "webdataset", tmp_path / first, "--out", out)[0] == 0
+        before = state(out)
+        for other in others:
+            message = refused(capsys, "webdataset", tmp_path / other, "--out", out)
+            assert "already holds the index of other tars: choose another --out, or remove it" in message
+        assert state(out) == before
+        assert run(capsys, "webdataset", tmp_path / first, "--out", out, "--labels", "none")[0] == 0
+    assert run(capsys, "webdataset", tmp_path / "b")[0] == 0
+    assert "index of other tars" in refused(capsys, "webdataset", tmp_path / "a", "--out", tmp_path / "b")
