@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from ali_dist.data.shards.tar import split_name
+from ali_dist.data.shards.tar_images import looks_like_image
 from ali_dist.errors import InputError, StorageError
 
 _TIMEOUT_SECONDS = 60.0  # longest silence of a server
@@ -92,21 +93,49 @@ def stream_samples(
         dotted: See `split_name`.
 
     Raises:
-        InputError: It is not a whole tar, is missing, or a sample has one field twice.
+        InputError: It is not a whole tar, is missing, or a sample has one field twice or its members apart.
         StorageError: The server failed, or the connection broke off.
     """
     from webdataset.tariterators import group_by_keys
 
+    seen: dict[str, frozenset[str]] = {}
     members = _read_members(url, is_wanted, on_stray, dotted)
     try:
         for sample in group_by_keys(members, keys=lambda name: split_name(name, dotted=dotted)):
             fields = {name: value for name, value in sample.items() if not name.startswith("__")}
+            _refuse_scattered(url, sample["__key__"], frozenset(fields), seen, is_wanted)
             yield StreamedSample(sample["__key__"], fields)
     except InputError:
         raise
     except ValueError as error:  # webdataset's, on a field that comes twice
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(f"{show_url(url)} cannot be read ({reason}): write it again.") from error
+
+
+def _refuse_scattered(
+    url: str, key: str, fields: frozenset[str], seen: dict[str, frozenset[str]], is_wanted: Callable[[str], bool]
+) -> None:
+    """Refuse a sample whose members do not stand side by side: reading only once, its parts cannot be joined.
+
+    A key that comes again with a field that it had is another sample, as it is to `scan_tar`.
+
+    Args:
+        url: The tar.
+        key: Key of the members that stand side by side.
+        fields: Their fields.
+        seen: The fields of each key so far; these are added.
+        is_wanted: Whether a field is needed; a README.md and a README.txt need no joining.
+    """
+    before = seen.get(key)
+    seen[key] = fields
+    if before is None or before & fields:
+        return
+    if any(is_wanted(name) or looks_like_image(name) for name in before | fields):
+        raise InputError(
+            f"Sample {key!r} of {show_url(url)} has its {min(before)} and its {min(fields)} apart, but a tar that is "
+            f"read from beginning to end must have the members of a sample side by side: write it again in that order, "
+            f"or have it on disk, unpacked, and index it with `python -m ali_dist.prepare webdataset`."
+        )
 
 
 class _StrictInfo(tarfile.TarInfo):

@@ -50,12 +50,14 @@ class TarContent(NamedTuple):
 
 
 def split_name(name: str, *, dotted: bool = False) -> tuple[str, str] | None:
-    """Split a member's name into key and field; None if it has none.
+    """Split a member's name into key and field; None if it has none. "./" before a name says nothing and is left out.
 
     Args:
         name: Name of the member, with its folders.
         dotted: Whether the field begins at the last dot of the name, and not at the first one.
     """
+    while name.startswith("./"):
+        name = name[2:]
     match = (_DOTTED_MEMBER if dotted else _MEMBER).fullmatch(name)
     return None if match is None or _META.match(name) else (match[1], match[2].lower())
 

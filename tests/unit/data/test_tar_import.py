@@ -283,3 +283,34 @@ def test_environment_variables_and_lists_are_expanded_as_webdataset_does(tmp_pat
     )
     with pytest.raises(InputError, match="There is no file"):
         expand_urls(str(tmp_path / "{0..3}.tar"))
+
+
+def test_a_file_that_a_shard_would_overwrite_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign_tar(tmp_path / "0.tar", make_members(["0"]))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "00000.npz").write_text("MINE")
+    assert "holds other data, such as 00000.npz" in refused(capsys, IMPORT, tmp_path / "0.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "00000.npz").read_text() == "MINE"
+
+
+@pytest.mark.parametrize("options", [(), ("--labels", "cls"), ("--labels", "none"), ("--skip-bad",)])
+@pytest.mark.parametrize("count", [3, 700])  # more than are studied, too
+def test_a_sample_with_its_members_apart_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], count: int
+) -> None:
+    members = make_members(["1"] * count)
+    write_foreign_tar(tmp_path / "0.tar", sorted(members, key=lambda member: member[0].endswith(".cls")))
+    message = refused(capsys, IMPORT, tmp_path / "0.tar", tmp_path / "out", *options)
+    if count == 3 or "cls" not in options:
+        assert f"Sample '0' of {tmp_path}/0.tar has its png and its cls apart" in message
+        assert "prepare webdataset`" in message
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_key_that_comes_again_and_texts_apart_are_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [("README.md", b"x"), *make_members(["3", "1"]), *make_members(["2"]), ("README.txt", b"x")]
+    write_foreign_tar(tmp_path / "0.tar", members)
+    assert run(capsys, IMPORT, tmp_path / "0.tar", tmp_path / "out")[0] == 0
+    assert loaded(tmp_path / "out") == ([0, 1, 0], [3, 1, 2])

@@ -310,6 +310,18 @@ def test_members_of_a_sample_need_not_stand_side_by_side(tmp_path: Path, capsys:
     assert (values_of(x), y.tolist()) == ([0, 1, 2], [3, 1, 2])
 
 
+def test_a_dot_and_slash_before_a_name_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [(f"{'./' * (n % 3)}{name}", data) for n, (name, data) in enumerate(make_members(["3", "1", "2"]))]
+    for command in (("webdataset", tmp_path), ("webdataset-import", tmp_path / "0.tar", tmp_path / "out")):
+        write_foreign_tar(tmp_path / "0.tar", members)
+        assert run(capsys, *command)[0] == 0
+        store = LocalStore(Path(command[-1]))
+        x, y = load_arrays(store, load_index(store))
+        assert y is not None
+        assert (values_of(x), y.tolist()) == ([0, 1, 2], [3, 1, 2])
+        assert load_sidecar(store, load_index(store), 0).origins == ("0", "1", "2")
+
+
 def test_a_key_that_comes_again_is_another_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_foreign_tar(tmp_path / "0.tar", [*make_members(["3", "1"]), *make_members(["2"])])
     assert run(capsys, "webdataset", tmp_path)[0] == 0
