@@ -180,7 +180,7 @@ class _SplitImport:
             self._format = TarFormat(self._format.is_npy, (channels, size, size), reading.background)
         fields = [sample.fields for sample, _ in images]
         if reading.labels is None:
-            self.labels = find_labels(fields)
+            self.labels = find_labels((sample.key, sample.fields) for sample, _ in images)
         else:
             check_choice(reading.labels, fields, images[0][0].key, fields[0], where)
             self.labels = FoundLabels(reading.labels, "")

@@ -210,12 +210,12 @@ def _study_tar(data: bytes, content: TarContent, options: TarOptions, where: str
         raise _NothingUsableError(f"Sample {first.key!r} of {where} cannot be used: {error}.") from error
     wanted = options.labels.needed_fields if options.labels else ("cls", "json")
     fields = (
-        {name: bytes(_content(data, sample.fields[name])) for name in wanted if name in sample.fields}
+        (sample.key, {name: bytes(_content(data, sample.fields[name])) for name in wanted if name in sample.fields})
         for sample, _ in images
     )
     if options.labels is None:
         return tar_format, find_labels(fields)
-    check_choice(options.labels, fields, first.key, first.fields, where)
+    check_choice(options.labels, (content for _, content in fields), first.key, first.fields, where)
     return tar_format, FoundLabels(options.labels, "")
 
 

@@ -16,7 +16,7 @@ from ali_dist.data.shards.tar_labels import LabelChoice, find_labels, name_class
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import refused, run
-from tests.helpers.tars import make_members, write_foreign_tar
+from tests.helpers.tars import encode_image, make_members, write_foreign_tar
 
 
 def index_labels(
@@ -171,7 +171,11 @@ def test_labels_none_leaves_classes_alone(tmp_path: Path, capsys: pytest.Capture
             ("--labels", "json:label"),
             "'2' of 0.tar .*no label \\(json:label\\)",
         ),
-        ([{"a": 1, "b": 0}, {"a": 1}], ("--labels", "json:a,b"), "'1' of 0.tar .*null as 'b'"),
+        (
+            [{"a": 1, "b": 0}, {"a": 1}],
+            ("--labels", "json:a,b"),
+            "'1' of 0.tar .*its json has no 'b', which is an attribute of others",
+        ),
         ([{"a": 1, "b": 0}, {"a": 1, "b": "x"}], (), "'1' of 0.tar .*\"x\" as 'b', but attributes are numbers"),
         ([{"a": 0.5}], ("--labels", "json:a"), "0.5 as 'a', but a class is a whole number or a name"),
         ([{"a": [1]}], ("--labels", "json:a"), "\\[1\\] as 'a'"),
@@ -193,14 +197,76 @@ def test_labels_that_are_no_choice_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert "--labels is" in refuse_labels(capsys, tmp_path, ["1"], f"--labels={text}")
 
 
-@pytest.mark.parametrize("data", [b"[1]", b"{", b"\xff", b"[" * 60_000, b'{"a": ' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize("data", [b"[1]", b"{", b"\xff", b"[" * 60_000])
 def test_json_that_is_no_object_is_left_alone_or_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     members = [*make_members([None]), ("0.json", data)]
     write_foreign_tar(tmp_path / "0.tar", members)
-    assert "the json of some samples is no object" in run(capsys, "webdataset", tmp_path)[1]
+    assert "No labels are taken: sample '0' cannot be used: its json " in run(capsys, "webdataset", tmp_path)[1]
     assert "'0' of 0.tar" in refused(capsys, "webdataset", tmp_path, "--labels", "json:a")
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), "absent", "broken", "[1]", 9 * 10**4000, -1])
+@pytest.mark.parametrize("position", [0, 3, 5])
+@pytest.mark.parametrize("values", [[0, 1], [0, 1, 2]])
+def test_a_sample_without_a_label_of_json_is_bad_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: Any, position: int, values: list[int]
+) -> None:
+    labels: list[Any] = [{"label": values[n % len(values)], "flag": n % 2} for n in range(5)]
+    expected = [record["label"] for record in labels]
+    members = make_members([*labels[:position], {"label": bad, "flag": 1}, *labels[position:]])
+    odd = {"absent": b'{"flag": 1}', "broken": b'{"label": ', "[1]": b"[1]"}
+    if bad in odd:
+        members = [(name, odd[bad] if name == f"{position}.json" else data) for name, data in members]
+    write_foreign_tar(tmp_path / "0.tar", members)
+    for command in (("webdataset", tmp_path), ("webdataset-import", tmp_path / "0.tar", tmp_path / "out")):
+        assert f"Sample '{position}' of " in refused(capsys, *command)
+        code, out, _ = run(capsys, *command, "--skip-bad")
+        assert code == 0
+        assert re.search(rf"1 (no|unusable) label \({position}\)", out)
+        store = LocalStore(Path(command[-1]))
+        y = load_labels(store, load_index(store))
+        assert y is not None
+        assert y.tolist() == expected
+
+
+def test_a_number_of_thousands_of_digits_is_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [*make_members([{"label": 1, "x": 0}]), ("1.png", encode_image(1))]
+    members.append(("1.json", b'{"x": 1, "label": %s}' % (b"9" * 5000)))
+    write_foreign_tar(tmp_path / "0.tar", members)
+    message = refused(capsys, "webdataset", tmp_path)
+    assert "Sample '1' of 0.tar" in message
+    assert "its class (json's 'label') is a number of more than 200 digits" in message
+    assert "more than 4,300 digits as 'label'" in refused(capsys, "webdataset", tmp_path, "--labels", "json:label,x")
+
+
+def test_labels_that_are_null_everywhere_are_none_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, y, out = index_labels(capsys, tmp_path, [{"label": None}] * 3)
+    assert (index.classes, index.attributes, y) == ((), (), None)
+    assert "No labels are taken: json's 'label' is null in all samples that were looked at" in out
+
+
+def test_a_class_field_is_no_attribute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, y, _ = index_labels(capsys, tmp_path, [{"label": "cat", "a": 1}, {"label": 1, "a": 0}])
+    assert (index.attributes, y) == (("a",), [[1.0], [0.0]])
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_attributes_are_the_numbers_that_all_samples_have_and_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], position: int
+) -> None:
+    records = [{"A": 1, "B": 0}, {"A": 0, "B": 1}]
+    records.insert(position, {"A": 1})
+    index, _, out = index_labels(capsys, tmp_path, records)
+    assert index.attributes == ("A",)
+    assert f"attributes (A; B is left alone, as sample '{position}' has no 'B')" in out
+    records[position]["B"] = None  # type: ignore[assignment]
+    assert f"'{position}' of 0.tar" in refuse_labels(capsys, tmp_path / "null", records)
+    index, y, _ = index_labels(capsys, tmp_path / "skip", records, "--skip-bad")
+    assert (index.attributes, y) == (("A", "B"), [[1.0, 0.0], [0.0, 1.0]])
 
 
 # ---- The rules by themselves ---------------------------------------------------------------------------------------
@@ -220,6 +286,6 @@ def test_more_classes_than_can_be_learned_are_taken_for_ids(values: int, samples
 
 
 def test_cls_comes_before_json_even_if_only_some_samples_have_one() -> None:
-    assert find_labels([{"json": b'{"label": 1}'}, {"cls": b"1"}]).choice == LabelChoice("text", ("cls",))
+    assert find_labels([("a", {"json": b'{"label": 1}'}), ("b", {"cls": b"1"})]).choice == LabelChoice("text", ("cls",))
     assert parse_choice("CLS") == LabelChoice("text", ("cls",))
     assert np.array_equal(name_classes({3, 10**12}, 2).number_labels([10**12, 3]), [1, 0])
