@@ -249,9 +249,18 @@ def _index_tars(
     if "index_place" in options:  # a place to write to: requests are signed there
         out = open_store(options["index_place"], endpoint_url=arguments.endpoint_url)
     indexed = index_tars(tars, out, read_tar_options(options), start_bar, **access)
-    if indexed.left_out:
-        _print_line(f"{len(indexed.left_out)} tars belong to no split and were left out:")
-        _print_first([ascii(key) for key in indexed.left_out])
+    for keys, one, several in (
+        (indexed.left_out, "tar belongs to no split and was left out", "tars belong to no split and were left out"),
+        (
+            indexed.compressed,
+            f"compressed tar cannot be read in place and was left out ({IMPORT} reads such)",
+            f"compressed tars cannot be read in place and were left out ({IMPORT} reads such)",
+        ),
+        (indexed.hidden, "hidden file was left out", "hidden files were left out"),
+    ):
+        if keys:
+            _print_line(f"{count(len(keys), one, several)}:")
+            _print_first([ascii(key) for key in keys])
     return indexed.written
 
 

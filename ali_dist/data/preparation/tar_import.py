@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ali_dist.data.preparation.shard_task import UNFINISHED_KEY
+from ali_dist.data.preparation.tar_split_checks import check_shapes, compare_labels, join_notes
 from ali_dist.data.preparation.tar_splits import divide_names, split_of_name
 from ali_dist.data.preparation.tar_stream import StreamedSample, expand_urls, is_remote, show_url, stream_samples
 from ali_dist.data.preparation.write_splits import WrittenSplits
@@ -97,7 +98,10 @@ def import_tars(
         return {plan.name: (plan.store, False) for plan in plans}
     for plan in plans:
         plan.study()
+    check_shapes({plan.name: plan.shape for plan in plans})
     classes = _name_classes(plans, start_tracking)
+    for plan, note in zip(plans, compare_labels({plan.name: plan.labels.choice for plan in plans}), strict=True):
+        plan.labels = FoundLabels(plan.labels.choice, join_notes(plan.labels.note, note))
     for plan in plans:
         plan.write(classes, start_tracking)
     return {plan.name: (plan.store, True) for plan in plans}
@@ -134,6 +138,11 @@ class _SplitImport:
             "tars": len(urls),
             "input": fingerprint_content("\n".join(map(show_url, urls))),
         }
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of the images, once they were studied."""
+        return self._format.shape
 
     def is_complete(self) -> bool:
         """Whether the split is there, made of the same tars with the same options.

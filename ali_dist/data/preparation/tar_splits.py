@@ -14,9 +14,12 @@ from ali_dist.data.preparation.tar_places import (
     check_sidecars,
     check_writable,
 )
+from ali_dist.data.preparation.tar_split_checks import check_shapes, compare_labels, join_notes
 from ali_dist.data.preparation.write_splits import WrittenSplits
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.location import name_tars
+from ali_dist.data.shards.tar import is_hidden
+from ali_dist.data.shards.tar_labels import FoundLabels
 from ali_dist.data.shards.tar_scan import TarOptions, scan_split
 from ali_dist.data.shards.webdataset import name_labels, write_tar_index
 from ali_dist.data.sources.base import StartTracking, track_nothing
@@ -30,6 +33,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 """What others call the splits in names of tars and folders."""
+
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,19 @@ class TarSplit:
 
 
 class IndexedTars(NamedTuple):
-    """The splits that are indexed, and the tars that belong to none of them."""
+    """The splits that are indexed, and what was left out.
+
+    Attributes:
+        written: The splits.
+        left_out: The tars that belong to none of them.
+        compressed: Compressed tars beside them, which cannot be read in place.
+        hidden: Files that are named like tars, but are hidden, or companions that a Mac makes of files.
+    """
 
     written: WrittenSplits
     left_out: tuple[str, ...]
+    compressed: tuple[str, ...]
+    hidden: tuple[str, ...]
 
 
 def index_tars(
@@ -83,13 +97,17 @@ def index_tars(
     splits = find_tar_splits(tars, out, skip_unknown=options.skip_bad)
     left_out = _list_left_out(tars, splits)
     if all(_is_indexed(split, settings) for split in splits):
-        return IndexedTars({split.name: (split.store, False) for split in splits}, left_out)
+        return IndexedTars({split.name: (split.store, False) for split in splits}, *left_out)
     _check_places(tars, out, splits)
     has_stale_index = _has_stale_index(out, splits)
     scanned = [
         (split, scan_split(split.tars, split.keys, options, start_tracking(split.name, None))) for split in splits
     ]
+    check_shapes({split.name: scan.tar_format.shape for split, scan in scanned})
     classes = name_labels([scan for _, scan in scanned])
+    notes = compare_labels({split.name: scan.labels.choice for split, scan in scanned})
+    for (_, scan), note in zip(scanned, notes, strict=True):
+        scan.labels = FoundLabels(scan.labels.choice, join_notes(scan.labels.note, note))
     if has_stale_index:
         out.delete([INDEX_KEY])
     access: dict[str, Any] = {}
@@ -98,7 +116,7 @@ def index_tars(
         access |= {"tars_anonymous": True} if anonymous else {}
     for split, scan in scanned:
         write_tar_index(split.store, scan, classes, settings, access)
-    return IndexedTars({split.name: (split.store, True) for split in splits}, left_out)
+    return IndexedTars({split.name: (split.store, True) for split in splits}, *left_out)
 
 
 def split_of_name(name: str) -> str | None:
@@ -120,9 +138,9 @@ def find_tar_splits(tars: Store, out: Store, *, skip_unknown: bool = False) -> t
         InputError: There are no tars, one belongs to no split, or two folders are the same split.
     """
     present = [info.key for info in tars.list()]
-    keys = [key for key in present if key.endswith(".tar")]
+    keys = [key for key in present if _is_tar(key) and not is_hidden(key)]
     if not keys:
-        compressed = next((key for key in present if re.search(r"\.(tar\.\w+|tgz)$", key)), None)
+        compressed = next((key for key in present if _COMPRESSED.search(key) and not is_hidden(key)), None)
         remedy = (
             "give the folder or prefix that holds the shards"
             if compressed is None
@@ -182,11 +200,27 @@ def divide_names(
     return by_split
 
 
-def _list_left_out(tars: Store, splits: Sequence[TarSplit]) -> tuple[str, ...]:
-    """The tars that belong to no split."""
+class _LeftOut(NamedTuple):
+    """See `IndexedTars`."""
+
+    tars: tuple[str, ...]
+    compressed: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+def _list_left_out(tars: Store, splits: Sequence[TarSplit]) -> _LeftOut:
+    """The tars that belong to no split, compressed ones, and hidden files."""
     used = {f"{split.tars.url}/{key}" for split in splits for key in split.keys}
-    keys = [info.key for info in tars.list() if info.key.endswith(".tar")]
-    return tuple(key for key in keys if f"{tars.url}/{key}" not in used)
+    keys = [info.key for info in tars.list() if _is_tar(info.key) or _COMPRESSED.search(info.key)]
+    return _LeftOut(
+        tuple(key for key in keys if _is_tar(key) and not is_hidden(key) and f"{tars.url}/{key}" not in used),
+        tuple(key for key in keys if not _is_tar(key) and not is_hidden(key)),
+        tuple(key for key in keys if is_hidden(key)),
+    )
+
+
+def _is_tar(key: str) -> bool:
+    return key.endswith(".tar")
 
 
 def _is_indexed(split: TarSplit, settings: dict[str, Any]) -> bool:
@@ -234,4 +268,5 @@ def _has_stale_index(out: Store, splits: Sequence[TarSplit]) -> bool:
 
 
 def _list_some(names: Sequence[str]) -> str:
-    return f"{names[0]!r}" + f" and {len(names) - 1} others" * (len(names) > 1)
+    others = "1 other" if len(names) == 2 else f"{len(names) - 1} others"
+    return f"{names[0]!r}" + f" and {others}" * (len(names) > 1)

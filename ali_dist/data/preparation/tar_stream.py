@@ -23,13 +23,14 @@ from http.client import HTTPException
 from typing import IO, Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from ali_dist.data.shards.tar import split_name
+from ali_dist.data.shards.tar import is_hidden, split_name
 from ali_dist.data.shards.tar_images import looks_like_image
 from ali_dist.errors import InputError, StorageError
 
 _TIMEOUT_SECONDS = 60.0  # longest silence of a server
 _TRIES = 5
 _WAIT_SECONDS = 0.5  # after the first failed try; it doubles each time
+_REDIRECTIONS = range(300, 400)
 _BUFFER = 1 << 20
 _MAX_MEMBER = 1 << 29  # bytes of a field; larger ones would fill the memory
 _MAX_URLS = 1_000_000
@@ -259,10 +260,10 @@ class _HttpBody(io.RawIOBase):
                 return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
             except urllib.error.HTTPError as error:
                 is_final = error.code < 500 and error.code not in (408, 429)
-                reason, kind = (
-                    f"the server answers {error.code} {error.reason}",
-                    InputError if is_final else StorageError,
-                )
+                reason = f"the server answers {error.code} {error.reason}"
+                if error.code in _REDIRECTIONS:  # urllib follows them, and explains in three lines why it did not
+                    reason = f"the server answers {error.code} and redirects in a circle, or to where it may not"
+                kind = InputError if is_final else StorageError
             except (OSError, HTTPException, ValueError) as error:
                 reason, kind = str(getattr(error, "reason", error)), StorageError
             if kind is InputError or attempt == _TRIES - 1:
@@ -280,7 +281,8 @@ class _HttpBody(io.RawIOBase):
 def _find_files(path: str) -> list[str]:
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        found = sorted(os.path.join(path, name) for name in os.listdir(path) if name.lower().endswith(_SUFFIXES))
+        names = [name for name in os.listdir(path) if name.lower().endswith(_SUFFIXES) and not is_hidden(name)]
+        found = sorted(os.path.join(path, name) for name in names)
         if not found:
             raise InputError(
                 f"There are no tars in {path}: give a folder with files that end in {', '.join(_SUFFIXES)}."

@@ -62,6 +62,11 @@ def split_name(name: str, *, dotted: bool = False) -> tuple[str, str] | None:
     return None if match is None or _META.match(name) else (match[1], match[2].lower())
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file is hidden, or a Mac's companion of another, as `._0.tar` is of `0.tar`."""
+    return path.rpartition("/")[2].startswith(".") or "__MACOSX" in path.split("/")[:-1]
+
+
 def scan_tar(data: bytes, where: str, *, dotted: bool = False) -> TarContent:
     """Find the samples of an uncompressed tar.
 

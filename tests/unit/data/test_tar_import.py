@@ -27,7 +27,7 @@ class TarServer:
     """Serves files from a dict on a free port of 127.0.0.1.
 
     Of files in `cut`, only half is sent, and in `status` are answers to give instead, one for each request. Ranges are
-    given if `etag` is set.
+    given if `etag` is set. The path `circle` leads to itself.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,7 @@ class TarServer:
         self.cut: list[str] = []
         self.status: list[int] = []
         self.etag = ""
+        self.circle = ""
         self.requests: list[str] = []
         server = self
 
@@ -43,6 +44,11 @@ class TarServer:
                 path = self.path.partition("?")[0]
                 server.requests.append(self.path)
                 data = server.files.get(path)
+                if path == server.circle:
+                    self.send_response(302)
+                    self.send_header("Location", path)
+                    self.end_headers()
+                    return
                 if data is None or server.status:
                     self.send_error(server.status.pop(0) if server.status else 404)
                     return
@@ -314,3 +320,11 @@ def test_a_key_that_comes_again_and_texts_apart_are_imported(
     write_foreign_tar(tmp_path / "0.tar", members)
     assert run(capsys, IMPORT, tmp_path / "0.tar", tmp_path / "out")[0] == 0
     assert loaded(tmp_path / "out") == ([0, 1, 0], [3, 1, 2])
+
+
+def test_a_circle_of_redirections_is_refused_in_one_sentence(
+    tmp_path: Path, server: TarServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.circle = "/0.tar"
+    message = refused(capsys, IMPORT, f"{server.url}/0.tar", tmp_path / "out")
+    assert "0.tar cannot be read (the server answers 302 and redirects in a circle" in message

@@ -21,7 +21,7 @@ from ali_dist.storage.local import LocalStore
 from ali_dist.storage.s3 import S3Store
 from tests.helpers.commands import content, refused, run, state
 from tests.helpers.fault_server import ENV, FaultServer
-from tests.helpers.tars import make_members, values_of, write_foreign_tar
+from tests.helpers.tars import encode_image, make_members, values_of, write_foreign_tar
 
 # ---- Splits by name ------------------------------------------------------------------------------------------------
 
@@ -77,11 +77,60 @@ def test_a_tar_of_no_split_among_tars_of_splits_is_refused_or_named(
     for name in ("train-0", "test-0", "extra-0", "extra-1"):
         write_foreign_tar(tmp_path / f"{name}.tar", make_members(["1"]))
     message = refused(capsys, "webdataset", tmp_path)
-    assert "'extra-0.tar' and 1 others of none" in message
+    assert "'extra-0.tar' and 1 other of none" in message
     code, out, err = run(capsys, "webdataset", tmp_path, "--skip-bad")
     assert code == 0
     assert "2 tars belong to no split and were left out" in out
     assert "extra-0.tar" in err
+    (tmp_path / "extra-1.tar").unlink()
+    assert "1 tar belongs to no split and was left out" in run(capsys, "webdataset", tmp_path, "--skip-bad")[1]
+
+
+def test_hidden_files_and_compressed_tars_beside_tars_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_foreign_tar(tmp_path / "00.tar", make_members(["1"]))
+    write_foreign_tar(tmp_path / "01.tar.gz", make_members(["2"]), "w:gz")
+    for name in ("._00.tar", "__MACOSX/00.tar", "._01.tar.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7" * 100)
+    for _ in range(2):  # it is said again where all is there
+        code, out, err = run(capsys, "webdataset", tmp_path)
+        assert code == 0
+        assert "1 compressed tar cannot be read in place and was left out (webdataset-import reads such)" in out
+        assert "3 hidden files were left out" in out
+        assert err.split() == ["'01.tar.gz'", "'._00.tar'", "'._01.tar.gz'", "'__MACOSX/00.tar'"]
+        assert "1 sample in 1 shard" in out
+    assert "2 samples" in run(capsys, "webdataset-import", tmp_path, tmp_path / "out")[1]
+
+
+SPLIT_COMMANDS = ["webdataset {0} --out {0}/out", "webdataset-import {0}/{{train,val}}/0.tar {0}/out"]
+
+
+@pytest.mark.parametrize("command", SPLIT_COMMANDS)
+def test_splits_of_different_shapes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    for split, side in (("train", 16), ("val", 32)):
+        write_foreign_tar(tmp_path / split / "0.tar", [("a.png", encode_image(1, size=(side, side)))])
+    message = refused(capsys, *command.format(tmp_path).split())
+    assert "The images of train are 16x16 pixels in 3 channels and those of valid are 32x32 pixels" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", SPLIT_COMMANDS)
+def test_it_is_said_where_one_split_has_labels_and_another_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    write_foreign_tar(tmp_path / "train" / "0.tar", make_members(["1", "0"]))
+    write_foreign_tar(tmp_path / "val" / "0.tar", make_members([None]))
+    code, out, _ = run(capsys, *command.format(tmp_path).split())
+    assert code == 0
+    assert "valid has no labels, though train has (cls)." in out
+    write_foreign_tar(tmp_path / "val" / "0.tar", make_members([{"label": 1}]))
+    shutil.rmtree(tmp_path / "out")
+    out = run(capsys, *command.format(tmp_path).split())[1]
+    assert "The labels of valid are json:label, though those of train are cls." in out
 
 
 def test_folders_are_splits_under_their_usual_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +190,10 @@ def test_tars_on_a_read_only_place_are_refused_before_they_are_read_with_the_rem
     (tmp_path / "0.tar").write_bytes(b"not read")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # to root, nothing else is
     assert "with --out" in refused(capsys, "webdataset", tmp_path)
+    message = refused(capsys, "webdataset", tmp_path, "--out", tmp_path / "a" / "b")
+    assert f"{tmp_path}/a/b cannot be written to, because {tmp_path} cannot: choose another --out" in message
+    message = refused(capsys, "webdataset", tmp_path, "--out", tmp_path / "0.tar" / "b")
+    assert f"because {tmp_path}/0.tar is a file: choose another --out" in message
 
 
 def test_a_place_with_other_data_is_refused_for_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
