@@ -29,13 +29,13 @@ from ali_dist.data.shards.pictures import open_image
 from ali_dist.data.shards.sample import NamedCounts, PreparedSample
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.tar_images import NoImageError, TarFormat, find_format, image_kind, looks_like_image
+from ali_dist.data.shards.tar_label_search import find_labels
 from ali_dist.data.shards.tar_labels import (
     NO_LABELS,
     ClassNames,
     FoundLabels,
     NotBinaryError,
     RawLabel,
-    find_labels,
     name_classes,
 )
 from ali_dist.data.shards.tar_samples import BadTarSample, TarReading

@@ -137,7 +137,7 @@ def _read_record(store: Store) -> dict[str, Any] | None:
     if isinstance(content, dict) and len(_FIELDS.intersection(content)) >= _OWN_FIELDS:
         return content
     raise InputError(
-        f"{store.url}/{INDEX_KEY} is not an index of this program, and would be overwritten: move it away, or give "
+        f"{store.url}/{INDEX_KEY} is not an index of this program, but stands where one goes: move it away, or give "
         f"another folder for the index and the sidecars with --out."
     )
 

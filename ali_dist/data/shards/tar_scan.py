@@ -23,12 +23,12 @@ from ali_dist.data.shards.tar_images import (
     image_kind,
     looks_like_image,
 )
+from ali_dist.data.shards.tar_label_search import find_labels
 from ali_dist.data.shards.tar_labels import (
     FoundLabels,
     LabelChoice,
     NotBinaryError,
     RawLabel,
-    find_labels,
 )
 from ali_dist.data.shards.tar_samples import BadTarSample, TarReading
 from ali_dist.errors import InputError

@@ -12,7 +12,8 @@ import pytest
 
 from ali_dist.data.shards.index import Index, load_index
 from ali_dist.data.shards.reader import load_labels
-from ali_dist.data.shards.tar_labels import LabelChoice, find_labels, name_classes, parse_choice
+from ali_dist.data.shards.tar_label_search import find_labels
+from ali_dist.data.shards.tar_labels import LabelChoice, name_classes, parse_choice
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import refused, run
@@ -263,6 +264,7 @@ def test_attributes_are_the_numbers_that_all_samples_have_and_others_are_named(
     index, _, out = index_labels(capsys, tmp_path, records)
     assert index.attributes == ("A",)
     assert f"attributes (A; B is left alone, as sample '{position}' has no 'B')" in out
+    assert "A is left alone, as sample '0' has no 'A'" in index_labels(capsys, tmp_path / "b", [{}, {"A": 1}])[2]
     records[position]["B"] = None  # type: ignore[assignment]
     assert f"'{position}' of 0.tar" in refuse_labels(capsys, tmp_path / "null", records)
     index, y, _ = index_labels(capsys, tmp_path / "skip", records, "--skip-bad")
