@@ -86,7 +86,8 @@ def import_tars(
         StorageError: A server failed.
     """
     crop = None if options.size is None else CenterCrop(options.size, background=options.reading.background)
-    urls = expand_urls(source)
+    hidden: list[str] = []
+    urls = expand_urls(source, hidden.append)
     divided = divide_names(
         {url: _split_of_url(url) for url in urls}, show_url(source), skip_unknown=options.reading.skip_bad
     )
@@ -96,6 +97,8 @@ def import_tars(
     ]
     if all(plan.is_complete() for plan in plans):
         return {plan.name: (plan.store, False) for plan in plans}
+    for name in hidden:
+        plans[0].left_out.add("hidden file", name)
     for plan in plans:
         plan.study()
     check_shapes({plan.name: plan.shape for plan in plans})
@@ -122,12 +125,12 @@ class _SplitImport:
         self.store = store
         self.name = name
         self.labels = FoundLabels(NO_LABELS, "")
+        self.left_out = NamedCounts()
         self._urls = urls
         self._options = options
         self._crop = crop
         self._format = TarFormat(False, (3, 1, 1))
         self._seen_fields: set[str] = set()
-        self._left_out = NamedCounts()
         self._treatments = NamedCounts()
         self._settings = {
             "name": IMPORT,
@@ -234,7 +237,7 @@ class _SplitImport:
             "labels": str(choice),
             **({"notes": [self.labels.note]} if self.labels.note else {}),
             **({"treatments": self._treatments.to_json()} if self._treatments.to_json() else {}),
-            **({"left_out": self._left_out.to_json()} if self._left_out.to_json() else {}),
+            **({"left_out": self.left_out.to_json()} if self.left_out.to_json() else {}),
             **({"background": self._format.background} if "background" in self._settings else {}),
         }
         names = classes.names if choice.kind in ("text", "class") else ()
@@ -251,7 +254,7 @@ class _SplitImport:
     def _read_samples(self, classes: ClassNames, advance: Callable[[int], None]) -> Iterator[PreparedSample]:
         reading = self._reading()
         skip_bad = self._options.reading.skip_bad
-        for sample in self._stream(lambda name: self._left_out.add("no part of a sample", name)):
+        for sample in self._stream(lambda name: self.left_out.add("no part of a sample", name)):
             advance(1)
             try:
                 x, treatments = self._read_image(sample, reading)
@@ -261,9 +264,9 @@ class _SplitImport:
                     map(looks_like_image, sample.fields)
                 )
                 if error.reason == "no image" and not is_part:
-                    self._left_out.add("no part of a sample", f"{sample.key}.{next(iter(sample.fields))}")
+                    self.left_out.add("no part of a sample", f"{sample.key}.{next(iter(sample.fields))}")
                 elif skip_bad:
-                    self._left_out.add(error.reason, sample.key)
+                    self.left_out.add(error.reason, sample.key)
                 else:
                     raise self._sample_error(sample, error) from error
                 continue

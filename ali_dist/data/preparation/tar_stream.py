@@ -44,10 +44,14 @@ class StreamedSample(NamedTuple):
     fields: dict[str, bytes]
 
 
-def expand_urls(source: str) -> tuple[str, ...]:
+def expand_urls(source: str, on_hidden: Callable[[str], None] = lambda name: None) -> tuple[str, ...]:
     """List the tars of a source: a path, a folder, a pattern, an http(s) url, with brace lists like {000..009}.
 
     Several are joined by `::`.
+
+    Args:
+        source: What the user gives.
+        on_hidden: Called with each hidden file of a folder that is named like a tar; it is left out.
 
     Raises:
         InputError: A url has another scheme, such as `pipe:`, which would run a command; or there is no such file.
@@ -66,7 +70,7 @@ def expand_urls(source: str) -> tuple[str, ...]:
         urls = list(itertools.islice(iter(expand(source)), _MAX_URLS + 1))
     except Exception as error:  # braceexpand raises its own on braces that do not fit
         raise InputError(f"{_redact(source)!r} cannot be expanded ({error}): check its braces.") from error
-    found = [path for url in urls for path in ([url] if is_remote(url) else _find_files(url))]
+    found = [path for url in urls for path in ([url] if is_remote(url) else _find_files(url, on_hidden))]
     if not found or len(found) > _MAX_URLS:
         raise InputError(f"{_redact(source)!r} stands for {len(found)} tars, but must for 1 to {_MAX_URLS:,}.")
     return tuple(found)
@@ -278,11 +282,13 @@ class _HttpBody(io.RawIOBase):
         )
 
 
-def _find_files(path: str) -> list[str]:
+def _find_files(path: str, on_hidden: Callable[[str], None]) -> list[str]:
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        names = [name for name in os.listdir(path) if name.lower().endswith(_SUFFIXES) and not is_hidden(name)]
-        found = sorted(os.path.join(path, name) for name in names)
+        names = sorted(name for name in os.listdir(path) if name.lower().endswith(_SUFFIXES))
+        for name in filter(is_hidden, names):
+            on_hidden(name)
+        found = [os.path.join(path, name) for name in names if not is_hidden(name)]
         if not found:
             raise InputError(
                 f"There are no tars in {path}: give a folder with files that end in {', '.join(_SUFFIXES)}."

@@ -101,7 +101,9 @@ def test_hidden_files_and_compressed_tars_beside_tars_are_named_and_left_out(
         assert "3 hidden files were left out" in out
         assert err.split() == ["'01.tar.gz'", "'._00.tar'", "'._01.tar.gz'", "'__MACOSX/00.tar'"]
         assert "1 sample in 1 shard" in out
-    assert "2 samples" in run(capsys, "webdataset-import", tmp_path, tmp_path / "out")[1]
+    out = run(capsys, "webdataset-import", tmp_path, tmp_path / "out")[1]
+    assert "2 samples" in out
+    assert "2 hidden file (._00.tar, ._01.tar.gz)" in out
 
 
 SPLIT_COMMANDS = ["webdataset {0} --out {0}/out", "webdataset-import {0}/{{train,val}}/0.tar {0}/out"]
