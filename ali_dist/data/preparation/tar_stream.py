@@ -104,11 +104,13 @@ def stream_samples(
     from webdataset.tariterators import group_by_keys
 
     seen: dict[str, frozenset[str]] = {}
+    kinds: dict[frozenset[str], frozenset[str]] = {}  # so that a million equal sets of fields take the room of one
     members = _read_members(url, is_wanted, on_stray, dotted)
     try:
         for sample in group_by_keys(members, keys=lambda name: split_name(name, dotted=dotted)):
             fields = {name: value for name, value in sample.items() if not name.startswith("__")}
-            _refuse_scattered(url, sample["__key__"], frozenset(fields), seen, is_wanted)
+            kind = frozenset(fields)
+            _refuse_scattered(url, sample["__key__"], kinds.setdefault(kind, kind), seen, is_wanted)
             yield StreamedSample(sample["__key__"], fields)
     except InputError:
         raise

@@ -36,7 +36,7 @@ def find_labels(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> FoundLabe
             try:
                 objects.append((key, parse_object(fields["json"])))
             except ValueError as error:
-                broken = broken or f"sample {key!r} cannot be used: {error}"
+                broken = broken or f"the json of sample {key!r} {str(error).removeprefix('its json ')}"
     if not objects:
         return FoundLabels(NO_LABELS, broken and f"No labels are taken: {broken}.")
     contents = [content for _, content in objects]

@@ -204,7 +204,7 @@ def test_json_that_is_no_object_is_left_alone_or_refused(
 ) -> None:
     members = [*make_members([None]), ("0.json", data)]
     write_foreign_tar(tmp_path / "0.tar", members)
-    assert "No labels are taken: sample '0' cannot be used: its json " in run(capsys, "webdataset", tmp_path)[1]
+    assert "No labels are taken: the json of sample '0' " in run(capsys, "webdataset", tmp_path)[1]
     assert "'0' of 0.tar" in refused(capsys, "webdataset", tmp_path, "--labels", "json:a")
 
 
