@@ -14,6 +14,7 @@ from typing import Any
 
 from ali_dist.config import Config, StorageConfig
 from ali_dist.config.loading import flatten_mapping, from_mapping, parse_setting
+from ali_dist.config.wording import format_count
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
 from ali_dist.model.build import find_architecture
@@ -24,6 +25,7 @@ Settings = dict[str, Any]
 
 _PASSES = 100  # over the pictures
 _LENGTHS = (256_000, 10_000_000)  # images of the shortest and of the longest run
+_LEAST_PICTURES = 2  # batch norm compares the pictures of a batch
 _FEW_PICTURES = 5_000
 _PENALTY_AT_32 = 2.0
 
@@ -102,6 +104,12 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> t
         raise InputError(
             f"The preset is for pictures, but the data at {config.data.url} have samples of shape {list(index.shape)}: "
             "choose another data.url or --preset."
+        )
+    if index.num_samples < _LEAST_PICTURES:
+        raise InputError(
+            f"The split {config.data.split!r} of {config.data.url} holds {format_count(index.num_samples, 'picture')}, "
+            f"but training needs at least {_LEAST_PICTURES}, and hundreds to learn anything: add pictures, and prepare "
+            f"them again."
         )
     find_architecture(config, index.spec)  # refuses sizes that there are no networks for
     side = config.data.image_size or index.shape[1]
