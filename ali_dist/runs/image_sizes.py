@@ -15,10 +15,11 @@ from typing import Any
 from ali_dist.config import Config, StorageConfig
 from ali_dist.config.loading import flatten_mapping, from_mapping, parse_setting
 from ali_dist.config.wording import format_count
+from ali_dist.data.preparation.advice import list_splits
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
 from ali_dist.model.build import find_architecture
-from ali_dist.runs.datasets import open_run_data, open_run_store
+from ali_dist.runs.datasets import open_run_data, open_run_store, open_url
 from ali_dist.storage.base import MissingObject
 
 Settings = dict[str, Any]
@@ -137,7 +138,7 @@ def _open_index(config: Config, given: Mapping[str, Any]) -> Index:
     try:
         return open_run_data(config).train.index
     except InputError as error:
-        if "data.url" in given:
+        if "data.url" in given or list_splits(open_url(config.data.url, config.storage)):
             raise
         raise InputError(
             f"There are no pictures at {config.data.url}: write yours with `python -m ali_dist.prepare folder "
