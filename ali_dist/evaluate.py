@@ -28,6 +28,7 @@ from ali_dist.inference.load import load_run
 from ali_dist.inference.samples import open_samples_for, say_resize
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.tables import estimates_to_json, print_table
+from ali_dist.runs.datasets import holdout_names
 
 _DESCRIPTION = """\
 Measure a trained model: a table on stdout, and JSON with --json.
@@ -136,10 +137,11 @@ def _run_command(arguments: argparse.Namespace) -> None:
     storage = storage_from_arguments(arguments)
     run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
     data = run.config.data
+    splits = [arguments.split] if arguments.split else holdout_names(data)
     request = EvaluationRequest(
         run,
         open_train=lambda: open_samples_for(run, arguments.data, [data.split], storage),
-        holdout=open_samples_for(run, arguments.data, [arguments.split or data.holdout], storage),
+        holdout=open_samples_for(run, arguments.data, splits, storage),
         seed=arguments.seed,
         memory_mb=arguments.memory_mb or data.memory_mb,
         device=device,

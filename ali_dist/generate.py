@@ -13,6 +13,7 @@ from ali_dist.inference.generation import DEFAULT_COUNTS, DEFAULT_STEPS, Gallery
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.samples import open_samples_for
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.runs.datasets import holdout_names
 from ali_dist.storage import is_local
 
 _DESCRIPTION = """\
@@ -85,7 +86,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
     storage = storage_from_arguments(arguments)
     device = device_from_arguments(arguments)
     run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
-    splits = [arguments.split] if arguments.split else [run.config.data.holdout, run.config.data.split]
+    splits = [arguments.split] if arguments.split else [*holdout_names(run.config.data), run.config.data.split]
     writer = GalleryWriter(
         run,
         device,

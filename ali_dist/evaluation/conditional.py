@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ali_dist.data.shards.sample import printable_name
 from ali_dist.evaluation.classifiers import AttributeClassifier, Classifier
 
 
@@ -35,10 +36,12 @@ def condition_kept(
             with and among samples without the attribute (of the one that occurs, if only one does), where ignoring
             the condition gets 0.5 however rare the attribute is.
 
+    Names stand in keys as any program can write them on one line: a line break is a backslash and `n`.
+
     Raises:
         ValueError: `c` does not fit the images or the names.
     """
-    names = names or [str(number) for number in range(c.shape[1])]
+    names = [printable_name(name) for name in names] or [str(number) for number in range(c.shape[1])]
     if c.shape != (len(x_tilde), len(names)):
         raise ValueError(f"Conditions must be [{len(x_tilde)}, {len(names)}], not {tuple(c.shape)}.")
     if isinstance(classifier, Classifier):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.shards.reader import load_origins
+from ali_dist.data.shards.sample import printable_name
 from ali_dist.runs.datasets import DataSplit
 
 RANKED = 10
@@ -60,9 +61,8 @@ def format_ranking(title: str, ranking: Mapping[str, Sequence[Mapping[str, Any]]
     for end, samples in ranking.items():
         lines.append(f"{end.capitalize()} {title}:")
         for sample in samples[:_PRINTED]:
-            name = str(sample["origin"] or sample["place"])
-            printable = name.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
-            lines.append(f"  {sample['score']:10.4g}  {sample['class']}  {printable}")
+            texts = (str(what) for what in (sample["class"], sample["origin"] or sample["place"]))
+            lines.append("  ".join([f"  {sample['score']:10.4g}", *map(printable_name, texts)]))
     return lines
 
 

@@ -256,7 +256,7 @@ def draw_run_galleries(
         labels: Labels of the whole split, for a conditional model: what samples are drawn under.
 
     Returns:
-        Galleries by kind, in alphabetical order of their kinds.
+        Galleries by kind, in alphabetical order of their kinds. A single image has no interpolations.
     """
     if spec.mixture is not None:
         return {"mixture": _draw_run_mixture(model, data, spec.mixture, seed, device)}
@@ -274,7 +274,8 @@ def draw_run_galleries(
     pairs = slice(0, RECONSTRUCTIONS)
     first_end = max(0, len(x) - 2 * ROWS)
     ends = slice(first_end, first_end + min(2 * ROWS, len(x) // 2 * 2))
-    galleries["interpolations"] = draw_interpolations(model, x[ends], _take(c, ends), seed=seed, device=device)
+    if len(x) > 1:
+        galleries["interpolations"] = draw_interpolations(model, x[ends], _take(c, ends), seed=seed, device=device)
     galleries["reconstructions"] = draw_reconstructions(model, x[pairs], _take(c, pairs), seed=seed, device=device)
     c_samples = None if c_split is None else draw_rows(c_split, SAMPLES, seed)
     galleries["samples"] = draw_samples(model, SAMPLES, c_samples, seed=seed, device=device)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ali_dist.data.shards.sample import printable_name
+
 CELL = 64  # pixels of a side that small images are enlarged to, about
 PAPER = 245  # gray level (0 to 255) of background and gutters
 INK = 60  # gray level of text
@@ -108,7 +110,8 @@ def _to_bytes(images: Tensor) -> Pixels:
 
 
 def _draw_text(text: str) -> Pixels:
-    """Draw a line of text, dark on paper, [h, w, 3]; every text is equally high."""
+    """Draw a line of text, dark on paper, [h, w, 3]; every text is equally high, and control characters are escaped."""
+    text = printable_name(text)
     font = ImageFont.load_default(TEXT)
     width = max(1, round(font.getlength(text)))
     image = Image.new("RGB", (width, TEXT + GAP), (PAPER,) * 3)

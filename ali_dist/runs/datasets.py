@@ -42,7 +42,8 @@ class RunData:
 
     Attributes:
         train: What is trained on.
-        holdout: What is reported on at the end; None where the data have one split only.
+        holdout: What is reported on at the end: `data.holdout` or, where the data lack the usual `test`, their `valid`.
+            None where the data have one split only.
         valid: What is chosen by, before the end; None where the data have no such split.
     """
 
@@ -65,7 +66,8 @@ def open_run_data(config: Config) -> RunData:
     """Find the splits and check the training split's shards against its index; reads no shard.
 
     Raises:
-        InputError: No such place, no such split, no access, or an index that does not match its shards.
+        InputError: No such place, no such split, no access, an index that does not match its shards, or splits whose
+            samples have different shapes.
     """
     root = with_cache(open_url(config.data.url, config.storage), config.data.cache_dir, config.data.cache_gb)
     train = _open_split(root, config.data.split)
@@ -74,7 +76,40 @@ def open_run_data(config: Config) -> RunData:
     if holdout is None and config.data.holdout not in (_USUAL_HOLDOUT, train.name):
         raise _no_holdout_error(root, config.data.holdout)
     valid = _open_other_split(root, VALID, train)
+    if holdout is None and VALID in holdout_names(config.data):
+        holdout = valid
+    for other in (holdout, valid):
+        if other is not None:
+            _require_like_training(other, train, config.data.image_size)
     return RunData(train, holdout, valid)
+
+
+def holdout_names(data: DataConfig) -> tuple[str, ...]:
+    """The splits that are reported on, the most wanted first: `valid` stands in for the usual one alone."""
+    return (data.holdout, VALID) if data.holdout == _USUAL_HOLDOUT else (data.holdout,)
+
+
+def _require_like_training(other: DataSplit, train: DataSplit, image_size: int | None) -> None:
+    """Refuse a split that the networks could not be measured on.
+
+    Args:
+        other: The split.
+        train: What is trained on.
+        image_size: Side that the images of all splits are resized to, if the user says so.
+
+    Raises:
+        InputError: Its samples are of another type, or have another number of channels or another size.
+    """
+    (shape, dtype), (wanted, wanted_dtype) = ((split.index.shape, split.index.dtype) for split in (other, train))
+    is_resized = image_size is not None and len(shape) == len(wanted) == 3 and shape[0] == wanted[0]
+    if dtype == wanted_dtype and (shape == wanted or is_resized):
+        return
+    is_other_size = dtype == wanted_dtype and len(shape) == len(wanted) == 3 and shape[0] == wanted[0]
+    advice = "give data.image_size, to which all are resized, or prepare" if is_other_size else "prepare"
+    raise InputError(
+        f"Samples of the split {other.name!r} are {dtype} {list(shape)}, but those of {train.name!r}, which is trained "
+        f"on, are {wanted_dtype} {list(wanted)}: {advice} both in the same way."
+    )
 
 
 def _open_other_split(root: Store, split: str, train: DataSplit) -> DataSplit | None:

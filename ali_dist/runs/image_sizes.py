@@ -14,16 +14,19 @@ from typing import Any
 
 from ali_dist.config import Config, StorageConfig
 from ali_dist.config.loading import flatten_mapping, from_mapping, parse_setting
+from ali_dist.config.wording import format_count
+from ali_dist.data.preparation.advice import list_splits
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
 from ali_dist.model.build import find_architecture
-from ali_dist.runs.datasets import open_run_data, open_run_store
+from ali_dist.runs.datasets import open_run_data, open_run_store, open_url
 from ali_dist.storage.base import MissingObject
 
 Settings = dict[str, Any]
 
 _PASSES = 100  # over the pictures
 _LENGTHS = (256_000, 10_000_000)  # images of the shortest and of the longest run
+_LEAST_PICTURES = 2  # batch norm compares the pictures of a batch
 _FEW_PICTURES = 5_000
 _PENALTY_AT_32 = 2.0
 
@@ -103,6 +106,12 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> t
             f"The preset is for pictures, but the data at {config.data.url} have samples of shape {list(index.shape)}: "
             "choose another data.url or --preset."
         )
+    if index.num_samples < _LEAST_PICTURES:
+        raise InputError(
+            f"The split {config.data.split!r} of {config.data.url} holds {format_count(index.num_samples, 'picture')}, "
+            f"but training needs at least {_LEAST_PICTURES}, and hundreds to learn anything: add pictures, and prepare "
+            f"them again."
+        )
     find_architecture(config, index.spec)  # refuses sizes that there are no networks for
     side = config.data.image_size or index.shape[1]
     sizes = sizes_for_images(side, index.num_samples, length=length, batch=batch)
@@ -129,7 +138,7 @@ def _open_index(config: Config, given: Mapping[str, Any]) -> Index:
     try:
         return open_run_data(config).train.index
     except InputError as error:
-        if "data.url" in given:
+        if "data.url" in given or list_splits(open_url(config.data.url, config.storage)):
             raise
         raise InputError(
             f"There are no pictures at {config.data.url}: write yours with `python -m ali_dist.prepare folder "

@@ -29,7 +29,7 @@ from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 from ali_dist.training.resume import TrainingProgress
-from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation
+from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
 from ali_dist.training.state import TrainState
 
 _NO_METRICS = ("event", "step", "images", "seconds", "split")  # of an evaluation's record
@@ -123,9 +123,21 @@ class RunReporter:
         if resize := state.space.describe_resize():
             self.say(resize)
         self.say(f"Results go to {self._folder.store.url}.")
-        if self._data.holdout is None:
-            self.say(f"The data have no split {config.data.holdout!r}: evaluation is left out.")
+        self._say_what_is_measured()
         self._display = TrainingProgressDisplay(config.run.images, start_images=progress.images)
+
+    def _say_what_is_measured(self) -> None:
+        """Say before training where nothing is measured, or where that is another split than the one asked for."""
+        asked, holdout = self._config.data.holdout, self._data.holdout
+        if self._config.report.evaluation == "none":
+            return
+        if self._unmeasured:
+            self.say(self._unmeasured)
+        elif holdout is not None and holdout.name != asked:
+            self.say(
+                f"The data have no split {asked!r}: {holdout.name!r} is reported on in its place, though it is chosen "
+                f"by, too."
+            )
 
     def count_images(self, images: int) -> None:
         """Show that so many images have been seen; cheap enough for every step."""
@@ -157,7 +169,11 @@ class RunReporter:
 
     @property
     def _is_evaluation_off(self) -> bool:
-        return self._config.report.evaluation == "none" or self._data.holdout is None
+        return self._config.report.evaluation == "none" or bool(self._unmeasured)
+
+    @functools.cached_property
+    def _unmeasured(self) -> str:
+        return describe_unmeasured(self._data, self._config.data.holdout)
 
     def recall_choice(self, images: int) -> dict[str, float]:
         """What an earlier start measured at that moment to choose by; empty if it did not."""

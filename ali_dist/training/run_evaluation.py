@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from ali_dist.evaluation.evaluators import make_evaluator
+from ali_dist.config.wording import format_count
+from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
 from ali_dist.evaluation.interfaces import LabelledArrays, ModelEvaluator
 from ali_dist.evaluation.monitor import EvaluationMonitor
 from ali_dist.evaluation.reference_cache import ReferenceCache
@@ -54,6 +55,24 @@ class SplitEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Everything but the metrics."""
         return {"split": self.split, **self.samples, **({"notes": self.notes} if self.notes else {})}
+
+
+def describe_unmeasured(data: RunData, holdout: str) -> str:
+    """Why the networks of a run cannot be measured, in a sentence; empty if they can.
+
+    Args:
+        data: The run's splits.
+        holdout: Name of the split that was to be reported on.
+    """
+    if data.holdout is None:
+        return f"The data have no split {holdout!r}: evaluation is left out."
+    for split in (data.train, data.holdout):
+        if split.index.num_samples < LEAST_SAMPLES:
+            return (
+                f"The split {split.name!r} holds {format_count(split.index.num_samples, 'sample')}, but evaluation "
+                f"needs at least {LEAST_SAMPLES}: evaluation is left out."
+            )
+    return ""
 
 
 class RunEvaluator:
@@ -124,11 +143,12 @@ class RunEvaluator:
     @functools.cached_property
     def _prepare_choice(self) -> tuple[ModelEvaluator | None, str, dict[str, Any]]:
         train, valid = self._data.train, self._data.valid
-        if valid is not None:
+        if valid is not None and valid.index.num_samples >= LEAST_SAMPLES:
             return self._prepare(lambda: self._load(train), lambda: self._load(valid), valid.name)
         share, rest = hold_out_share(train.index.num_samples)
+        what = "'valid'" if valid is None else f"'valid' of at least {LEAST_SAMPLES} samples"
         self._say(
-            f"The data have no split 'valid' to choose by: evaluations before the end use {len(share):,} of the "
+            f"The data have no split {what} to choose by: evaluations before the end use {len(share):,} of the "
             f"{train.index.num_samples:,} samples of {train.name}, which are trained on, too."
         )
         return self._prepare(

@@ -15,6 +15,7 @@ from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 
 _PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SOURCES = {".zip": "folder", ".npz": "npz", ".parquet": "parquet"}  # what `prepare` reads files of an ending as
 _MOST_LOOKED_AT = 2_000  # files; a folder of pictures shows itself in the first few
 
 
@@ -25,6 +26,8 @@ def find_prepared_split(root: Store, split: str) -> Store:
         InputError: There is no such split; the message lists those that exist or, where there are none, says what lies
             there and which command makes shards of it.
     """
+    if is_local(root.url) and Path(root.url).is_file():
+        raise InputError(f"{root.url} is a file, but prepared shards lie in a folder: {_advise_on_file(root.url)}.")
     try:
         return find_split(root, split)
     except InputError as error:
@@ -64,6 +67,20 @@ def advise_on_unprepared(url: str) -> str:
             f"{shards}`"
         )
     return f"it holds nothing that could be trained on; {write}"
+
+
+def _advise_on_file(url: str) -> str:
+    """Say, as the end of a sentence, what to do with a file that was given in place of a folder of shards."""
+    path = Path(url)
+    source = _SOURCES.get(path.suffix.lower())
+    if source is None:
+        return "give the folder that holds it, or --help of `python -m ali_dist.prepare` lists what can be read"
+    shards = shlex.quote(str(path.with_name(f"{path.stem}-shards")))
+    size = "" if source == "npz" else " --size 64"
+    return (
+        f"write them with `python -m ali_dist.prepare {source} {shards} --from {shlex.quote(url)}{size}`, and train on "
+        f"those with `python -m ali_dist.train --preset images --data.url {shards}`"
+    )
 
 
 def _walk_files(folder: str) -> Iterator[str]:

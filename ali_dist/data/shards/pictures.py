@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,6 +107,7 @@ def straighten_picture(
             f"make it smaller"
         )
     treatments = _describe_file(image)
+    is_transparent = _find_transparent_color(image)
     orientation = 1 if image.format == "TIFF" else _read_orientation(image)  # Pillow turns TIFFs itself
     if orientation != 1:
         treatments.add("orientation")
@@ -114,6 +116,8 @@ def straighten_picture(
         mode = "L" if _is_gray(image) else "RGB"
     if image.mode.startswith(("I", "F")):
         image = _scale_to_8_bits(image, treatments)
+    elif is_transparent is not None:
+        image = _add_alpha(image, is_transparent)
     if image.mode == "CMYK":
         treatments.add("cmyk")
     if image.has_transparency_data:
@@ -176,9 +180,50 @@ def _scale_to_8_bits(image: Image, treatments: set[str]) -> Image:
         raise ValueError(f"its pixels are {kind}, whose range is not known: save it with 8 or 16 bits a channel")
     values = np.asarray(image)
     treatments.add("16-bit")
-    if values.size and values.max() < _DARK:
+    transparent = image.info.get("transparency") if image.format == "PNG" else None
+    seen = values if transparent is None else values[values != transparent]
+    if seen.size and seen.max() < _DARK:
         treatments.add("dark-16-bit")
-    return Images.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = Images.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    return scaled if transparent is None else _add_alpha(scaled, values == transparent)
+
+
+def _find_transparent_color(image: Image) -> NDArray[np.bool_] | None:
+    """Where an RGB PNG of 16 bits has the color that it calls transparent, [H, W]; None if it is no such file.
+
+    Pillow keeps the upper bytes of such pixels alone, but compares them with all 16 bits. The lower bytes are decoded,
+    too, because other colors may have the same upper ones.
+    """
+    color = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if image.format != "PNG" or not isinstance(color, tuple) or not tiles or tiles[0].args != "RGB;16B":
+        return None
+    low, high = (np.asarray(_decode_again(image, order)) for order in ("RGB;16L", "RGB;16B"))
+    found: NDArray[np.bool_] = ((high.astype(np.uint16) << 8 | low) == np.array(color, np.uint16)).all(axis=-1)
+    return found
+
+
+def _decode_again(image: Image, order: str) -> Image:
+    """Decode the file of a PNG that is not loaded, taking pixels for stored in another order of their bytes."""
+    from PIL import Image as Images
+
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    file.seek(0)
+    other = Images.open(file, formats=("PNG",))
+    other.tile = [tile._replace(args=order) for tile in other.tile]
+    other.load()
+    file.seek(position)
+    return other
+
+
+def _add_alpha(image: Image, is_transparent: NDArray[np.bool_]) -> Image:
+    """Give an image of mode L or RGB an alpha channel, from where it is transparent [H, W]."""
+    from PIL import Image as Images
+
+    image.info.pop("transparency", None)
+    image.putalpha(Images.fromarray(np.where(is_transparent, 0, 255).astype(np.uint8)))
+    return image
 
 
 def _lay_on_background(image: Image, background: str, treatments: set[str]) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ali_dist.data.shards.labels import Label
 
 NAMED = 20  # samples that a count names
+_CONTROL = ("Cc", "Zl", "Zp")  # categories of characters: controls, and breaks of lines and paragraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,19 @@ def name_to_bytes(name: str) -> bytes:
 
 
 def printable_name(name: str) -> str:
-    """The name of a file as any program can write it, with a backslash and `xdf` for an odd byte."""
-    return name_to_bytes(name).decode("utf-8", "backslashreplace")
+    """The name of a file or class as any program can write it on one line.
+
+    Odd bytes, line breaks and other control characters become a backslash and what stands for them: `xdf`, `n`.
+    """
+    text = name_to_bytes(name).decode("utf-8", "backslashreplace")
+    return "".join(_escape_control(character) for character in text)
+
+
+def _escape_control(character: str) -> str:
+    """A character, or an escape for one that would end a line or command a terminal."""
+    if unicodedata.category(character) not in _CONTROL:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class NamedCounts:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,11 @@ class SideFit:
         side = min(height, width)
         return self.size or _FRAMED.get(side, side)
 
+    def shape_of(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """The shape (C, side, side) of what is made of pictures of a shape (C, H, W)."""
+        side = self.side_of(height, width)
+        return channels, side, side
+
     def __call__(self, x: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Make uint8 [C, side, side] of uint8 [C, H, W]."""
         _, height, width = x.shape
@@ -62,6 +67,34 @@ def _resize(x: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
     image = Images.fromarray(np.ascontiguousarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)))
     return channels_first(image.resize((side, side), Images.Resampling.LANCZOS))
+
+
+def require_same_shape(shapes: Mapping[str, tuple[int, int, int]]) -> None:
+    """Refuse splits that no one model could take.
+
+    Args:
+        shapes: The shape (C, H, W) of a sample by split, as it would be written.
+
+    Raises:
+        InputError: They differ.
+    """
+    (first, shape), *others = shapes.items()
+    for name, other in others:
+        if other == shape:
+            continue
+        texts = (f"{c} {'channel' if c == 1 else 'channels'} of {h}x{w} pixels" for c, h, w in (shape, other))
+        has_same_channels = other[0] == shape[0]
+        advice = "give --size, to which all are resized" if has_same_channels else "store all in gray, or all in RGB"
+        raise InputError(
+            f"The pictures of {first} have {next(texts)} and those of {name} {next(texts)}, but all splits must be "
+            f"alike: {advice}, or choose one with --splits."
+        )
+
+
+def describe_cut(shapes: Iterable[tuple[int, int, int]]) -> list[str]:
+    """Sentences on what pictures of shapes (C, H, W) lose to be square."""
+    sizes = sorted({(height, width) for _, height, width in shapes if height != width})
+    return [f"Pictures of {h}x{w} are cut to the square in their middle, {min(h, w)}x{min(h, w)}." for h, w in sizes]
 
 
 @dataclass(frozen=True, slots=True)

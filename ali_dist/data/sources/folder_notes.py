@@ -56,7 +56,8 @@ def note_splits(divided: DividedImages, labels: Mapping[str, Sequence[Hashable]]
         reason = (
             "there is no valid or test folder beside that of train"
             if divided.folders
-            else f"{_count_images(len(labels['train']))} are too few for --holdout {holdout:g}"
+            else f"{_count_images(len(labels['train']))} {'is' if len(labels['train']) == 1 else 'are'} too few for "
+            f"--holdout {holdout:g}"
         )
         notes.append(f"No image is held out, because {reason}: nothing can be measured on images that were not seen.")
     counts = Counter(label for of_split in labels.values() for label in of_split if isinstance(label, str))

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.config.loading import did_you_mean
-from ali_dist.data.sources.array_pictures import Pictures, SideFit, samples_from_pictures
+from ali_dist.data.sources.array_pictures import (
+    Pictures,
+    SideFit,
+    describe_cut,
+    require_same_shape,
+    samples_from_pictures,
+)
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.holdout import check_share
 from ali_dist.data.sources.original_files import choose_splits
@@ -76,7 +82,10 @@ def mnist_splits(
     variant, files = _choose_variant(_find_files(path), variant, path)
     needed = dict.fromkeys("test" if name == "test" else "train" for name in chosen)
     parts = {part: _read_part(files, part, variant, path) for part in needed}
-    classes, numbers = _name_classes(parts, names, variant)
+    picture_shapes = {part: (1, *files_of.x.shape[2:]) for part, files_of in parts.items()}
+    require_same_shape({part: fit.shape_of(*shape) for part, shape in picture_shapes.items()})
+    classes, numbers, note = _name_classes(parts, names, variant)
+    notes = [*describe_cut(picture_shapes.values()), *([note] if note else [])]
     for name in chosen:
         part = "test" if name == "test" else "train"
         x, y = parts[part].x, numbers[part]
@@ -85,7 +94,7 @@ def mnist_splits(
         yield SourceSplit(
             name=name,
             num_samples=len(rows),
-            shape=(1, *(fit.side_of(*x.shape[2:]),) * 2),
+            shape=fit.shape_of(*picture_shapes[part]),
             select_samples=samples_from_pictures(x, y, fit, f"{parts[part].file.name}:{{}}", rows),
             settings={
                 "name": "mnist",
@@ -94,6 +103,7 @@ def mnist_splits(
             },
             classes=classes,
             class_numbers=y[rows],
+            extra={"notes": notes} if notes and name == chosen[0] else {},
         )
 
 
@@ -159,6 +169,8 @@ def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): download it again.") from error
+    if not data:
+        raise InputError(f"{path} is empty (0 bytes): download it again.")
     dimensions = magic & 0xFF
     header = 4 + 4 * dimensions
     if len(data) < header or struct.unpack_from(">I", data)[0] != magic:
@@ -177,8 +189,8 @@ def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
 
 def _name_classes(
     parts: dict[str, _Part], names: Sequence[str] | None, variant: str
-) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    """The names of the classes, and each part's labels as numbers of them."""
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]], str]:
+    """The names of the classes, each part's labels as numbers of them, and a sentence where names are missing."""
     first = next(iter(parts.values())).file
     mapping = _read_mapping(first.parent / f"emnist-{variant}-mapping.txt") if variant else {}
     if names is None and not mapping:
@@ -186,10 +198,12 @@ def _name_classes(
         names = next((known for word, known in _KNOWN_NAMES.items() if word in folders), None)
     elif names is not None and len(names) == 1:
         names = _KNOWN_NAMES.get(names[0], names)
-    if names is not None:
-        mapping = dict(enumerate(names))
     found = sorted({label for part in parts.values() for label in np.unique(part.y).tolist()})
-    mapping = mapping or {label: str(label) for label in range(max(found) + 1)}
+    first_label = min(found[0], 1) if variant else 0  # EMNIST's letters count from 1
+    if names is not None:
+        mapping = dict(enumerate(names, first_label))
+    note = "" if mapping or not variant else _note_unnamed(variant)
+    mapping = mapping or {label: str(label) for label in range(first_label, max(found) + 1)}
     unnamed = next((label for label in found if label not in mapping), None)
     if unnamed is not None:
         raise InputError(
@@ -198,7 +212,14 @@ def _name_classes(
         )
     places = np.zeros(max(mapping) + 1, dtype=np.int64)
     places[list(mapping)] = np.arange(len(mapping))
-    return tuple(mapping.values()), {name: places[part.y] for name, part in parts.items()}
+    return tuple(mapping.values()), {name: places[part.y] for name, part in parts.items()}, note
+
+
+def _note_unnamed(variant: str) -> str:
+    return (
+        f"Classes are numbers, because emnist-{variant}-mapping.txt, which says what their letters are, is not beside "
+        f"the files: put it there, or give --names."
+    )
 
 
 def _read_mapping(path: Path) -> dict[int, str]:

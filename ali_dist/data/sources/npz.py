@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ali_dist.data.sources.array_pictures import Pictures, SideFit, samples_from_pictures
+from ali_dist.data.sources.array_numbers import NumberRange, to_bytes
+from ali_dist.data.sources.array_pictures import (
+    Pictures,
+    SideFit,
+    describe_cut,
+    require_same_shape,
+    samples_from_pictures,
+)
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.holdout import Rows, choose_share, hold_out_rows
 from ali_dist.data.sources.original_files import choose_splits
@@ -34,11 +41,23 @@ _MAX_CLASSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Names of classes or of attributes, and by split class numbers int64 [n], attributes float32 [n, A], or None."""
+    """Names of classes or of attributes, and by split class numbers int64 [n], attributes float32 [n, A], or None.
+
+    `note` is a sentence on how they were read, where they could have been read in another way.
+    """
 
     classes: tuple[str, ...]
     attributes: tuple[str, ...]
     by_split: Mapping[str, NDArray[Any] | None]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What an array of pictures is, found before any is written: its numbers, and the shape (C, H, W) of a picture."""
+
+    numbers: NumberRange
+    shape: tuple[int, int, int]
 
 
 def npz_splits(
@@ -52,9 +71,10 @@ def npz_splits(
 
     Arrays are called `train_images` and `train_labels`, `x_train` and `y_train` (likewise for val, valid and test), or
     `images` and `labels`, `x` and `y`. Pictures are uint8 [n, H, W], [n, H, W, 1 or 3] or [n, 1 or 3, H, W]; whole
-    numbers to 255 and fractions from 0 to 1 are taken for what they say. Labels are class numbers or words, [n] or
-    [n, 1]; or zeros and ones [n, k]: classes if every row has a single one, else attributes. Where there is `train`
-    alone, a share of it is held out as `test`, always the same and spread over the classes.
+    numbers to 255 and fractions from 0 to 1 are taken for what they say, and arrays of zeros and ones alone, as masks
+    are, become 0 and 255. What was chosen is noted in the index of the first split. Labels are class numbers or words,
+    [n] or [n, 1]; or zeros and ones [n, k]: classes if every row has a single one, else attributes. Where there is
+    `train` alone, a share of it is held out as `test`, always the same and spread over the classes.
 
     Args:
         path: The file, or a folder that has one.
@@ -64,17 +84,20 @@ def npz_splits(
         splits: The splits to write; by default all.
 
     Raises:
-        InputError: The file cannot be read, or has no arrays of these names and forms.
+        InputError: The file cannot be read, has no arrays of these names and forms, or pictures of the splits differ in
+            shape.
     """
     fit = SideFit(size)
     file = _find_file(path)
     image_keys, label_keys = _find_arrays(file)
     share = choose_share(holdout, image_keys)
+    forms = {split: _find_form(file, key) for split, key in image_keys.items()}
     labels = _read_labels(file, {split: label_keys.get(split) for split in image_keys})
 
     @functools.lru_cache(maxsize=1)  # one, so that memory holds one array
     def read_pictures(split: str) -> Pictures:
-        x, y = _read_pictures(file, image_keys[split]), labels.by_split[split]
+        joined = forms[split].numbers.join([form.numbers for form in forms.values()])
+        x, y = _read_pictures(file, image_keys[split], joined), labels.by_split[split]
         if y is not None and len(y) != len(x):
             raise InputError(
                 f"{file} has {len(x)} pictures in {image_keys[split]} and {len(y)} labels in {label_keys[split]}, but "
@@ -87,14 +110,19 @@ def npz_splits(
         classes = labels.by_split["train"] if labels.classes else None
         train, test = hold_out_rows(len(read_pictures("train")), share, classes)
         parts = {"train": ("train", train), "test": ("train", test)} if len(test) else parts
-    for name in choose_splits(splits, tuple(parts)):
+    chosen = choose_splits(splits, tuple(parts))
+    used = {whole: forms[whole].shape for whole, _ in (parts[name] for name in chosen)}
+    require_same_shape({whole: fit.shape_of(*shape) for whole, shape in used.items()})
+    notes = [*_note_pixels([forms[split] for split in used], list(forms.values())), *describe_cut(used.values())]
+    notes += [labels.note] if labels.note else []
+    for name in chosen:
         whole, rows = parts[name]
         x, y = read_pictures(whole), labels.by_split[whole]
         kept = np.arange(len(x)) if rows is None else rows
         yield SourceSplit(
             name=name,
             num_samples=len(kept),
-            shape=(x.shape[1], *(fit.side_of(*x.shape[2:]),) * 2),
+            shape=fit.shape_of(*forms[whole].shape),
             select_samples=samples_from_pictures(x, y, fit, f"{image_keys[whole]}[{{}}]", kept),
             settings={
                 "name": "npz",
@@ -105,6 +133,7 @@ def npz_splits(
             classes=labels.classes,
             class_numbers=y[kept] if y is not None and labels.classes else None,
             attributes=labels.attributes,
+            extra={"notes": notes} if notes and name == chosen[0] else {},
         )
 
 
@@ -156,7 +185,20 @@ def _list_keys(file: Path) -> list[str]:
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile) as error:
+        if _begins_as_npy(file):
+            raise InputError(
+                f"{file} is a single array (.npy), but npz takes a file of named arrays: write it with "
+                f"numpy.savez_compressed('{file.stem}.npz', images=array), and with labels=... where there are any."
+            ) from error
         raise InputError(f"{file} cannot be read as an .npz file ({error}): write or download it again.") from error
+
+
+def _begins_as_npy(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(6) == b"\x93NUMPY"
+    except OSError:
+        return False
 
 
 def _read_array(file: Path, key: str) -> NDArray[Any]:
@@ -174,44 +216,36 @@ def _read_array(file: Path, key: str) -> NDArray[Any]:
         raise InputError(f"{key} of {file} cannot be read ({error}): write or download it again.") from error
 
 
-def _read_pictures(file: Path, key: str) -> Pictures:
-    """Read pictures as uint8 [n, 1 or 3, H, W]."""
-    array = _read_array(file, key)
-    shape = array.shape
-    channels_first = array.ndim == 4 and shape[1] in (1, 3)
-    channels_last = array.ndim == 4 and shape[3] in (1, 3)
-    if not array.size or not (array.ndim == 3 or channels_first != channels_last):
-        raise InputError(
-            f"{key} of {file} has shape {shape}, but pictures must be (n, H, W), (n, H, W, 1 or 3) or "
-            f"(n, 1 or 3, H, W)."
-        )
-    pixels = _to_bytes(array, f"{key} of {file}")
-    if array.ndim == 3:
-        return pixels[:, None]
-    return pixels if channels_first else pixels.transpose(0, 3, 1, 2)
-
-
-def _to_bytes(array: NDArray[Any], what: str) -> Pictures:
-    """Convert numbers to bytes where they say which range is meant.
+def _find_form(file: Path, key: str) -> _Form:
+    """Measure an array of pictures.
 
     Raises:
-        InputError: They do not.
+        InputError: It is none.
     """
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "iuf":
-        raise InputError(f"{what} is of type {array.dtype}, but numbers are needed, at best uint8.")
-    low, high = float(array.min()), float(array.max())
-    is_fraction = array.dtype.kind == "f" and low >= 0 and high <= 1
-    is_whole = low >= 0 and 1 < high <= 255 and bool((array == np.floor(array)).all())
-    if is_whole:
-        return array.astype(np.uint8)
-    if is_fraction:
-        return np.round(array * 255).astype(np.uint8)
-    raise InputError(
-        f"{what} has {array.dtype} numbers from {low:g} to {high:g}, which could mean several things: write uint8 from "
-        f"0 to 255, or fractions from 0 to 1."
-    )
+    array, what = _read_array(file, key), f"{key} of {file}"
+    if array.ndim and not len(array):
+        raise InputError(f"{what} is empty (its shape is {array.shape}): at least one picture is needed.")
+    shape = array.shape
+    is_first, is_last = (array.ndim == 4 and shape[axis] in (1, 3) for axis in (1, 3))
+    if not array.size or not (array.ndim == 3 or is_first != is_last):
+        raise InputError(
+            f"{what} has shape {shape}, but pictures must be (n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W)."
+        )
+    of_picture = (1, *shape[1:]) if array.ndim == 3 else shape[1:] if is_first else (shape[3], *shape[1:3])
+    return _Form(NumberRange.of(array, what), of_picture)
+
+
+def _read_pictures(file: Path, key: str, joined: NumberRange) -> Pictures:
+    """Read pictures, whose form was found before, as uint8 [n, 1 or 3, H, W]."""
+    pixels = to_bytes(_read_array(file, key), joined, f"{key} of {file}")
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    return pixels if pixels.shape[1] in (1, 3) else pixels.transpose(0, 3, 1, 2)
+
+
+def _note_pixels(forms: Sequence[_Form], all_forms: Sequence[_Form]) -> list[str]:
+    is_binary = any(form.numbers.join([other.numbers for other in all_forms]).is_binary for form in forms)
+    return ["The pictures hold zeros and ones only, which became 0 and 255."] if is_binary else []
 
 
 def _read_labels(file: Path, keys: Mapping[str, str | None]) -> _Labels:
@@ -230,7 +264,8 @@ def _read_labels(file: Path, keys: Mapping[str, str | None]) -> _Labels:
     width = there[0].shape[1]
     if all((array.sum(axis=1) == 1).all() for array in there):
         numbers = {split: None if array is None else array.argmax(axis=1) for split, array in arrays.items()}
-        return _Labels(tuple(str(number) for number in range(width)), (), numbers)
+        note = f"Every row of the labels has a single one: they are taken as {width} classes, not as attributes."
+        return _Labels(tuple(str(number) for number in range(width)), (), numbers, note)
     vectors = {split: None if array is None else array.astype(np.float32) for split, array in arrays.items()}
     return _Labels((), tuple(f"label{number}" for number in range(width)), vectors)
 

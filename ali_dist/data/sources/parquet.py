@@ -35,6 +35,7 @@ from ali_dist.data.sources.parquet_labels import (
     choose_image_column,
     choose_label_columns,
     read_labels,
+    without_fractions,
 )
 from ali_dist.errors import InputError
 
@@ -62,7 +63,7 @@ def parquet_splits(
         path: The folder of the files, or one file.
         image: The column of the pictures: binary, or a struct with `bytes` (and `path`, which then names a sample).
         labels: The column of the class, or those of attributes that are 0 or 1, separated by commas; by default the
-            only one that is declared as ClassLabel, or one called `label` or alike.
+            only one that is declared as ClassLabel, or one called `label` or alike. Numbers of a class are whole.
         size: Pixels of a side.
         grey: Whether samples have one channel instead of three.
         background: Color under transparent pictures.
@@ -79,6 +80,8 @@ def parquet_splits(
     schema = next(iter(by_split.values())).schema()
     image_column = choose_image_column(schema, image)
     label_choice = choose_label_columns(schema, image_column, labels)
+    if labels is None:
+        label_choice = without_fractions(label_choice, by_split)
     _report_choice(label_choice)
     labels_by_split = read_labels(by_split, schema, label_choice.columns)
     settings: dict[str, Any] = {"name": "parquet", "image": image_column, "labels": list(label_choice.columns)}
@@ -99,10 +102,12 @@ def parquet_splits(
 
 def _report_choice(choice: LabelChoice) -> None:
     """Say what was chosen where the user may have meant another column."""
-    if not choice.others:
+    if not choice.others and not choice.reason:
         return
     what = f"Labels are those of the column {choice.columns[0]!r}" if choice.columns else "No column is taken as label"
-    sys.stderr.write(f"{what}; --labels can name others: {', '.join(choice.others)}.\n")
+    others = f"--labels can name others: {', '.join(choice.others)}" if choice.others else "there is no other column"
+    why = f"{choice.reason}. " if choice.reason else ""
+    sys.stderr.write(f"{why}{what}; {others}.\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,11 @@ class SplitLabels:
 
 @dataclass(frozen=True, slots=True)
 class LabelChoice:
-    """The columns that labels are read from, and those that could be taken instead."""
+    """The columns that labels are read from, those that could be taken instead, and why one of these was not."""
 
     columns: tuple[str, ...]
     others: tuple[str, ...]
+    reason: str = ""
 
 
 def choose_image_column(schema: Any, chosen: str | None) -> str:
@@ -124,7 +125,7 @@ def read_labels(by_split: Mapping[str, ParquetFiles], schema: Any, columns: Sequ
             for split, files in by_split.items()
         }
     column = columns[0]
-    values = {split: files.read_column(column) for split, files in by_split.items()}
+    values = {split: _whole_numbers(files.read_column(column), column) for split, files in by_split.items()}
     names = _declared_classes(schema).get(column, ())
     if not names:
         names, numbers = _number_values(values, column)
@@ -135,6 +136,37 @@ def read_labels(by_split: Mapping[str, ParquetFiles], schema: Any, columns: Sequ
         is_labelled = bool((part >= 0).any())  # competitions publish test splits without labels, as -1
         labels[split] = SplitLabels(classes=names, numbers=part) if is_labelled else SplitLabels()
     return labels
+
+
+def without_fractions(choice: LabelChoice, by_split: Mapping[str, ParquetFiles]) -> LabelChoice:
+    """Leave out a column that was found by its name and holds fractions: it is no class, and nobody asked for it."""
+    for column in choice.columns:
+        if any(_fraction_in(files.read_column(column)) is not None for files in by_split.values()):
+            kept = tuple(name for name in choice.columns if name != column)
+            return LabelChoice(kept, choice.others, f"Column {column!r} holds fractions, which are no class")
+    return choice
+
+
+def _fraction_in(values: Iterable[Any]) -> float | None:
+    """The first number that is neither whole nor NaN."""
+    return next((value for value in values if isinstance(value, float) and value % 1 and value == value), None)
+
+
+def _whole_numbers(values: Sequence[Any], column: str) -> Sequence[Any]:
+    """Class numbers that other programs stored as 3.0 because some are missing (NaN), as numbers and None.
+
+    Raises:
+        InputError: One has a fraction.
+    """
+    fraction = _fraction_in(values)
+    if fraction is not None:
+        raise InputError(
+            f"Column {column!r} has the number {fraction:g}, which is no class: choose a column of whole numbers or "
+            f"words with --labels."
+        )
+    if not any(isinstance(value, float) for value in values):
+        return values
+    return [int(value) if isinstance(value, float) and value == value else None for value in values]
 
 
 def _holds_pictures(kind: Any) -> bool:
@@ -150,7 +182,7 @@ def _can_be_label(kind: Any) -> bool:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string)
+    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
     return any(test(kind) for test in tests)
 
 

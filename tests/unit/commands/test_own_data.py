@@ -79,6 +79,17 @@ def test_a_misspelt_url_is_never_filled_with_built_in_data(tmp_path, monkeypatch
     assert refuse_tars(tmp_path).endswith(f"with `python -m ali_dist.prepare webdataset '{tmp_path}/some tars'`.")
 
 
+@pytest.mark.parametrize(("name", "source"), [("pics.zip", "folder"), ("a.npz", "npz"), ("a.parquet", "parquet")])
+def test_a_file_in_place_of_shards_is_answered_with_the_command_that_writes_them(tmp_path, monkeypatch, name, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
+    config, _ = parse_arguments(["--data.url", name])
+    with pytest.raises(InputError) as refused:
+        open_run_data(config)
+    shards = f"{tmp_path}/{name.split('.')[0]}-shards"
+    assert f"with `python -m ali_dist.prepare {source} {shards} --from {tmp_path}/{name}" in str(refused.value)
+
+
 def refuse_tars(folder: Path) -> str:
     (folder / "some tars").mkdir()
     (folder / "some tars" / "a.tar").write_bytes(b"")

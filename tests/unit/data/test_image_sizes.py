@@ -57,6 +57,21 @@ def test_what_follows_for_every_side_goes_together(side: int) -> None:
     assert config.total_steps() > 0
 
 
+def test_pictures_that_are_there_but_unlike_are_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "data" / "mine", 4, 16)
+    write_arrays(tmp_path / "data" / "mine" / "test", np.zeros((4, 1, 16, 16), np.uint8), None)
+    with pytest.raises(InputError, match=r"Samples of the split 'test' are uint8 \[1, 16, 16\]"):
+        settings_from_data(read_preset("images").settings, {})
+
+
+def test_one_picture_is_told_to_be_too_few(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds 1 picture, but training needs at least 2"):
+        settings_from_data(read_preset("images").settings, {"data.url": write_pictures(tmp_path, 1, 16)})
+
+
 def test_the_command_line_wins_and_what_follows_from_it_follows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     url = write_pictures(tmp_path / "pictures", 24, 16)
     given = ["--run.images", "4000", "--optim.lr_d", "1e-3"]

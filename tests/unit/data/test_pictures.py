@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,34 @@ def test_what_lies_under_transparent_pixels_is_never_seen(mode: str, background:
     assert (x[:, :, 2:] == value).all()
     assert treatments == {"background"}
     assert x.shape[0] == (1 if mode == "LA" else 3)
+
+
+def encode_16_bits(values: np.ndarray, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of 16 bits, [H, W] or [H, W, 3], that calls one color transparent; Pillow writes none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    color = struct.pack(f">{len(transparent)}H", *transparent)
+    chunks = ((b"IHDR", header), (b"tRNS", color), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in chunks)
+
+
+@pytest.mark.parametrize("color", [(0,), (300,), (0, 0, 0), (300, 5, 70)])
+def test_a_transparent_color_of_16_bits_is_put_on_the_background(color: tuple[int, ...]) -> None:
+    """Exactly that color: one that differs in the lower byte alone is opaque."""
+    values = np.full((4, 4, len(color)), 40000, np.uint16)
+    values[2] = color
+    values[3] = np.array(color) + 1
+    x, treatments = read_image(encode_16_bits(values[..., 0] if len(color) == 1 else values, color))
+    assert x.shape == (len(color), 4, 4)
+    assert (x[:, :2] == 156).all()
+    assert (x[:, 2] == 255).all()
+    assert (x[:, 3] <= 1).all()
+    assert treatments == {"background", "16-bit"}
 
 
 def test_half_transparent_pixels_are_mixed() -> None:

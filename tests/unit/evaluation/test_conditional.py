@@ -33,6 +33,18 @@ def test_class_shares_are_over_all_samples_and_over_those_of_each_class() -> Non
     assert metrics == {"condition_kept": 0.6, "condition_kept_nil": 0.75, "condition_kept_two": 0.0}
 
 
+def test_keys_are_printable_whatever_classes_are_called() -> None:
+    """A line break would tear a line of metrics apart, and a byte that is not UTF-8 cannot be written at all."""
+    names = ["a\nb", "caf\udce9", "\x1b[2J", "é 字"]
+    metrics = condition_kept(READS_CLASSES, torch.eye(4)[:, :, None, None], torch.eye(4), names)
+    assert list(metrics)[1:] == [
+        "condition_kept_a\\nb",
+        "condition_kept_caf\\xe9",
+        "condition_kept_\\x1b[2J",
+        "condition_kept_é 字",
+    ]
+
+
 def test_attribute_shares_count_presence_and_absence() -> None:
     """Requested: (1,0) (1,0) (1,1) (0,1); predicted: (1,0) (1,1) (1,1) (1,1)."""
     predicted = pixels([[1, -1], [1, 1], [1, 1], [1, 1]])

@@ -112,7 +112,7 @@ def test_interpolations_run_between_their_own_ends(tmp_path: Path) -> None:
     assert [cell(picture, x, row=1) for x in left] == [{255}, {153}, {204}, {0}]
 
 
-@pytest.mark.parametrize("labels", [["a", "b", "c"], ["a very long label", "b", "c"]], ids=["level", "sideways"])
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["a very long label", "b", "c"], ["a\nb", "\udce9", "c"]])
 def test_labels_stand_above_their_columns_and_change_no_image(tmp_path: Path, labels: list[str]) -> None:
     rows = torch.linspace(0, 1, 6).view(2, 3, 1, 1, 1).expand(-1, -1, 1, 8, 8)
     save_conditions(tmp_path / "c.png", rows, labels)

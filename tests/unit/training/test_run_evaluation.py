@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ali_dist.errors import Stopped
+from ali_dist.errors import InputError, Stopped
 from ali_dist.evaluation.split_loading import hold_out_share
+from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.run_reader import RunReader
 from ali_dist.training import run_evaluation
 from ali_dist.training.loop import fit
@@ -212,3 +213,46 @@ def test_metrics_that_nobody_heard_of_are_reported_when_the_run_goes_on(tmp_path
     assert listener.reports[0] == {"images": float(images), **metrics_of(measured[-1])}
     assert [report["images"] for report in listener.reports] == [96.0, 192.0][images // 96 - 1 :]
     assert {r["images"] for r in evaluations(config) if r["split"] == "valid"} == {96, 192}
+
+
+def test_valid_is_reported_on_where_there_is_no_test_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = fit(make_config(tmp_path, ("train", "valid")), Listener())
+    assert summary is not None
+    assert summary["metrics_split"] == "valid"
+    assert summary["metrics"]
+    said = capsys.readouterr().err
+    assert "The data have no split 'test': 'valid' is reported on in its place, though it is chosen by, too." in said
+
+
+def test_a_holdout_of_one_image_is_shown_and_its_evaluation_left_out_from_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COUNTS, "test", 1)
+    config = make_config(tmp_path, ("train", "test"), report__gallery_every=96)
+    summary = fit(config, Listener())
+    assert summary is not None
+    assert (summary["status"], "failures" in summary) == ("finished", False)
+    said = capsys.readouterr().err
+    assert "The split 'test' holds 1 sample, but evaluation needs at least 2: evaluation is left out." in said
+    images = Path(config.run.dir) / config.run.name / "images"
+    assert {path.name.split("-")[0] for path in images.iterdir()} >= {"reconstructions", "samples"}
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((3, 8, 8), "prepare both in the same way"), ((1, 12, 12), "give data.image_size, to which all are resized")],
+)
+def test_a_split_of_another_shape_is_refused_before_training(
+    tmp_path: Path, split: str, shape: tuple[int, ...], words: str
+) -> None:
+    config = make_config(tmp_path, ("train",), data__image_size=None)
+    write_arrays(tmp_path / "data" / split, np.zeros((9, *shape), np.uint8), np.arange(9) % 4, classes=tuple("abcd"))
+    with pytest.raises(InputError, match=words) as refusal:
+        open_run_data(config)
+    assert f"Samples of the split {split!r} are uint8 {list(shape)}" in str(refusal.value)
+    resized = make_config(tmp_path, ("train",), data__image_size=8)
+    if shape[0] == 1:
+        assert open_run_data(resized).train.index.shape == (1, 8, 8)

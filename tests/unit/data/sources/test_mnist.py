@@ -75,6 +75,31 @@ def test_emnist_is_put_upright_and_named_by_its_mapping(tmp_path: Path, capsys: 
     assert "'A 1', but a label and codes of letters are needed" in message
 
 
+def test_letters_without_a_mapping_are_numbers_from_1_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write_mnist(tmp_path / "raw", prefix="emnist-letters-", first_label=1)
+    code, out, _ = run(capsys, "mnist", tmp_path / "out", "--from", tmp_path / "raw", "--jobs", 1, "--holdout", 0)
+    assert code == 0
+    assert out.count("Classes are numbers, because emnist-letters-mapping.txt") == 1
+    highest = int(written["train"][1].max())
+    prepared = read_prepared(tmp_path / "out" / "train")
+    assert prepared.index.classes == tuple(str(label) for label in range(1, highest + 1))
+    assert prepared.y["emnist-letters-train-images-idx3-ubyte.gz:0"] == written["train"][1][0] - 1
+    names = [f"letter{label}" for label in range(1, highest + 1)]
+    assert next(iter(mnist_splits(tmp_path / "raw", names=names))).classes == tuple(names)
+
+
+def test_pictures_of_different_sizes_in_train_and_test_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mnist(tmp_path / "raw", packed=False)
+    (tmp_path / "raw" / "t10k-images-idx3-ubyte").write_bytes(encode_idx(np.zeros((20, 16, 16), np.uint8)))
+    message = refused(capsys, "mnist", tmp_path / "out", "--from", tmp_path / "raw")
+    assert "train have 1 channel of 32x32 pixels and those of test 1 channel of 16x16 pixels" in message
+    assert not (tmp_path / "out" / "train").exists()
+
+
 def test_classes_are_named_by_the_folder_or_as_the_user_says(tmp_path: Path) -> None:
     write_mnist(tmp_path / "FashionMNIST" / "raw")
     write_mnist(tmp_path / "other")
@@ -118,7 +143,7 @@ def test_files_that_are_missing_damaged_or_of_another_kind_are_refused_by_name(
         (encode_idx(x)[:-1], "holds 47039 bytes, but its header says 60 x 28 x 28"),
         (struct.pack(">I", 0x803), "begins with 00000803"),
         (encode_idx(x[:10]), "has 10 pictures and train-labels-idx1-ubyte.gz has 60 labels"),
-        (b"", "begins with , but"),
+        (b"", "train-images-idx3-ubyte.gz is empty (0 bytes)"),
     ]:
         images.write_bytes(data)
         assert words in refusal(), words

@@ -145,7 +145,7 @@ def test_python_objects_are_refused_and_not_read(tmp_path: Path, capsys: pytest.
         ({"x": np.zeros((4, 8))}, "has shape (4, 8), but pictures must be"),
         ({"x": np.zeros((4, 8, 8, 8), np.uint8)}, "has shape (4, 8, 8, 8)"),
         ({"x": np.zeros((4, 3, 8, 3), np.uint8)}, "has shape (4, 3, 8, 3)"),
-        ({"x": np.zeros((0, 8, 8), np.uint8)}, "has shape (0, 8, 8)"),
+        ({"x": np.zeros((0, 8, 8), np.uint8)}, "x of {file} is empty (its shape is (0, 8, 8))"),
         ({"x": np.full((4, 8, 8), -0.5)}, "from -0.5 to -0.5, which could mean several things"),
         ({"x": np.full((4, 8, 8), 1.5)}, "from 1.5 to 1.5, which could mean several things"),
         ({"x": np.full((4, 8, 8), np.nan)}, "which could mean several things"),
@@ -167,7 +167,64 @@ def test_what_could_mean_several_things_is_refused_in_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arrays: dict[str, Any], words: str
 ) -> None:
     path = save(tmp_path / "a.npz", **arrays)
+    assert words.replace("{file}", str(path)) in refused(capsys, "npz", tmp_path / "out", "--from", path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int64, np.float32])
+def test_zeros_and_ones_become_black_and_white(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: type[np.generic]
+) -> None:
+    masks = {part: make_noise(n, (16, 16), n) > 127 for part, n in (("train", 6), ("test", 3))}
+    path = save(tmp_path / "a.npz", **{f"x_{part}": x.astype(dtype) for part, x in masks.items()})
+    code, out, err = run(capsys, "npz", tmp_path / "out", "--from", path, "--jobs", 1)
+    assert code == 0, err
+    for part, x in masks.items():
+        stored = read_prepared(tmp_path / "out" / part).x
+        assert all(np.array_equal(stored[f"x_{part}[{n}]"][0], x[n] * np.uint8(255)) for n in range(len(x)))
+    said = 0 if dtype is np.float32 else 1  # fractions from 0 to 1 can mean nothing else
+    assert out.count("The pictures hold zeros and ones only, which became 0 and 255.") == said
+
+
+def test_a_dark_split_beside_a_bright_one_is_no_mask(tmp_path: Path) -> None:
+    """What numbers mean is decided over all splits, also those that are not written."""
+    bright, dark = make_noise(4, (8, 8)), make_noise(4, (8, 8)) // 128
+    path = save(tmp_path / "a.npz", x_train=bright, x_test=dark)
+    assert np.array_equal(first_sample(path, splits=["test"])[0], dark[0])
+    path = save(tmp_path / "b.npz", x_train=bright.astype(np.float32), x_test=dark.astype(np.float32))
+    assert np.array_equal(first_sample(path, splits=["test"])[0], dark[0])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ((16, 16), (16, 16, 3), "train have 1 channel of 16x16 pixels and those of test 3 channels of 16x16 pixels"),
+        ((16, 16), (28, 28), "train have 1 channel of 16x16 pixels and those of test 1 channel of 32x32 pixels"),
+    ],
+)
+def test_splits_of_different_shapes_are_refused_before_any_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: Any, test: Any, words: str
+) -> None:
+    path = save(tmp_path / "a.npz", x_train=make_noise(10, train), x_test=make_noise(4, test))
     assert words in refused(capsys, "npz", tmp_path / "out", "--from", path)
+    assert not (tmp_path / "out" / "train").exists()
+    assert [split.name for split in npz_splits(path, splits=["train"])] == ["train"]
+    if train[2:] == test[2:]:
+        assert {split.shape for split in npz_splits(path, size=32)} == {(1, 32, 32)}
+
+
+def test_a_cut_and_a_guess_at_the_labels_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = make_noise(10, (16, 20)), np.eye(3, dtype=np.uint8)[np.arange(10) % 3]
+    path = save(tmp_path / "a.npz", x_train=x, x_test=x, y_train=y, y_test=y)
+    _, out, _ = run(capsys, "npz", tmp_path / "out", "--from", path, "--jobs", 1)
+    assert out.count("Pictures of 16x20 are cut to the square in their middle, 16x16.") == 1
+    assert out.count("Every row of the labels has a single one: they are taken as 3 classes, not as attributes.") == 1
+
+
+def test_an_npy_is_named_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", make_noise(4, (8, 8)))
+    message = refused(capsys, "npz", tmp_path / "out", "--from", tmp_path / "a.npy")
+    assert "is a single array (.npy)" in message
+    assert "numpy.savez_compressed('a.npz', images=array)" in message
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

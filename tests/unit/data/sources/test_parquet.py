@@ -136,6 +136,22 @@ def test_several_columns_are_attributes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "'age' has the value 2, but several --labels are attributes, each 0 or 1" in message
 
 
+def test_whole_floats_are_class_numbers_and_fractions_are_said_to_be_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs store class numbers as 3.0 where one is missing; a score is no class, whatever it is called."""
+    whole = write_parquet(tmp_path / "whole.parquet", [encode(1), encode(2)], columns={"label": [4.0, 2.0]})
+    prepare(capsys, tmp_path / "out", whole, "--holdout", 0)
+    assert load_index(LocalStore(tmp_path / "out" / "train")).classes == ("2", "4")
+    assert {value: label for value, (_, label) in read_samples(tmp_path / "out" / "train").items()} == {1: 1, 2: 0}
+    scores = write_parquet(tmp_path / "scores.parquet", [encode(1), encode(2)], columns={"label": [0.5, 2.0]})
+    err = prepare(capsys, tmp_path / "scored", scores, "--holdout", 0)
+    assert "Column 'label' holds fractions, which are no class. No column is taken as label; there is no other" in err
+    assert load_index(LocalStore(tmp_path / "scored" / "train")).classes == ()
+    message = refused(capsys, "parquet", tmp_path / "x", "--from", scores, "--labels", "label")
+    assert "Column 'label' has the number 0.5, which is no class" in message
+
+
 def test_fine_labels_are_taken_of_two_and_the_other_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
