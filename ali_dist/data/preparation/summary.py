@@ -21,6 +21,8 @@ _TREATMENTS = {
 }
 """What is said of each treatment. Whether images were resized or cropped is in the index, and no surprise."""
 
+_PLURALS = {"broken link": "broken links", "link to a folder around it": "links to a folder around them"}
+
 _CONVERTIBLE = {
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ai", ".eps", ".ico", ".tga", ".exr", ".hdr"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -61,12 +63,16 @@ def summary_lines(name: str, index: Index, url: str, *, is_new: bool) -> list[st
 
 def _describe_left_out(name: str, left_out: Mapping[str, Any], thing: str) -> str:
     kinds = sorted(left_out.items(), key=lambda item: -item[1]["count"])
-    parts = [f"{entry['count']:,} {kind}{_name_first(entry)}" for kind, entry in kinds[:_MAX_KINDS]]
+    parts = [f"{_count_kind(entry['count'], kind)}{_name_first(entry)}" for kind, entry in kinds[:_MAX_KINDS]]
     if more := sum(entry["count"] for _, entry in kinds[_MAX_KINDS:]):
         parts.append(f"{more:,} of other kinds")
     total = sum(entry["count"] for entry in left_out.values())
     things = count(total, thing, "samples or members" if thing != "file" else "files")
     return f"{name}: {things} {'was' if total == 1 else 'were'} left out: {', '.join(parts)}"
+
+
+def _count_kind(number: int, kind: str) -> str:
+    return count(number, kind, _PLURALS.get(kind, kind))
 
 
 def _name_first(entry: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 from ali_dist.data.shards.sample import printable_name
-from ali_dist.data.sources.image_files import OUTSIDE, list_folders, name_some
+from ali_dist.data.sources.image_files import LOOPING, OUTSIDE, UNREADABLE, list_folders, name_some
 from ali_dist.data.sources.split_folders import DividedImages
 
 
@@ -24,6 +24,7 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
             f"A class is a folder directly in {where}; the images of deeper folders (such as {name_some(deep, 1)}) "
             f"belong to the class that they lie in."
         )
+    unfollowed = {file.path for file in listing.left_out if file.reason in (LOOPING, UNREADABLE)}
     outside = [file for file in listing.left_out if file.reason == OUTSIDE]
     empty = [
         prefix + name
@@ -31,6 +32,7 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
         for name in list_folders(listing.root, listing.top + prefix)
         if not any(path.startswith(f"{prefix}{name}/") for path in listing.images)
         and not any(file.path.startswith(f"{listing.top}{prefix}{name}/") for file in outside)
+        and f"{listing.top}{prefix}{name}" not in unfollowed
     ]
     if empty:
         notes.append(

@@ -118,6 +118,9 @@ _BACKGROUND = SourceOption(
     metavar="COLOR",
     help="what transparent images are put on, as a name or #rrggbb (default white)",
 )
+_SKIP_BAD = SourceOption(
+    keyword="skip_bad", flag="--skip-bad", value_type=None, help="leave out, count and list what cannot be read"
+)
 
 SOURCES = {
     "digits": DataSource(
@@ -223,7 +226,7 @@ SOURCES = {
     "imagenet64": DataSource(
         summary="ILSVRC2012, the middle square at 64x64",
         make_splits=imagenet_splits,
-        options=(_PATH, _SPLITS, _ANY_SIZE),
+        options=(_PATH, _SPLITS, _ANY_SIZE, _SKIP_BAD),
         original_files="the folder of train/<wnid>/*.JPEG and val/",
     ),
     "folder": DataSource(
@@ -243,6 +246,7 @@ SOURCES = {
             SourceOption(
                 keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
             ),
+            _SKIP_BAD,
         ),
         original_files="the folder or .zip of images",
         lists_folder=True,
