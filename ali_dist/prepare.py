@@ -12,7 +12,7 @@ from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
-from ali_dist.data.preparation.summary import count, summary_lines
+from ali_dist.data.preparation.summary import count, describe_side, summary_lines
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
 from ali_dist.data.preparation.tar_splits import WEBDATASET, index_tars
@@ -20,6 +20,7 @@ from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
 from ali_dist.data.sources.base import StartTracking, keep_classes
+from ali_dist.data.sources.images import check_side
 from ali_dist.data.sources.registry import SOURCES, SourceOption, parse_names
 from ali_dist.errors import InputError, exit_code
 from ali_dist.report.terminal import show_progress_bars
@@ -140,6 +141,10 @@ def _run_command(arguments: argparse.Namespace) -> int:
             written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
         _print_split(name, split, is_new)
+    if source not in SOURCES or not SOURCES[source].built_in:  # presets know what to do with what is built in
+        for split, _ in list(written.values())[:1]:
+            for line in describe_side(load_index(split)):
+                _print_line(line)
     if not arguments.verify:
         return 0
     with show_progress_bars() as start_bar:
@@ -201,6 +206,7 @@ def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
             )
     if source is not None and source.original_files and "path" not in given:
         raise InputError(f"{name} needs --from PATH: {source.original_files}.")
+    check_side(given.get("size", 1))
     if not 0 < given.get("shard_mb", 1.0) < math.inf:
         raise InputError(f"--shard-mb is {given['shard_mb']:g}, but must be more than 0.")
     if given.get("jobs", 1) < 1:

@@ -23,6 +23,9 @@ _TREATMENTS = {
 
 _PLURALS = {"broken link": "broken links", "link to a folder around it": "links to a folder around them"}
 
+NETWORK_SIDES = (16, 32, 64, 128, 256)
+"""Sides of the images that the residual networks take, which are those of all networks for images."""
+
 _CONVERTIBLE = {
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ai", ".eps", ".ico", ".tga", ".exr", ".hdr"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -59,6 +62,19 @@ def summary_lines(name: str, index: Index, url: str, *, is_new: bool) -> list[st
         if unread := sorted(_CONVERTIBLE & left_out.keys()):
             lines.append(f"{name}: pictures in {', '.join(unread)} cannot be read: convert them to .png or .jpg.")
     return [*lines, *extra.get("notes", [])]
+
+
+def describe_side(index: Index) -> list[str]:
+    """A sentence on images of a side that no network takes, if they are such."""
+    if len(index.shape) != 3 or index.shape[1] != index.shape[2] or index.shape[1] in NETWORK_SIDES:
+        return []
+    side = index.shape[1]
+    nearest = max((known for known in NETWORK_SIDES if known < side), default=NETWORK_SIDES[0])
+    sides = ", ".join(map(str, NETWORK_SIDES[:-1]))
+    return [
+        f"No network takes images of {side} pixels a side, but there are some for {sides} and {NETWORK_SIDES[-1]}: "
+        f"`train` resizes them with --data.image_size {nearest}."
+    ]
 
 
 def _describe_left_out(name: str, left_out: Mapping[str, Any], thing: str) -> str:

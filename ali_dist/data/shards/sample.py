@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ali_dist.data.shards.labels import Label
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what breaks lines, or speaks to a terminal
 NAMED = 20  # samples that a count names
 
 
@@ -39,8 +41,9 @@ def name_to_bytes(name: str) -> bytes:
 
 
 def printable_name(name: str) -> str:
-    """The name of a file as any program can write it, with a backslash and `xdf` for an odd byte."""
-    return name_to_bytes(name).decode("utf-8", "backslashreplace")
+    """The name of a file as any program can write it, with escapes for odd bytes and control characters."""
+    text = name_to_bytes(name).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class NamedCounts:

@@ -41,7 +41,8 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
     for folded, count in Counter(name.casefold() for name in classes).items():
         if count > 1:
             same = [name for name in classes if name.casefold() == folded]
-            notes.append(f"{' and '.join(same)} are {count} classes, though only the case of their names differs.")
+            names = " and ".join(map(printable_name, same))
+            notes.append(f"{names} are {count} classes, though only the case of their names differs.")
     return notes
 
 
@@ -61,6 +62,12 @@ def note_splits(divided: DividedImages, labels: Mapping[str, Sequence[Hashable]]
             else f"{_count_images(len(labels['train']))} are too few for --holdout {holdout:g}"
         )
         notes.append(f"No image is held out, because {reason}: nothing can be measured on images that were not seen.")
+    if "train" not in labels:
+        names = " and ".join(labels)
+        notes.append(
+            f"There is no train folder, only {names}: `train` finds nothing to train on, unless --data.split names one "
+            f"of them."
+        )
     counts = Counter(label for of_split in labels.values() for label in of_split if isinstance(label, str))
     if single := sorted(str(name) for name, count in counts.items() if count == 1):
         classes = "1 class has" if len(single) == 1 else f"{len(single)} classes have"

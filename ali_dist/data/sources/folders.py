@@ -14,6 +14,7 @@ from ali_dist.data.shards.pictures import BACKGROUND
 from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.folder_notes import note_class_folders, note_splits
+from ali_dist.data.sources.holdout import check_share, measurable_share
 from ali_dist.data.sources.image_files import (
     BROKEN,
     ImageListing,
@@ -71,8 +72,8 @@ def folder_splits(
         skip_bad: Whether folders that cannot be read are left out.
 
     Raises:
-        InputError: There are no images, a folder cannot be read, images lie both in class folders and beside them, a table
-            does not fit them, or the size is impossible.
+        InputError: There are no images, a folder cannot be read, images lie both in class folders and beside them, a
+            table does not fit them, or the size is impossible.
     """
     crop = CenterCrop(size, grey, background)
     if not path.is_dir() and not is_zip_file(path):
@@ -159,11 +160,11 @@ def _class_names(splits: Sequence[LabelledFiles], root: Path) -> tuple[str, ...]
 
 def _hold_out_images(files: LabelledFiles, share: float) -> dict[str, LabelledFiles]:
     """Divide images into train and test, going through the classes in turn so that every class keeps the share."""
-    if not 0 <= share < 1:
-        raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
+    check_share(share)
     rows = sorted(
         range(len(files.paths)), key=lambda row: (str(files.labels[row]), fingerprint_content(files.paths[row]))
     )
+    share = measurable_share(len(rows), share)
     num_held_out = [round(share * count) for count in range(len(rows) + 1)]  # among the first `count` images
     test = {row for count, row in enumerate(rows) if num_held_out[count + 1] > num_held_out[count]}
     parts = {"train": [row for row in range(len(rows)) if row not in test], "test": sorted(test)}

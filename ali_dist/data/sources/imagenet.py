@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.folders import LabelledFiles, classes_by_folder, make_split
 from ali_dist.data.sources.image_files import ImageListing, count_left_out, list_images
@@ -41,7 +42,7 @@ def imagenet_splits(
     root = root.parent
     if "valid" in chosen and not (root / "val").is_dir():
         raise InputError(f"There is no folder val in {root}: imagenet64 needs {_IMAGENET}, or --splits train.")
-    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
+    classes = tuple(sorted(printable_name(folder.name) for folder in (root / "train").iterdir() if folder.is_dir()))
     by_split = {split: _imagenet_files(root, split, [path, root], skip_bad=skip_bad) for split in chosen}
     for split, (files, _) in by_split.items():
         unknown = sorted({str(name) for name in files.labels} - set(classes))

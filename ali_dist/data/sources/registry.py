@@ -7,7 +7,9 @@ without any files.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,15 +93,24 @@ def parse_color(text: str) -> str:
     """A color that Pillow knows, as it was written.
 
     Raises:
-        ValueError: It is none.
+        argparse.ArgumentTypeError: It is none.
     """
     from PIL import ImageColor
 
-    ImageColor.getrgb(text)
+    try:
+        ImageColor.getrgb(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be a color, such as white or #ff8800") from error
     return text
 
 
 def _expand_path(text: str) -> Path:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
+    if scheme:  # the rest is not repeated, because urls may hold passwords
+        remedy = "webdataset indexes tars there" if scheme[1] == "s3" else "webdataset-import reads tars from urls"
+        raise argparse.ArgumentTypeError(
+            f"is a url ({scheme[0]}...), but must be a path on this machine: download the files first ({remedy})"
+        )
     return Path(os.path.expanduser(text))
 
 

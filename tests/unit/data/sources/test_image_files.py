@@ -107,6 +107,8 @@ def test_what_is_left_out_and_what_was_done_is_said_and_in_the_index(
             "train: pictures in .svg cannot be read: convert them to .png or .jpg.",
             "No image is held out, because 3 images are too few for --holdout 0.1: nothing can be measured on images "
             "that were not seen.",
+            "No network takes images of 8 pixels a side, but there are some for 16, 32, 64, 128 and 256: `train` "
+            "resizes them with --data.image_size 16.",
         ]
     extra = train_index(tmp_path / "out").extra
     assert extra["left_out"] == {".svg": {"count": 1, "first": ["d.svg"]}, ".txt": {"count": 1, "first": ["e.txt"]}}
