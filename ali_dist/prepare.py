@@ -141,10 +141,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
             written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
         _print_split(name, split, is_new)
-    if source not in SOURCES or not SOURCES[source].built_in:  # presets know what to do with what is built in
-        for split, _ in list(written.values())[:1]:
-            for line in describe_side(load_index(split)):
-                _print_line(line)
+    for line in _describe_use(arguments, written):
+        _print_line(line)
     if not arguments.verify:
         return 0
     with show_progress_bars() as start_bar:
@@ -170,6 +168,23 @@ def _print_split(name: str, split: Store, is_new: bool) -> None:
         verb = "sample was" if len(skipped) == 1 else "samples were"
         _print_line(f"{name}: {len(skipped)} bad {verb} left out (listed in {split.url}/{INDEX_KEY}):")
         _print_first(skipped)
+
+
+def _describe_use(arguments: argparse.Namespace, written: WrittenSplits) -> list[str]:
+    """Sentences on what training will find hard about the data as a whole."""
+    source = SOURCES.get(arguments.source)
+    if not written or (source is not None and source.built_in):  # presets know what to do with what is built in
+        return []
+    index = load_index(next(split for split, _ in written.values()))
+    lines = describe_side(index)
+    can_hold_out = source is not None and any(option.keyword == "holdout" for option in source.options)
+    says_so = source is not None and source.lists_folder  # of folders, which may have splits of their own
+    if can_hold_out and not says_so and set(written) == {"train"} and not arguments.splits and arguments.holdout != 0:
+        lines.append(
+            f"Nothing is held out, because {count(index.num_samples, 'sample is', 'samples are')} too few: nothing can "
+            f"be measured on samples that were not seen."
+        )
+    return lines
 
 
 def _print_line(line: str) -> None:

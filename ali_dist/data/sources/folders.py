@@ -131,7 +131,7 @@ def classes_by_folder(listing: ImageListing, prefix: str) -> LabelledFiles:
     Raises:
         InputError: There are none, or some lie in folders and others beside them.
     """
-    where = listing.root / listing.top / prefix
+    where = printable_name(str(listing.root / listing.top / prefix))
     paths = tuple(path for path in listing.images if path.startswith(prefix))
     if not paths:
         raise InputError(
