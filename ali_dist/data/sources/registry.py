@@ -231,7 +231,7 @@ SOURCES = {
     "celeba": DataSource(
         summary="CelebA faces, 64x64, 40 attributes",
         make_splits=celeba_splits,
-        options=(_PATH, _SPLITS),
+        options=(_PATH, _SPLITS, _SKIP_BAD),
         original_files="the folder of img_align_celeba (or its .zip), list_attr_celeba.txt and list_eval_partition.txt",
     ),
     "imagenet64": DataSource(
