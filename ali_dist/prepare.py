@@ -12,7 +12,7 @@ from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
-from ali_dist.data.preparation.summary import count, summary_lines
+from ali_dist.data.preparation.summary import count, describe_side, summary_lines
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
 from ali_dist.data.preparation.tar_places import WEBDATASET
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
@@ -21,6 +21,7 @@ from ali_dist.data.preparation.tar_stream import is_remote, show_url
 from ali_dist.data.preparation.write_splits import WriteOptions, WrittenSplits, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
 from ali_dist.data.sources.base import StartTracking, keep_classes
+from ali_dist.data.sources.images import check_side
 from ali_dist.data.sources.registry import SOURCES, SourceOption, parse_names
 from ali_dist.errors import InputError, exit_code
 from ali_dist.report.terminal import show_progress_bars
@@ -141,6 +142,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
             written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
         _print_split(name, split, is_new)
+    for line in _describe_use(arguments, written):
+        _print_line(line)
     if not arguments.verify:
         return 0
     with show_progress_bars() as start_bar:
@@ -166,6 +169,23 @@ def _print_split(name: str, split: Store, is_new: bool) -> None:
         verb = "sample was" if len(skipped) == 1 else "samples were"
         _print_line(f"{name}: {len(skipped)} bad {verb} left out (listed in {split.url}/{INDEX_KEY}):")
         _print_first(skipped)
+
+
+def _describe_use(arguments: argparse.Namespace, written: WrittenSplits) -> list[str]:
+    """Sentences on what training will find hard about the data as a whole."""
+    source = SOURCES.get(arguments.source)
+    if not written or (source is not None and source.built_in):  # presets know what to do with what is built in
+        return []
+    index = load_index(next(split for split, _ in written.values()))
+    lines = describe_side(index)
+    can_hold_out = source is not None and any(option.keyword == "holdout" for option in source.options)
+    says_so = source is not None and source.lists_folder  # of folders, which may have splits of their own
+    if can_hold_out and not says_so and set(written) == {"train"} and not arguments.splits and arguments.holdout != 0:
+        lines.append(
+            f"Nothing is held out, because {count(index.num_samples, 'sample is', 'samples are')} too few: nothing can "
+            f"be measured on samples that were not seen."
+        )
+    return lines
 
 
 def _print_line(line: str) -> None:
@@ -202,6 +222,7 @@ def _read_options(arguments: argparse.Namespace) -> dict[str, Any]:
             )
     if source is not None and source.original_files and "path" not in given:
         raise InputError(f"{name} needs --from PATH: {source.original_files}.")
+    check_side(given.get("size", 1))
     if not 0 < given.get("shard_mb", 1.0) < math.inf:
         raise InputError(f"--shard-mb is {given['shard_mb']:g}, but must be more than 0.")
     if given.get("jobs", 1) < 1:

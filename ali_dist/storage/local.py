@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ali_dist.errors import InputError, StorageError
 from ali_dist.storage.base import (
@@ -47,14 +47,15 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Listing:
         folder = clean_key(prefix, self.url, partial=True).rpartition("/")[0]
+        objects = []
         with self._explain_read_errors(folder):
             if self.root.exists() and not self.root.is_dir():
-                raise InputError(f"{self.url} is a file, but a folder is needed: give the folder that holds it.")
-            objects = [
-                _object_info(key, status)
-                for key, status in _walk_folder(str(self.root / folder), f"{folder}/" if folder else "", frozenset())
-                if key.startswith(prefix)
-            ]
+                raise _not_a_folder(self.root)
+            for key, status in _walk_folder(str(self.root / folder), f"{folder}/" if folder else "", frozenset()):
+                if isinstance(status, OSError):
+                    raise _os_error("read", self.root / key, status) from status
+                if isinstance(status, os.stat_result) and key.startswith(prefix):
+                    objects.append(_object_info(key, status))
         return sorted(objects, key=lambda info: info.key)
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -133,22 +134,83 @@ def _object_info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key=key, size=status.st_size, etag=f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
-def _walk_folder(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every file below `folder` as (prefix + relative path, status); links to a folder above are not followed."""
+class FolderFiles(NamedTuple):
+    """What lies below a folder; keys are paths relative to it.
+
+    Attributes:
+        sizes: Bytes of every file, links to files included.
+        broken: Links to what is not there.
+        looping: Links to a folder that they lie in, which are not followed.
+        unreadable: Folders that cannot be read and links that lead in a circle, each with the reason.
+    """
+
+    sizes: dict[str, int]
+    broken: list[str]
+    looping: list[str]
+    unreadable: dict[str, str]
+
+
+def list_files(folder: Path) -> FolderFiles:
+    """List all that lies below a folder, also what cannot be read.
+
+    Raises:
+        InputError: The folder itself is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise _not_a_folder(folder)
+    found = FolderFiles({}, [], [], {})
+    for entry in _walk_folder(str(folder), "", frozenset()):
+        if isinstance(entry.status, os.stat_result):
+            found.sizes[entry.key] = entry.status.st_size
+        elif isinstance(entry.status, OSError):
+            found.unreadable[entry.key] = (entry.status.strerror or str(entry.status)).lower()
+        elif entry.status == _BROKEN:
+            found.broken.append(entry.key)
+        else:
+            found.looping.append(entry.key)
+    return found
+
+
+_BROKEN, _LOOPING = "broken", "looping"
+
+
+class _Entry(NamedTuple):
+    key: str
+    status: os.stat_result | OSError | str  # of a file; why it cannot be read; or _BROKEN or _LOOPING, of a link
+
+
+def _walk_folder(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[_Entry]:
+    """Yield every file below `folder`, and what cannot be followed; keys are prefix + relative path."""
     try:
         status = os.stat(folder)
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        yield _Entry(prefix.removesuffix("/"), error)
+        return
     identity = (status.st_dev, status.st_ino)
     if identity in above:
+        yield _Entry(prefix.removesuffix("/"), _LOOPING)
         return
     for entry in entries:
-        if entry.is_dir():
-            yield from _walk_folder(entry.path, f"{prefix}{entry.name}/", above | {identity})
-        elif entry.is_file() and not entry.name.startswith(TEMPORARY):
-            with suppress(FileNotFoundError):  # deleted since the scan
-                yield prefix + entry.name, entry.stat()
+        key = prefix + entry.name
+        try:
+            if entry.is_dir():
+                yield from _walk_folder(entry.path, f"{key}/", above | {identity})
+            elif entry.is_file():
+                if not entry.name.startswith(TEMPORARY):
+                    yield _Entry(key, entry.stat())
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                yield _Entry(key, _BROKEN)
+        except FileNotFoundError:
+            continue  # deleted since the scan
+        except OSError as error:
+            yield _Entry(key, error)
+
+
+def _not_a_folder(path: Path) -> InputError:
+    return InputError(f"{path} is a file, but a folder is needed: give the folder that holds it.")
 
 
 @contextmanager

@@ -21,6 +21,11 @@ _TREATMENTS = {
 }
 """What is said of each treatment. Whether images were resized or cropped is in the index, and no surprise."""
 
+_PLURALS = {"broken link": "broken links", "link to a folder around it": "links to a folder around them"}
+
+NETWORK_SIDES = (16, 32, 64, 128, 256)
+"""Sides of the images that the residual networks take, which are those of all networks for images."""
+
 _CONVERTIBLE = {
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ai", ".eps", ".ico", ".tga", ".exr", ".hdr"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -59,14 +64,31 @@ def summary_lines(name: str, index: Index, url: str, *, is_new: bool) -> list[st
     return [*lines, *extra.get("notes", [])]
 
 
+def describe_side(index: Index) -> list[str]:
+    """A sentence on images of a side that no network takes, if they are such."""
+    if len(index.shape) != 3 or index.shape[1] != index.shape[2] or index.shape[1] in NETWORK_SIDES:
+        return []
+    side = index.shape[1]
+    nearest = max((known for known in NETWORK_SIDES if known < side), default=NETWORK_SIDES[0])
+    sides = ", ".join(map(str, NETWORK_SIDES[:-1]))
+    return [
+        f"No network takes images of {side} pixels a side, but there are some for {sides} and {NETWORK_SIDES[-1]}: "
+        f"`train` resizes them with --data.image_size {nearest}."
+    ]
+
+
 def _describe_left_out(name: str, left_out: Mapping[str, Any], thing: str) -> str:
     kinds = sorted(left_out.items(), key=lambda item: -item[1]["count"])
-    parts = [f"{entry['count']:,} {kind}{_name_first(entry)}" for kind, entry in kinds[:_MAX_KINDS]]
+    parts = [f"{_count_kind(entry['count'], kind)}{_name_first(entry)}" for kind, entry in kinds[:_MAX_KINDS]]
     if more := sum(entry["count"] for _, entry in kinds[_MAX_KINDS:]):
         parts.append(f"{more:,} of other kinds")
     total = sum(entry["count"] for entry in left_out.values())
     things = count(total, thing, "samples or members" if thing != "file" else "files")
     return f"{name}: {things} {'was' if total == 1 else 'were'} left out: {', '.join(parts)}"
+
+
+def _count_kind(number: int, kind: str) -> str:
+    return count(number, kind, _PLURALS.get(kind, kind))
 
 
 def _name_first(entry: Mapping[str, Any]) -> str:

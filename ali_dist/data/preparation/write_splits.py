@@ -6,6 +6,7 @@ Equal sources and settings give equal bytes, however many processes write and ho
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from ali_dist.data.preparation.shard_task import RECORD_PREFIX, UNFINISHED_KEY, 
 from ali_dist.data.preparation.workers import write_in_processes
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.labels import Label, encode_label
-from ali_dist.data.shards.sample import NamedCounts
+from ali_dist.data.shards.sample import NamedCounts, printable_name
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.writer import MB, SampleFormat, write_index
 from ali_dist.data.sources.base import SampleNumbers, SourceSplit, StartTracking, track_nothing
@@ -64,6 +65,8 @@ def write_splits(
 ) -> WrittenSplits:
     """Write each split into its folder below `store`, unless it is there already.
 
+    Nothing is made before the first split is known, so that a refused source leaves no folder behind.
+
     Args:
         store: Parent folder of the splits.
         splits: The splits of a source.
@@ -74,8 +77,10 @@ def write_splits(
         InputError: Other data is in a folder, or a sample cannot be used.
     """
     written = {}
+    remaining = iter(splits)
+    first = list(itertools.islice(remaining, 1))
     with _lock_folder(store):
-        for split in splits:
+        for split in itertools.chain(first, remaining):
             folder = store.child(split.name)
             written[split.name] = (folder, _write_split(folder, split, options, start_tracking))
     return written
@@ -124,16 +129,34 @@ def _is_complete(store: Store, settings: dict[str, Any]) -> bool:
         try:
             check_listing(store, index)
         except InputError:
+            _mark_unfinished(store, settings)  # first, so that what is left stays known as ours
             store.delete([INDEX_KEY])  # shards were lost; the same ones are written again
             return False
         _remove_leftovers(store, {key for shard in index.shards for key in (shard.key, shard.sidecar_key)})
         return True
-    if store.stat(UNFINISHED_KEY) is None and any(info.key.endswith(".tar") for info in store.list()):
-        raise InputError(
-            f"{store.url} holds tars without an index that this program did not write: choose another folder, or "
-            f"index them with `python -m ali_dist.prepare webdataset {shlex.quote(store.url)}`."
-        )
+    if store.stat(UNFINISHED_KEY) is None:
+        _refuse_foreign_files(store)
     return False
+
+
+def _refuse_foreign_files(store: Store) -> None:
+    """Refuse a folder that has neither an index nor our mark, but files that we would replace or be taken for.
+
+    Raises:
+        InputError: There is a tar, or a file with a name of ours.
+    """
+    keys = [info.key for info in store.list()]
+    if tar := next((key for key in keys if key.endswith(".tar")), None):
+        raise InputError(
+            f"{store.url} holds tars without an index that this program did not write (such as {printable_name(tar)}): "
+            f"choose another folder, or index them with `python -m ali_dist.prepare webdataset "
+            f"{shlex.quote(store.url)}`."
+        )
+    if own := next((key for key in keys if _OWN_FILE.fullmatch(key) or key.startswith(RECORD_PREFIX)), None):
+        raise InputError(
+            f"{store.url} holds {printable_name(own)}, which this program did not write and would replace: choose "
+            f"another folder, or move that file."
+        )
 
 
 def _describe_difference(there: object, settings: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ali_dist.data.shards.labels import Label
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what breaks lines, or speaks to a terminal
 NAMED = 20  # samples that a count names
-_CONTROL = ("Cc", "Zl", "Zp")  # categories of characters: controls, and breaks of lines and paragraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,9 @@ def name_to_bytes(name: str) -> bytes:
 
 
 def printable_name(name: str) -> str:
-    """The name of a file or class as any program can write it on one line.
-
-    Odd bytes, line breaks and other control characters become a backslash and what stands for them: `xdf`, `n`.
-    """
+    """The name of a file or class as any program can write it on one line: odd bytes and control characters escaped."""
     text = name_to_bytes(name).decode("utf-8", "backslashreplace")
-    return "".join(_escape_control(character) for character in text)
-
-
-def _escape_control(character: str) -> str:
-    """A character, or an escape for one that would end a line or command a terminal."""
-    if unicodedata.category(character) not in _CONTROL:
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class NamedCounts:

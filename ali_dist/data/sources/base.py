@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.shards.labels import Label
-from ali_dist.data.shards.sample import PreparedSample, name_to_bytes
+from ali_dist.data.shards.sample import PreparedSample, name_to_bytes, printable_name
 from ali_dist.errors import InputError
 
 _CHUNK = 4096  # rows that are hashed at a time
@@ -89,7 +89,10 @@ def keep_classes(split: SourceSplit, chosen: Sequence[str]) -> SourceSplit:
     Raises:
         InputError: The split has no classes, no class of such a name, or no sample of one.
     """
-    if split.class_numbers is None or not split.classes:
+    if not split.classes:
+        kind = "attributes and no classes" if split.attributes else "no classes"
+        raise InputError(f"--only chooses classes, but the samples of {split.name} have {kind}: leave it out.")
+    if split.class_numbers is None:
         raise InputError(f"--only chooses classes, but this source knows none before it is read, in {split.name}.")
     for name in chosen:
         if name not in split.classes:
@@ -121,7 +124,8 @@ def _select_rows(
 
 def _list_some_classes(names: Sequence[str]) -> str:
     """The first of the class names, of which there may be a thousand."""
-    return f"classes: {', '.join(names[:_MAX_LISTED_CLASSES])}{', ...' * (len(names) > _MAX_LISTED_CLASSES)}"
+    listed = ", ".join(map(printable_name, names[:_MAX_LISTED_CLASSES]))
+    return f"classes: {listed}{', ...' * (len(names) > _MAX_LISTED_CLASSES)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ _FROM = "the CelebA page (aligned and cropped images, list_attr_celeba.txt, list
 _FOLDERS = ("", "Img", "Anno", "Eval", "celeba", "CelebA/Img", "CelebA/Anno", "CelebA/Eval")  # as they are downloaded
 
 
-def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
+def celeba_splits(path: Path, *, splits: Sequence[str] | None = None, skip_bad: bool = False) -> Iterator[SourceSplit]:
     """Give train, valid and test as CelebA's authors divide it: uint8 [3, 64, 64], with 40 attributes that are 0 or 1.
 
     Args:
         path: The folder with img_align_celeba/ (or .zip), list_attr_celeba.txt and list_eval_partition.txt, or with
             the folders Img, Anno and Eval that hold them.
         splits: The splits to write; by default all.
+        skip_bad: Whether folders that cannot be read are left out.
 
     Raises:
         InputError: A file is missing or malformed, or names an image that is not there.
@@ -34,7 +35,7 @@ def celeba_splits(path: Path, *, splits: Sequence[str] | None = None) -> Iterato
     attributes, values = _read_attributes(_find_file(path, "list_attr_celeba.txt"))
     partition = _read_partition(_find_file(path, "list_eval_partition.txt"))
     root = _find_file(path, "img_align_celeba", "img_align_celeba.zip")
-    sizes = list_images(root).images
+    sizes = list_images(root, skip_bad=skip_bad).images
     paths = {name.rpartition("/")[2]: name for name in sizes}
     by_split = {
         split: [name for name, number in partition.items() if _SPLITS[number] == split] for split in chosen_splits

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 from ali_dist.data.shards.sample import printable_name
-from ali_dist.data.sources.image_files import OUTSIDE, list_folders, name_some
+from ali_dist.data.sources.image_files import LOOPING, OUTSIDE, UNREADABLE, list_folders, name_some
 from ali_dist.data.sources.split_folders import DividedImages
 
 
@@ -24,6 +24,7 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
             f"A class is a folder directly in {where}; the images of deeper folders (such as {name_some(deep, 1)}) "
             f"belong to the class that they lie in."
         )
+    unfollowed = {file.path for file in listing.left_out if file.reason in (LOOPING, UNREADABLE)}
     outside = [file for file in listing.left_out if file.reason == OUTSIDE]
     empty = [
         prefix + name
@@ -31,6 +32,7 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
         for name in list_folders(listing.root, listing.top + prefix)
         if not any(path.startswith(f"{prefix}{name}/") for path in listing.images)
         and not any(file.path.startswith(f"{listing.top}{prefix}{name}/") for file in outside)
+        and f"{listing.top}{prefix}{name}" not in unfollowed
     ]
     if empty:
         notes.append(
@@ -39,7 +41,8 @@ def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[s
     for folded, count in Counter(name.casefold() for name in classes).items():
         if count > 1:
             same = [name for name in classes if name.casefold() == folded]
-            notes.append(f"{' and '.join(same)} are {count} classes, though only the case of their names differs.")
+            names = " and ".join(map(printable_name, same))
+            notes.append(f"{names} are {count} classes, though only the case of their names differs.")
     return notes
 
 
@@ -60,6 +63,12 @@ def note_splits(divided: DividedImages, labels: Mapping[str, Sequence[Hashable]]
             f"--holdout {holdout:g}"
         )
         notes.append(f"No image is held out, because {reason}: nothing can be measured on images that were not seen.")
+    if "train" not in labels:
+        names = " and ".join(labels)
+        notes.append(
+            f"There is no train folder, only {names}: `train` finds nothing to train on, unless --data.split names one "
+            f"of them."
+        )
     counts = Counter(label for of_split in labels.values() for label in of_split if isinstance(label, str))
     if single := sorted(str(name) for name, count in counts.items() if count == 1):
         classes = "1 class has" if len(single) == 1 else f"{len(single)} classes have"

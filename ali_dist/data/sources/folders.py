@@ -14,7 +14,9 @@ from ali_dist.data.shards.pictures import BACKGROUND
 from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.folder_notes import note_class_folders, note_splits
+from ali_dist.data.sources.holdout import check_share, measurable_share
 from ali_dist.data.sources.image_files import (
+    BROKEN,
     ImageListing,
     count_left_out,
     fingerprint_images,
@@ -50,6 +52,7 @@ def folder_splits(
     labels: str | None = None,
     holdout: float = 0.1,
     splits: Sequence[str] | None = None,
+    skip_bad: bool = False,
 ) -> Iterator[SourceSplit]:
     """Give uint8 [1 or 3, size, size] from a folder or zip of images, or of a sub-folder of images for each class.
 
@@ -66,16 +69,17 @@ def folder_splits(
             separated by commas; by default the folders are the classes.
         holdout: Share of the images that is for testing.
         splits: The splits to write; by default all.
+        skip_bad: Whether folders that cannot be read are left out.
 
     Raises:
-        InputError: There are no images, they lie both in class folders and beside them, a table does not fit them, or
-            the size is impossible.
+        InputError: There are no images, a folder cannot be read, images lie both in class folders and beside them, a
+            table does not fit them, or the size is impossible.
     """
     crop = CenterCrop(size, grey, background)
     if not path.is_dir() and not is_zip_file(path):
         what = f"{path} is neither a folder nor a .zip file" if path.exists() else f"There is no folder {path}"
         raise InputError(f"{what}: give one of images, or of a sub-folder of images for each class.")
-    divided = divide_images(look_through_top(_list_some_images(path)))
+    divided = divide_images(look_through_top(_list_some_images(path, skip_bad=skip_bad)))
     columns = tuple(name.strip() for name in labels.split(",")) if labels is not None else ()
     tables = find_tables(divided.listing, list(divided.folders.values()))
     table = read_labels(divided.listing, tables, columns) if columns else None
@@ -95,12 +99,19 @@ def folder_splits(
         yield make_split(name, divided.listing, by_split[name], classes, crop, settings, attributes, extra)
 
 
-def _list_some_images(path: Path) -> ImageListing:
-    listing = list_images(path)
+def _list_some_images(path: Path, *, skip_bad: bool) -> ImageListing:
+    listing = list_images(path, skip_bad=skip_bad)
     if listing.images:
         return listing
-    counts = {reason: entry["count"] for reason, entry in count_left_out(listing.left_out).to_json().items()}
-    found = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1])[:8])
+    left_out = count_left_out(listing.left_out).to_json()
+    if broken := left_out.get(BROKEN):
+        others = f", and {len(listing.left_out) - broken['count']} other files" if len(left_out) > 1 else ""
+        raise InputError(
+            f"There are only broken links in {path} ({broken['count']}, such as {broken['first'][0]}{others}): fetch "
+            f"the files that they point to (with `dvc pull` or `git annex get`, say), or give the folder that has them."
+        )
+    counts = sorted(((entry["count"], reason) for reason, entry in left_out.items()), key=lambda item: -item[0])
+    found = ", ".join(f"{count} {reason}" for count, reason in counts[:8])
     raise InputError(
         f"There are no images in {path}{f' (only {found})' if found else ''}: give a folder with files that end in "
         f"{', '.join(image_suffixes())}."
@@ -120,7 +131,7 @@ def classes_by_folder(listing: ImageListing, prefix: str) -> LabelledFiles:
     Raises:
         InputError: There are none, or some lie in folders and others beside them.
     """
-    where = listing.root / listing.top / prefix
+    where = printable_name(str(listing.root / listing.top / prefix))
     paths = tuple(path for path in listing.images if path.startswith(prefix))
     if not paths:
         raise InputError(
@@ -149,11 +160,11 @@ def _class_names(splits: Sequence[LabelledFiles], root: Path) -> tuple[str, ...]
 
 def _hold_out_images(files: LabelledFiles, share: float) -> dict[str, LabelledFiles]:
     """Divide images into train and test, going through the classes in turn so that every class keeps the share."""
-    if not 0 <= share < 1:
-        raise InputError(f"--holdout is {share:g}, but must be from 0 to less than 1.")
+    check_share(share)
     rows = sorted(
         range(len(files.paths)), key=lambda row: (str(files.labels[row]), fingerprint_content(files.paths[row]))
     )
+    share = measurable_share(len(rows), share)
     num_held_out = [round(share * count) for count in range(len(rows) + 1)]  # among the first `count` images
     test = {row for count, row in enumerate(rows) if num_held_out[count + 1] > num_held_out[count]}
     parts = {"train": [row for row in range(len(rows)) if row not in test], "test": sorted(test)}

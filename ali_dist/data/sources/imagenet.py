@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.folders import LabelledFiles, classes_by_folder, make_split
 from ali_dist.data.sources.image_files import ImageListing, count_left_out, list_images
@@ -17,7 +18,9 @@ _IMAGENET = "the ILSVRC2012 images from the ImageNet site (train/<wnid>/*.JPEG a
 _ANSWERS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")
 
 
-def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None = None) -> Iterator[SourceSplit]:
+def imagenet_splits(
+    path: Path, *, size: int = 64, splits: Sequence[str] | None = None, skip_bad: bool = False
+) -> Iterator[SourceSplit]:
     """Give uint8 [3, size, size] from ILSVRC2012: the middle square of each image; classes are the sorted wnids.
 
     Args:
@@ -25,6 +28,7 @@ def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None 
             beside it (LOC_val_solution.csv, or imagenet_2012_validation_synset_labels.txt).
         size: Pixels of a side.
         splits: The splits of `train` and `valid` to write; by default both.
+        skip_bad: Whether folders that cannot be read are left out.
 
     Raises:
         InputError: A folder or the list of answers is missing, a class of `valid` is not one of `train`, or the size is
@@ -38,8 +42,8 @@ def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None 
     root = root.parent
     if "valid" in chosen and not (root / "val").is_dir():
         raise InputError(f"There is no folder val in {root}: imagenet64 needs {_IMAGENET}, or --splits train.")
-    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
-    by_split = {split: _imagenet_files(root, split, [path, root]) for split in chosen}
+    classes = tuple(sorted(printable_name(folder.name) for folder in (root / "train").iterdir() if folder.is_dir()))
+    by_split = {split: _imagenet_files(root, split, [path, root], skip_bad=skip_bad) for split in chosen}
     for split, (files, _) in by_split.items():
         unknown = sorted({str(name) for name in files.labels} - set(classes))
         if unknown:
@@ -49,10 +53,12 @@ def imagenet_splits(path: Path, *, size: int = 64, splits: Sequence[str] | None 
         yield make_split(split, listing, files, classes, crop, {"name": "imagenet64", "size": size}, extra=extra)
 
 
-def _imagenet_files(root: Path, split: str, answer_folders: Sequence[Path]) -> tuple[LabelledFiles, ImageListing]:
+def _imagenet_files(
+    root: Path, split: str, answer_folders: Sequence[Path], *, skip_bad: bool
+) -> tuple[LabelledFiles, ImageListing]:
     """Find the images of one split with their wnids, and the listing that they are in."""
     folder = "train" if split == "train" else "val"
-    listing = list_images(root / folder)
+    listing = list_images(root / folder, skip_bad=skip_bad)
     images = {f"{folder}/{path}": size for path, size in listing.images.items()}
     listing = ImageListing(root, images, listing.left_out)
     if split == "valid" and not any(path.count("/") > 1 for path in images):

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FACE = (178, 218)  # width and height of CelebA's aligned faces
+MAX_SIDE = 1024  # four times the largest networks; a hundred thousand pixels would fill memory and disk
 _REDUCING_GAP = 3.0  # how many times larger than its crop an image stays when it is reduced fast at first
+
+
+def check_side(size: int) -> None:
+    """Refuse a size that no image can be brought to.
+
+    Raises:
+        InputError: It is not from 1 to `MAX_SIDE`.
+    """
+    if not 1 <= size <= MAX_SIDE:
+        raise InputError(f"--size is {size}, but must be from 1 to {MAX_SIDE} pixels a side.")
 
 
 class ImageCrop(Protocol):
@@ -36,7 +47,7 @@ class CenterCrop:
     """The middle square, reduced to `size` pixels a side (smoothed; smaller images are enlarged).
 
     Attributes:
-        size: Pixels of a side, at least 1.
+        size: Pixels of a side, from 1 to `MAX_SIDE`.
         grey: Whether samples have one channel instead of three.
         background: Color under transparent images.
     """
@@ -46,8 +57,7 @@ class CenterCrop:
     background: str = BACKGROUND
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"--size is {self.size}, but must be at least 1.")
+        check_side(self.size)
 
     def __call__(self, image: Image) -> tuple[Sample, frozenset[str]]:
         width, height = image.size

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ from ali_dist.errors import InputError
 
 _NAMES = ("metadata.csv", "metadata.jsonl")
 _FILE_COLUMN = "file_name"
+_ODD_BYTE = re.compile("[\ud800-\udfff]")  # what Python keeps of a byte that is not UTF-8
 _MAX_UNIQUE = 20  # images of which each may have a class of its own
 _BITS = {0: 0.0, 1: 1.0, "0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
@@ -72,7 +76,7 @@ def read_labels(listing: ImageListing, tables: Sequence[str], columns: Sequence[
             if column not in row.values:
                 raise InputError(
                     f"{row.table} in {listing.root} has no column {column!r} for {name_some([path])}: its columns are "
-                    f"{', '.join(name for name in row.values if name != _FILE_COLUMN)}."
+                    f"{name_some([name for name in row.values if name != _FILE_COLUMN], 12)}."
                 )
     if len(columns) > 1:
         return TableLabels((), {}, {path: _read_attributes(path, row, columns) for path, row in rows.items()})
@@ -94,7 +98,7 @@ def describe_unused(listing: ImageListing, tables: Sequence[str]) -> str:
         columns = [str(name) for name in next(_read_rows(listing, tables[0]), {}) if name != _FILE_COLUMN]
     except InputError:
         columns = []
-    offer = f"; --labels takes one of its columns ({', '.join(columns)}) as the class" if columns else ""
+    offer = f"; --labels takes one of its columns ({name_some(columns, 12)}) as the class" if columns else ""
     return f"{name_some(tables)} was not used{offer}."
 
 
@@ -136,21 +140,57 @@ def _count_images(paths: Sequence[str]) -> str:
 def _read_rows(listing: ImageListing, table: str) -> Iterator[dict[str, Any]]:
     where = f"{table} in {listing.root}"
     try:
-        text = read_file(listing.root, table).decode("utf-8-sig", "surrogateescape")  # names need not be UTF-8
+        text = _decode_table(read_file(listing.root, table), where)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{where} cannot be used: {error}.") from error
-    rows = _parse_csv(text) if table.endswith(".csv") else _parse_json_lines(text, where)
+    rows = _parse_csv(text, where) if table.endswith(".csv") else _parse_json_lines(text, where)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not row.get(_FILE_COLUMN):
-            columns = f" (columns: {', '.join(map(str, row))})" if isinstance(row, dict) else ""
+            columns = f" (columns: {name_some(list(map(str, row)), 12)})" if isinstance(row, dict) else ""
             raise InputError(f"{where} has no {_FILE_COLUMN} in row {number}{columns}: add it, or remove the table.")
+        for column, value in row.items():
+            if column != _FILE_COLUMN and _ODD_BYTE.search(f"{column}{value}"):
+                raise InputError(f"{where} is not UTF-8 in row {number}: save it as UTF-8.")
         yield row
 
 
-def _parse_csv(text: str) -> Iterator[dict[str, Any]]:
+def _decode_table(data: bytes, where: str) -> str:
+    """The text of a table: UTF-8, or UTF-16 that says so. Odd bytes stay, because names of files may have them."""
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-8-sig", "surrogateescape")
+    else:
+        try:
+            text = data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} begins as UTF-16, but is not: save it as UTF-8.") from error
+    if "\0" in text:
+        raise InputError(f"{where} is no text in UTF-8 (it has zero bytes): save it as UTF-8.")
+    return text
+
+
+def _parse_csv(text: str, where: str) -> Iterator[dict[str, Any]]:
     header = text.split("\n", 1)[0]
-    delimiter = ";" if header.count(";") > header.count(",") else ","
-    yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        columns = list(reader.fieldnames or ())
+        if twice := next((name for name, count in Counter(columns).items() if name and count > 1), None):
+            raise InputError(
+                f"{where} has the column {twice!r} {columns.count(twice)} times: rename one, or remove it."
+            )
+        for number, row in enumerate(reader, 1):
+            extra = row.pop(None, [])
+            absent = sum(value is None for value in row.values())
+            if absent or any(extra):
+                raise InputError(
+                    f"{where} has {len(columns) - absent + len(extra)} fields in row {number}, but {len(columns)} "
+                    f"columns: add what is missing, or put fields that hold {delimiter!r} in quotes."
+                )
+            yield row
+    except csv.Error as error:
+        raise InputError(f"{where} cannot be read as a table ({error}): repair it.") from error
 
 
 def _parse_json_lines(text: str, where: str) -> Iterator[Any]:

@@ -7,7 +7,9 @@ without any files.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,15 +93,24 @@ def parse_color(text: str) -> str:
     """A color that Pillow knows, as it was written.
 
     Raises:
-        ValueError: It is none.
+        argparse.ArgumentTypeError: It is none.
     """
     from PIL import ImageColor
 
-    ImageColor.getrgb(text)
+    try:
+        ImageColor.getrgb(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is {text!r}, but must be a color, such as white or #ff8800") from error
     return text
 
 
 def _expand_path(text: str) -> Path:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
+    if scheme:  # the rest is not repeated, because urls may hold passwords
+        remedy = "webdataset indexes tars there" if scheme[1] == "s3" else "webdataset-import reads tars from urls"
+        raise argparse.ArgumentTypeError(
+            f"is a url ({scheme[0]}...), but must be a path on this machine: download the files first ({remedy})"
+        )
     return Path(os.path.expanduser(text))
 
 
@@ -117,6 +128,9 @@ _BACKGROUND = SourceOption(
     value_type=parse_color,
     metavar="COLOR",
     help="what transparent images are put on, as a name or #rrggbb (default white)",
+)
+_SKIP_BAD = SourceOption(
+    keyword="skip_bad", flag="--skip-bad", value_type=None, help="leave out, count and list what cannot be read"
 )
 
 SOURCES = {
@@ -217,13 +231,13 @@ SOURCES = {
     "celeba": DataSource(
         summary="CelebA faces, 64x64, 40 attributes",
         make_splits=celeba_splits,
-        options=(_PATH, _SPLITS),
+        options=(_PATH, _SPLITS, _SKIP_BAD),
         original_files="the folder of img_align_celeba (or its .zip), list_attr_celeba.txt and list_eval_partition.txt",
     ),
     "imagenet64": DataSource(
         summary="ILSVRC2012, the middle square at 64x64",
         make_splits=imagenet_splits,
-        options=(_PATH, _SPLITS, _ANY_SIZE),
+        options=(_PATH, _SPLITS, _ANY_SIZE, _SKIP_BAD),
         original_files="the folder of train/<wnid>/*.JPEG and val/",
     ),
     "folder": DataSource(
@@ -243,6 +257,7 @@ SOURCES = {
             SourceOption(
                 keyword="holdout", value_type=float, help="share of the images held out as test (default 0.1)"
             ),
+            _SKIP_BAD,
         ),
         original_files="the folder or .zip of images",
         lists_folder=True,

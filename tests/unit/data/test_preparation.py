@@ -177,6 +177,26 @@ def test_shards_of_a_try_with_other_settings_or_lost_ones_are_written_again(tmp_
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["00000.npz", "00000.tar", "unfinished/00000.json"])
+def test_a_file_of_the_user_with_a_name_of_ours_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "train" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    with pytest.raises(InputError, match=f"holds .*{name}.*did not write|did not write .*{name}"):
+        write_splits(LocalStore(tmp_path), [counted_split()[0]], OPTIONS)
+    assert content(tmp_path) == {f"train/{name}": b"mine"}
+
+
+def test_a_source_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    def refuse() -> Iterator[SourceSplit]:
+        raise InputError("There are no images.")
+        yield
+
+    with pytest.raises(InputError, match="There are no images"):
+        write_splits(LocalStore(tmp_path / "out"), refuse(), OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_killed_command_leaves_no_process_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,12 @@ class TestLocalStore(StoreContract):
         assert [info.key for info in store.list("linked")] == ["linked/b"]
         assert [info.key for info in store.list("real")] == ["real/a"]
 
+    def test_a_link_in_a_circle_is_named(self, store: Store, tmp_path: Path) -> None:
+        store.put("folder/a", b"1")
+        (tmp_path / "data" / "folder" / "x").symlink_to("x")
+        with pytest.raises(StorageError, match="data/folder/x cannot be read: too many levels"):
+            store.list()
+
     def test_what_the_user_can_put_right_is_an_input_error(self, store: Store, tmp_path: Path) -> None:
         store.put("a", b"1")
         store.put("folder/b", b"1")

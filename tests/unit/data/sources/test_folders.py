@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ali_dist.data.preparation.summary import NETWORK_SIDES
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
+from ali_dist.data.sources.image_files import name_some
+from ali_dist.model.architectures import ARCHITECTURES
+from ali_dist.model.architectures.residual import SIDES
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, refused, run
 from tests.helpers.originals import encode_jpeg, make_photo, write_files, write_imagenet
@@ -172,6 +176,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.
     (own / "y.jpg").unlink()
     assert "--holdout is 1" in refusal("--holdout", 1)
     assert "--size is 0" in refusal("--size", 0)
+    assert "--size is 100000, but must be from 1 to 1024" in refusal("--size", 100_000)
     write_files(own, {"a/deep.tif": encoded(np.zeros((9, 9), np.float32), "TIFF")})
     message = refusal()
     assert f"a/deep.tif in {own} cannot be used" in message
@@ -187,3 +192,63 @@ def test_large_images_are_stored_compressed_unless_asked(tmp_path: Path, capsys:
         arguments = ("folder", out, "--from", tmp_path / "own", "--size", size, "--verify", "--jobs", 1, *given)
         assert run(capsys, *arguments)[0] == 0
         assert load_index(LocalStore(out / "train")).encoding == encoding
+
+
+# ---- what the user gave, and what it can be used for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(5, 0), (6, 2), (14, 2), (15, 2), (30, 3)])
+def test_two_images_or_none_are_held_out_of_a_few(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, held_out: int
+) -> None:
+    write_files(tmp_path / "own", {f"{n}.png": encoded(make_photo(4, 4, n), "PNG") for n in range(count)})
+    arguments = ("folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 4, "--jobs", 1)
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert (f"test: {held_out} samples" in out) == bool(held_out)
+    assert ("No image is held out" in out) == (not held_out)
+    assert load_index(LocalStore(tmp_path / "out" / "train")).num_samples == count - held_out
+
+
+def test_a_test_folder_alone_is_nothing_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path / "own" / "test", {f"{n}.png": encoded(make_photo(4, 4, n), "PNG") for n in range(3)})
+    code, out, _ = run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 4, "--jobs", 1)
+    assert code == 0
+    assert "There is no train folder, only test: `train` finds nothing to train on, unless --data.split names" in out
+
+
+def test_refusals_say_what_to_give_and_make_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    write_files(own, {f"{n}.png": encoded(make_photo(4, 4, n), "PNG") for n in range(3)})
+    color = refused(capsys, "folder", out, "--from", own, "--background", "nocolor")
+    assert "--background is 'nocolor', but must be a color, such as white or #ff8800" in color
+    url = refused(capsys, "folder", out, "--from", "https://me:secret@host/b.zip")
+    assert "--from is a url (https://...), but must be a path on this machine: download" in url
+    assert "secret" not in url
+    assert "--from is a url (s3://...)" in refused(capsys, "folder", out, "--from", "s3://bucket/b")
+    flat = refused(capsys, "folder", out, "--from", own, "--only", "cat")
+    assert "--only chooses classes, but the samples of train have no classes: leave it out." in flat
+    assert not out.exists()
+
+
+def test_a_class_name_with_a_line_break_or_an_escape_is_printed_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = encoded(make_photo(4, 4), "PNG")
+    write_files(tmp_path / "own", {"a\nb/x.png": photo, "c\x1b[31m/x.png": photo})
+    code, out, _ = run(capsys, "folder", tmp_path / "out", "--from", tmp_path / "own", "--size", 4, "--jobs", 1)
+    assert code == 0
+    assert r"2 classes have one image only: a\nb, c\x1b[31m." in out
+    arguments = ("folder", tmp_path / "x", "--from", tmp_path / "own", "--size", 4, "--only", "d")
+    assert r"classes: a\nb, c\x1b[31m" in refused(capsys, *arguments)
+
+
+def test_the_first_of_many_names_are_followed_by_how_many_there_are() -> None:
+    assert name_some(list("abcde")) == "a, b, c and 2 more"
+    assert name_some(list("abc")) == "a, b, c"
+
+
+def test_the_sides_that_prepare_knows_are_those_of_the_networks() -> None:
+    fixed = {table.image_size for table in ARCHITECTURES.values()} - {None}
+    assert set(NETWORK_SIDES) == fixed | set(SIDES)
+    assert tuple(sorted(NETWORK_SIDES)) == NETWORK_SIDES

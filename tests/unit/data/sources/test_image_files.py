@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,15 @@ import pytest
 from PIL import Image
 
 from ali_dist.data.shards.index import Index, load_index
-from ali_dist.data.sources.image_files import HIDDEN, SYSTEM, ImageListing, list_images, readable_formats
+from ali_dist.data.sources.image_files import (
+    ESCAPING,
+    HIDDEN,
+    REPEATED,
+    SYSTEM,
+    ImageListing,
+    list_images,
+    readable_formats,
+)
 from ali_dist.data.sources.images import CenterCrop, samples_from_images
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
@@ -97,6 +107,8 @@ def test_what_is_left_out_and_what_was_done_is_said_and_in_the_index(
             "train: pictures in .svg cannot be read: convert them to .png or .jpg.",
             "No image is held out, because 3 images are too few for --holdout 0.1: nothing can be measured on images "
             "that were not seen.",
+            "No network takes images of 8 pixels a side, but there are some for 16, 32, 64, 128 and 256: `train` "
+            "resizes them with --data.image_size 16.",
         ]
     extra = train_index(tmp_path / "out").extra
     assert extra["left_out"] == {".svg": {"count": 1, "first": ["d.svg"]}, ".txt": {"count": 1, "first": ["e.txt"]}}
@@ -239,3 +251,80 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be read as a zip"):
         assert isinstance(list_images(tmp_path / "b.zip"), ImageListing)
+
+
+def make_zip(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            archive.writestr(name, encoded(make_photo(8, 8, number), "PNG"))
+    return path
+
+
+def test_a_zip_of_older_windows_tools_has_the_classes_of_its_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{kind}\\{n}.png" for kind in ("cat", "owl") for n in range(3)]
+    make_zip(tmp_path / "own.zip", names)
+    arguments = ("folder", tmp_path / "out", "--from", tmp_path / "own.zip", "--size", 8, "--jobs", 1)
+    assert run(capsys, *arguments)[0] == 0
+    index = load_index(LocalStore(tmp_path / "out" / "train"))
+    assert index.classes == ("cat", "owl")
+
+
+def test_names_of_a_zip_that_lead_out_of_it_are_left_out_and_roots_are_dropped(tmp_path: Path) -> None:
+    root = make_zip(tmp_path / "a.zip", ["../../x.png", "/cat/a.png", "C:\\cat\\b.png", "./cat/c.png"])
+    listing = list_images(root)
+    assert list(listing.images) == ["cat/a.png", "cat/b.png", "cat/c.png"]
+    assert [(file.path, file.reason) for file in listing.left_out] == [("../../x.png", ESCAPING)]
+    assert np.array_equal(read(root, "cat/b.png")[0], make_photo(8, 8, 2).transpose(2, 0, 1))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_members_of_a_zip_with_one_name_the_later_is_read(tmp_path: Path) -> None:
+    root = make_zip(tmp_path / "a.zip", ["a.png", "a.png"])
+    assert [(file.path, file.reason) for file in list_images(root).left_out] == [("a.png", REPEATED)]
+    assert np.array_equal(read(root, "a.png")[0], make_photo(8, 8, 1).transpose(2, 0, 1))
+
+
+def test_broken_links_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("a.png", "b.png"):
+        (own / name).symlink_to(tmp_path / "gone" / name)
+    arguments = ("folder", tmp_path / "out", "--from", own, "--size", 8, "--jobs", 1)
+    assert f"There are only broken links in {own} (2, such as a.png): fetch" in refused(capsys, *arguments)
+    assert not (tmp_path / "out").exists()
+    write_files(own, {"c.png": encoded(PHOTO, "PNG")})
+    out = run(capsys, *arguments)[1]
+    assert "train: 2 files were left out: 2 broken links (a.png, b.png)\n" in out
+
+
+def test_what_cannot_be_read_is_named_or_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    write_files(own, {name: encoded(PHOTO, "PNG") for name in ("cat/a.png", "owl/b.png")})
+    (own / "cat" / "x").symlink_to(own / "cat" / "y")
+    (own / "cat" / "y").symlink_to(own / "cat" / "x")
+    (own / "loop").symlink_to(own)
+    arguments = ("folder", tmp_path / "out", "--from", own, "--size", 8, "--jobs", 1)
+    message = refused(capsys, *arguments)
+    assert re.search(r"cat/[xy] in \S+ cannot be read \(too many levels of symbolic links\)", message)
+    assert "--skip-bad" in message
+    code, out, _ = run(capsys, *arguments, "--skip-bad")
+    assert code == 0
+    assert "2 unreadable (cat/x, cat/y), 1 link to a folder around it (loop)" in out
+    assert "has no images" not in out
+    assert train_index(tmp_path / "out").num_samples == 2
+    scan = os.scandir
+
+    def refuse_owl(path: str) -> Any:
+        if str(path).endswith("owl"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    (own / "cat" / "x").unlink()
+    (own / "cat" / "y").unlink()
+    monkeypatch.setattr(os, "scandir", refuse_owl)
+    assert f"owl in {own} cannot be read (permission denied): repair it" in refused(capsys, *arguments)
+    assert "1 unreadable (owl)" in run(capsys, *arguments[:1], tmp_path / "cats", *arguments[2:], "--skip-bad")[1]

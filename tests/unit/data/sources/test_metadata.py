@@ -74,6 +74,10 @@ def test_columns_of_0_and_1_are_attributes(tmp_path: Path) -> None:
             "kind",
             "'kind' has numbers such as 0.5, but classes are texts",
         ),
+        ("file_name,kind\na.png,x\nb.png\n", "kind", "has 1 fields in row 2, but 2 columns: add what is missing"),
+        ("file_name,kind\na.png,x,y\nb.png,y\n", "kind", "has 3 fields in row 1, but 2 columns"),
+        ("file_name,kind,kind\na.png,x,x\nb.png,y,y\n", "kind", "has the column 'kind' 2 times"),
+        ("file_name,kind\na.png,x\0\nb.png,y\n", "kind", "has zero bytes"),
         ("file_name,u,v\na.png,1,0\nb.png,1,7\n", "u,v", "has '7' as 'v' of b.png, but an attribute is 0 or 1"),
     ],
 )
@@ -129,3 +133,26 @@ def test_tables_of_splits_label_what_is_written_and_are_named_if_not_used(
     out = run(capsys, "folder", tmp_path / "none", *arguments)[1]
     assert "was not used; --labels takes one of its columns (kind, odd, one) as the class" in out
     assert "labels none, not kind" in refused(capsys, "folder", tmp_path / "none", *arguments, "--labels", "kind")
+
+
+def test_tables_with_tabs_and_in_utf_16_are_read(tmp_path: Path) -> None:
+    expected = {"a.png": "caf\u00e9", "b.png": "x, y"}
+    table = "file_name\tkind\na.png\tcaf\u00e9\nb.png\tx, y\n"
+    assert labels_of(listing_of(tmp_path / "tabs", table), "kind").class_of == expected
+    listing = listing_of(tmp_path / "wide", "")
+    (tmp_path / "wide" / "metadata.csv").write_bytes(table.encode("utf-16"))
+    assert labels_of(listing, "kind").class_of == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("file_name,kind\na.png,x\nb.png,caf\u00e9\n".encode("latin-1"), "is not UTF-8 in row 2: save it as UTF-8"),
+        (b"\xff\xfea", "begins as UTF-16, but is not"),
+    ],
+)
+def test_tables_of_other_encodings_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    listing = listing_of(tmp_path, "")
+    (tmp_path / "metadata.csv").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        labels_of(listing, "kind")
