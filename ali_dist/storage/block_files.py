@@ -20,7 +20,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class BlockFiles:
         self._lock = threading.Lock()
         self._seen: int | None = None  # bytes at the last look
         self._written = 0  # since then, by this process
+        self._pending = 0  # of these, by threads that are not done yet
 
     def read(self, name: str, size: int) -> memoryview | None:
         """The block of that name, which has `size` bytes; None if it is not here, or damaged and therefore dropped."""
@@ -75,11 +76,11 @@ class BlockFiles:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(exist_ok=True)
-            self._make_room(size)
-            with partial.open("xb") as file:
+            with self._room_for(size), partial.open("xb") as file:
                 file.write(block)
                 file.write(_checksum(block))
-            partial.replace(path)
+                file.flush()
+                partial.replace(path)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -101,15 +102,22 @@ class BlockFiles:
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name
 
-    def _make_room(self, size: int) -> None:
-        """Count `size` bytes that will be written, after the least recently used blocks have made room for them."""
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Let the least recently used blocks make room for `size` bytes, which are written in the block."""
         if size > self._most:
             raise OSError(errno.ENOSPC, "data.cache_gb is less than one block")
         with self._lock:
+            self._pending += size
             self._written += size
             if self._seen is None or self._written > self._look_after or self._seen + self._written > self._most:
-                self._seen = self._evict(self._most - size)
-                self._written = size
+                self._seen = self._evict(self._most - self._pending)
+                self._written = self._pending
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pending -= size
 
     def _evict(self, most: int) -> int:
         """If files have more than `most` bytes, remove those that were not used for longest; returns what is left.
