@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ali_dist.data.shards.sample import printable_name
 from ali_dist.evaluation.classifiers import AttributeClassifier, Classifier
+from ali_dist.names import printable_name
 
 
 def condition_kept(

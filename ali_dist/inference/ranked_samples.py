@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ali_dist.data.shards.reader import load_origins
-from ali_dist.data.shards.sample import printable_name
+from ali_dist.names import printable_name
 from ali_dist.runs.datasets import DataSplit
 
 RANKED = 10

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ali_dist.data.shards.sample import printable_name
+from ali_dist.names import printable_name
 
 CELL = 64  # pixels of a side that small images are enlarged to, about
 PAPER = 245  # gray level (0 to 255) of background and gutters

@@ -24,11 +24,12 @@ from ali_dist.data.preparation.shard_task import RECORD_PREFIX, UNFINISHED_KEY, 
 from ali_dist.data.preparation.workers import write_in_processes
 from ali_dist.data.shards.index import INDEX_KEY, check_listing, load_index
 from ali_dist.data.shards.labels import Label, encode_label
-from ali_dist.data.shards.sample import NamedCounts, printable_name
+from ali_dist.data.shards.sample import NamedCounts
 from ali_dist.data.shards.statistics import Statistics
 from ali_dist.data.shards.writer import MB, SampleFormat, write_index
 from ali_dist.data.sources.base import SampleNumbers, SourceSplit, StartTracking, track_nothing
 from ali_dist.errors import InputError, StorageError
+from ali_dist.names import printable_name
 from ali_dist.storage.base import Store
 from ali_dist.storage.local import LocalStore
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ali_dist.config.loading import did_you_mean
 from ali_dist.data.shards.labels import Label
-from ali_dist.data.shards.sample import PreparedSample, name_to_bytes, printable_name
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.errors import InputError
+from ali_dist.names import name_to_bytes, printable_name
 
 _CHUNK = 4096  # rows that are hashed at a time
 _MAX_LISTED_CLASSES = 12

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
-from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.image_files import LOOPING, OUTSIDE, UNREADABLE, list_folders, name_some
 from ali_dist.data.sources.split_folders import DividedImages
+from ali_dist.names import printable_name
 
 
 def note_class_folders(divided: DividedImages, classes: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.pictures import BACKGROUND
-from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit, fingerprint_content
 from ali_dist.data.sources.folder_notes import note_class_folders, note_splits
 from ali_dist.data.sources.holdout import check_share, measurable_share
@@ -30,6 +29,7 @@ from ali_dist.data.sources.metadata import TableLabels, describe_unused, find_ta
 from ali_dist.data.sources.original_files import choose_splits
 from ali_dist.data.sources.split_folders import DividedImages, divide_images, look_through_top
 from ali_dist.errors import InputError
+from ali_dist.names import printable_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ali_dist.data.shards.sample import NamedCounts, printable_name
+from ali_dist.data.shards.sample import NamedCounts
 from ali_dist.data.sources.base import fingerprint_content
 from ali_dist.errors import InputError
+from ali_dist.names import printable_name
 from ali_dist.storage.local import list_files
 
 Listing = dict[str, int]  # size in bytes of each file, by its path in the folder or zip; sorted

@@ -6,13 +6,13 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ali_dist.data.shards.sample import printable_name
 from ali_dist.data.sources.base import SourceSplit
 from ali_dist.data.sources.folders import LabelledFiles, classes_by_folder, make_split
 from ali_dist.data.sources.image_files import ImageListing, count_left_out, list_images
 from ali_dist.data.sources.images import CenterCrop
 from ali_dist.data.sources.original_files import choose_splits, first_existing
 from ali_dist.errors import InputError
+from ali_dist.names import printable_name
 
 _IMAGENET = "the ILSVRC2012 images from the ImageNet site (train/<wnid>/*.JPEG and val/)"
 _ANSWERS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt")

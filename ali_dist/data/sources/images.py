@@ -12,10 +12,11 @@ import numpy as np
 from ali_dist.data.shards.codec import Sample, channels_first
 from ali_dist.data.shards.labels import Label
 from ali_dist.data.shards.pictures import BACKGROUND, open_image, straighten_picture
-from ali_dist.data.shards.sample import PreparedSample, printable_name
+from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.sources.base import SampleNumbers, ShardSamples
 from ali_dist.data.sources.image_files import read_file, readable_formats
 from ali_dist.errors import InputError
+from ali_dist.names import printable_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
