@@ -107,10 +107,17 @@ def take_lease(store: Store, run_name: str, say: Callable[[str], None]) -> Lease
         say: Takes messages for the user.
 
     Raises:
-        InputError: Another process holds it; the message names it.
+        InputError: Another process holds it, which the message names, or the folder cannot be written.
+        StorageError: The object store fails.
     """
     if isinstance(store, LocalStore):
-        return _FolderLease(store.root, run_name)
+        try:
+            return _FolderLease(store.root, run_name)
+        except OSError as error:
+            raise InputError(
+                f"{store.root / LEASE_KEY} cannot be written ({(error.strerror or str(error)).lower()}): check the "
+                "permissions of run.dir and the space on its disk, or choose another one."
+            ) from error
     return _ObjectLease(store, run_name, say)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.distributed import World, gather_texts
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 from ali_dist.model.ali import ALI
 from ali_dist.model.layers import BatchNorm
 from ali_dist.runs.checkpoint import CheckpointStore
@@ -180,18 +180,20 @@ def _take_lease(store: Store, config: Config, world: World, stack: ExitStack) ->
     """Take the lease of the run on rank 0; `stack` releases it. Collective.
 
     Raises:
-        InputError: Another process trains the run.
+        InputError: Another process trains the run, or rank 0 cannot write.
+        StorageError: Rank 0's storage fails.
     """
     lease = None
-    refusals = []
+    failure: InputError | StorageError | None = None
     if world.is_main:
         try:
             lease = take_lease(store, config.run.name, _write_line)
             stack.callback(lease.release)
-        except InputError as error:
-            refusals.append(str(error))
-    for refusal in gather_texts(refusals, world):
-        raise InputError(refusal)
+        except (InputError, StorageError) as error:  # the others must hear of it, or they would wait for rank 0
+            failure = error
+    refusals = gather_texts([str(failure)] if failure is not None else [], world)
+    if refusals:
+        raise failure or InputError(refusals[0])
     return lease
 
 

@@ -169,3 +169,13 @@ def test_training_is_refused_while_another_process_trains_the_run(tmp_path: Path
         fit(config, StoppingContext())
     assert [path.name for path in folder.iterdir()] == [LEASE_KEY], "nothing is written before"
     assert fit(config, StoppingContext()) is not None
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        (tmp_path / "run").write_text("mine")
+    else:
+        (tmp_path / "run" / LEASE_KEY).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"lease.json cannot be written \(.*\): check the permissions of run.dir"):
+        take(LocalStore(tmp_path / "run"))

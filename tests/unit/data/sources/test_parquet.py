@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ali_dist.data.shards.index import load_index, load_sidecar
+from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
 from ali_dist.data.sources import parquet
 from ali_dist.storage.local import LocalStore
 from tests.helpers.commands import content, refused, run
 from tests.helpers.parquet_files import write_parquet
+from tests.helpers.prepared import read_prepared
 
 NAMES = ("cat", "dog", "eel")
 
@@ -32,14 +33,8 @@ def encode(value: int, size: tuple[int, int] = (20, 16), kind: str = "PNG") -> b
 
 def read_samples(folder: Path) -> dict[int, tuple[str, object]]:
     """The origin and label of each sample, by the red of its first pixel."""
-    store = LocalStore(folder)
-    index = load_index(store)
-    x, y = load_arrays(store, index)
-    origins: list[str] = []
-    for number in range(len(index.shards)):
-        origins += load_sidecar(store, index, number).origins or ()
-    labels = [None] * len(x) if y is None else y.tolist()
-    return {int(image[0, 0, 0]): (origin, label) for image, origin, label in zip(x, origins, labels, strict=True)}
+    prepared = read_prepared(folder)
+    return {int(image[0, 0, 0]): (origin, prepared.y[origin]) for origin, image in prepared.x.items()}
 
 
 def prepare(capsys: pytest.CaptureFixture[str], out: Path, source: Path, *options: object) -> str:
