@@ -104,7 +104,7 @@ def run_check(
     results: dict[str, Any] = {
         "format": RESULTS_FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "tests.gpu.check", *sys.argv[1:]]),
+        "command": _describe_command(sys.argv[1:]),
         "device": device,
         "budget": budget,
         "parts": {},
@@ -128,6 +128,16 @@ def run_check(
             save_outcome(part.name, outcome)
             print(f"{part.name}: {outcome.status} {outcome.reason}".rstrip(), file=sys.stderr, flush=True)
     return results
+
+
+def _describe_command(words: Sequence[str]) -> str:
+    """The command as others can run it: without the folder of the results, which is a path of this machine."""
+    told = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before != "--out" and word.partition("=")[0] != "--out"
+    ]
+    return shlex.join(["python", "-m", "tests.gpu.check", *told])
 
 
 def _run_part(

@@ -54,6 +54,11 @@ def test_late_parts_keep_their_reserve_if_every_earlier_one_uses_all_its_time() 
         seconds_left -= allotted
 
 
+def test_results_name_the_command_without_the_folder_of_this_machine() -> None:
+    words = ["--budget", "300", "--out", "/home/me/results", "--parts", "step,roof", "--out=/home/me/others"]
+    assert command._describe_command(words) == "python -m tests.gpu.check --budget 300 --parts step,roof"
+
+
 # ---- child processes ------------------------------------------------------------------------------------------------
 
 RunProgram = Callable[..., tuple[running.PartOutcome, list[int]]]
