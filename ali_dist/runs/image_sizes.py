@@ -34,11 +34,13 @@ _PENALTY_AT_32 = 2.0
 def sizes_for_images(side: int, pictures: int, *, length: int | None = None, batch: int | None = None) -> Settings:
     """Settings for pictures of a side, by dotted name.
 
-    - batch: 16 in runs of less than 500,000 images, 32 up to 2 million, then 64; from 128 px on 16. With equally many
-      images, half the batch is twice the updates, and that is what short runs lack. Never more than there are pictures.
+    - batch: 8 in runs of less than 300,000 images, 16 up to 500,000, 32 up to 2 million, then 64; from 128 px on at
+      most 16. With equally many images, half the batch is twice the updates, and that is what short runs lack. Never
+      more than there are pictures.
     - latent size: 64 up to 32 px, then 128.
     - warm-up: 100 updates, at most a twentieth of the run.
-    - learning rates: 7e-4 up to 32 px, then falling with the side, to 1.7e-4 at 256.
+    - learning rates: D's is 7e-4 up to 32 px, then falling with the side, to 1.7e-4 at 256; E and G have twice that,
+      which brought samples closer to the pictures (the table in docs/own-images.md).
     - penalty: 2 at 32 px, proportional to the number of pixels, over which a gradient of a given size per pixel adds
       up; 128 at 256 px, where arXiv 2501.05441 takes 150.
     - length: 100 passes, at least 256,000 images and at most 10 million.
@@ -54,14 +56,14 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
     images = length or min(max(_PASSES * pictures, _LENGTHS[0]), _LENGTHS[1])
     penalty = _PENALTY_AT_32 * (side / 32) ** 2
     rate = 7e-4 * min(1.0, (32 / side) ** (2 / 3))
-    batch = batch or min(16 if side > 64 else _batch_for(images), pictures)
+    batch = batch or min(_batch_for(images), 16 if side > 64 else 64, pictures)
     settings: Settings = {
         "data.global_batch_size": batch,
         "model.latent_size": 64 if side <= 32 else 128,
         "objective.r1": penalty,
         "objective.r2": penalty,
         "optim.lr_d": float(f"{rate:.1e}"),
-        "optim.lr_g": float(f"{rate:.1e}"),
+        "optim.lr_g": float(f"{2 * rate:.1e}"),
         "optim.warmup": min(100.0 * batch, images / 20),
         "optim.ema_half_life": min(images / 20, 500_000.0),
         "run.images": images,
@@ -73,9 +75,11 @@ def sizes_for_images(side: int, pictures: int, *, length: int | None = None, bat
 
 
 def _batch_for(images: int) -> int:
-    if images < 500_000:
-        return 16
-    return 32 if images < 2_000_000 else 64
+    return next((batch for batch, below in _BATCHES if images < below), 64)
+
+
+_BATCHES = ((8, 300_000), (16, 500_000), (32, 2_000_000))
+"""Batches of runs with less than so many images."""
 
 
 _REPORTS = {"log_every": 200, "gallery_every": 20, "checkpoint_every": 20}

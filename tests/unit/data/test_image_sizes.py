@@ -32,10 +32,13 @@ def test_the_penalty_follows_the_pixels_and_the_batch_shrinks_with_them() -> Non
     assert [s["objective.r1"] for s in sizes] == [0.5, 2.0, 8.0, 32.0, 128.0]
     assert all(s["objective.r1"] == s["objective.r2"] for s in sizes)
     assert [s["data.global_batch_size"] for s in sizes] == [64, 64, 64, 16, 16]
-    assert [sizes_for_images(32, n)["data.global_batch_size"] for n in (100, 4_999, 5_000, 20_000)] == [16, 16, 32, 64]
+    assert [sizes_for_images(32, n)["data.global_batch_size"] for n in (100, 2_999, 3_000, 5_000, 20_000)] == [
+        *(8, 8, 16, 32, 64)
+    ]
     rates = [s["optim.lr_d"] for s in sizes]
     assert rates == sorted(rates, reverse=True)
     assert rates[:2] == [7e-4, 7e-4]
+    assert [s["optim.lr_g"] for s in sizes] == pytest.approx([2 * rate for rate in rates], rel=0.05)
 
 
 def test_the_length_is_100_passes_within_bounds_and_the_average_follows_it() -> None:
@@ -78,12 +81,12 @@ def test_the_command_line_wins_and_what_follows_from_it_follows(tmp_path: Path, 
     words = ["--preset", "images", "--data.url", url, "--data.split", "train", *given]
     config, _ = parse_arguments(words)
     assert config.model.architecture == "residual"
-    assert (config.run.images, config.optim.lr_d, config.optim.lr_g) == (4000, 1e-3, 7e-4)
-    assert (config.data.global_batch_size, config.report.gallery_every) == (16, 200)
+    assert (config.run.images, config.optim.lr_d, config.optim.lr_g) == (4000, 1e-3, 1.4e-3)
+    assert (config.data.global_batch_size, config.report.gallery_every) == (8, 200)
     assert config.optim.warmup == 200
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "optim.lr_g 0.0007" in said
+    assert "optim.lr_g 0.0014" in said
     assert "optim.lr_d" not in said
 
 
@@ -112,10 +115,10 @@ def test_settings_that_need_what_follows_are_not_refused_before(tmp_path: Path) 
     url = write_pictures(tmp_path / "pictures", 24, 16)
     words = ["--preset", "images", "--data.url", url, "--objective.supervised", "1", "--data.labelled", "10"]
     config, _ = parse_arguments([*words, "--run.images", "40"])
-    assert (config.run.images, config.data.labelled, config.data.global_batch_size) == (40, 10, 16)
+    assert (config.run.images, config.data.labelled, config.data.global_batch_size) == (40, 10, 8)
 
 
-@pytest.mark.parametrize(("count", "batch"), [(1, 1), (3, 3), (24, 16)])
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (3, 3), (24, 8)])
 def test_a_batch_is_never_larger_than_the_pictures(count: int, batch: int) -> None:
     assert sizes_for_images(32, count)["data.global_batch_size"] == batch
 
