@@ -24,8 +24,8 @@ from ali_dist.launchers.signals import StoppedAtOnce, end_after_grace, end_proce
 from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 
-_BEFORE = "ali_dist.train: Stopped on request before training went on; run the same command to go on."
-_SAVED = "ali_dist.train: Stopped on request with all training saved; run the same command to go on."
+_BEFORE = "Stopped on request before training went on; run the same command to go on."
+_SAVED = "Stopped on request with all training saved; run the same command to go on."
 
 
 class LocalContext:

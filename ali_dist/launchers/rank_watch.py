@@ -84,6 +84,7 @@ class RankWatch:
         stop_requested: Whether this rank was asked to save and stop.
         request_stop: Called when another rank was.
         end: Ends the process, given sentence and exit code.
+        kill: Ends another process of this machine.
     """
 
     world: World
@@ -92,6 +93,7 @@ class RankWatch:
     stop_requested: Callable[[], bool] = lambda: False
     request_stop: Callable[[], None] = lambda: None
     end: Callable[[str, int], None] = end_process
+    kill: Callable[[int], None] = lambda pid: os.kill(pid, signal.SIGKILL)
     _ended: threading.Event = field(default_factory=threading.Event)
     _heard: dict[int, _Heard] = field(default_factory=dict)
     _exchanged_at: float = 0.0
@@ -233,7 +235,7 @@ class RankWatch:
         holder = Holder.parse(beat.holder.encode()) if beat is not None else None
         if holder is not None and holder.is_here:
             with contextlib.suppress(OSError):
-                os.kill(holder.pid, signal.SIGKILL)
+                self.kill(holder.pid)
 
     def _describe_stack(self) -> str:
         """Where the training thread is: calls of our own files, and the innermost call last."""

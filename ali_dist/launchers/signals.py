@@ -56,7 +56,7 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def stop_at_once(sentence: str) -> Iterator[None]:
+def stop_at_once(sentence: str, *, heeds_ctrl_c: bool = True) -> Iterator[None]:
     """Within the block, the first of `STOP_SIGNALS` interrupts as Ctrl-C does, and the block raises StoppedAtOnce.
 
     Where nothing comes of that for `GRACE_SECONDS`, because a library does not listen, the process ends with the same
@@ -64,6 +64,7 @@ def stop_at_once(sentence: str) -> Iterator[None]:
 
     Args:
         sentence: What the user is told.
+        heeds_ctrl_c: Whether that holds for SIGINT, too; otherwise it raises KeyboardInterrupt as ever.
 
     Raises:
         StoppedAtOnce: A signal came.
@@ -73,7 +74,8 @@ def stop_at_once(sentence: str) -> Iterator[None]:
     def handle_signal(signum: int, frame: FrameType | None) -> None:
         del frame
         is_first = not asked.is_set()
-        asked.set()
+        if heeds_ctrl_c or signum != signal.SIGINT:
+            asked.set()
         if is_first or signum == signal.SIGINT:
             raise KeyboardInterrupt
 
