@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -33,13 +37,85 @@ class World:
         return cls(int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["WORLD_SIZE"]))
 
 
-def any_rank(flag: bool, device: torch.device, world: World) -> bool:
-    """Whether the flag is set on any rank. Collective."""
+class Activity(NamedTuple):
+    """What a rank's training thread is doing.
+
+    Attributes:
+        what: In a few words; empty for work of its own that may take as long as it likes, such as an evaluation.
+        waits: Whether it can only end together with the other ranks.
+        patience: By what factor it may take longer than other waits.
+        since: The value of `time.monotonic` when it began.
+    """
+
+    what: str = ""
+    waits: bool = False
+    patience: float = 1.0
+    since: float = 0.0
+
+
+class _Current:
+    activity = Activity()
+
+
+def current_activity() -> Activity:
+    """What the training thread of this process is doing; for the thread that watches the ranks."""
+    return _Current.activity
+
+
+@contextmanager
+def waiting_for_ranks(what: str, patience: float = 1.0) -> Iterator[None]:
+    """Within the block, this rank works in step with the others: it can only go on if all of them do.
+
+    Whoever watches the ranks bounds that time (`scale.collective_timeout`). Outside of such blocks, a rank may take as
+    long as it likes, and the others wait.
+
+    Args:
+        what: What is done, in a few words.
+        patience: By what factor it may take longer.
+    """
+    yield from _be_doing(what, True, patience)
+
+
+@contextmanager
+def awaited_by_ranks(what: str) -> Iterator[None]:
+    """Within the block, this rank does what the others wait for no longer than for a collective, such as reading."""
+    yield from _be_doing(what, False, 1.0)
+
+
+def _be_doing(what: str, waits: bool, patience: float) -> Iterator[None]:
+    before = _Current.activity
+    _Current.activity = Activity(what, waits, patience, time.monotonic())
+    try:
+        yield
+    finally:
+        _Current.activity = before._replace(since=time.monotonic())
+
+
+def any_rank(flag: bool, device: torch.device, world: World, what: str = "a vote") -> bool:
+    """Whether the flag is set on any rank. Collective.
+
+    Args:
+        flag: This rank's.
+        device: Where ranks talk.
+        world: The ranks.
+        what: What is voted on, in a few words, for who is told that a rank did not come.
+    """
     if world.size == 1:
         return flag
-    vote = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
-    return bool(vote.item())
+    with waiting_for_ranks(what):
+        vote = torch.tensor([float(flag)], device=device)
+        dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+        return bool(vote.item())
+
+
+def largest_of_ranks(values: list[float], device: torch.device, world: World, what: str) -> list[float]:
+    """The largest of all ranks' values, one by one; `what` as in `any_rank`. Collective."""
+    if world.size == 1:
+        return values
+    with waiting_for_ranks(what):
+        largest = torch.tensor(values, device=device, dtype=torch.float32)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest.tolist()
 
 
 def sum_over_ranks(values: Tensor, world: World) -> Tensor:
@@ -54,7 +130,8 @@ def gather_texts(texts: list[str], world: World) -> list[str]:
     if world.size == 1:
         return list(texts)
     gathered: list[list[str]] = [[] for _ in range(world.size)]
-    dist.all_gather_object(gathered, texts)
+    with waiting_for_ranks("an exchange of messages"):
+        dist.all_gather_object(gathered, texts)
     return [text for part in gathered for text in part]
 
 
@@ -74,10 +151,13 @@ def average_buffers(module: nn.Module, share: float, world: World) -> None:
     buffers = [b for b in module.buffers() if b.is_floating_point()]
     if not buffers:
         return
-    flat = torch.cat([b.flatten() for b in buffers]) * share
-    dist.all_reduce(flat)
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    with waiting_for_ranks("the average of batch norm's statistics"):
+        flat = torch.cat([b.flatten() for b in buffers]) * share
+        dist.all_reduce(flat)
+        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+        if flat.is_cuda:
+            torch.cuda.synchronize(flat.device)  # or the wait for other ranks would be in whatever comes next
 
 
 @torch.no_grad()
@@ -89,13 +169,15 @@ def check_replicas(module: nn.Module, world: World) -> None:
     """
     if world.size == 1:
         return
-    flat = torch.cat([p.detach().flatten() for p in module.parameters()])
-    bits = flat.view(torch.int32).to(torch.int64)
-    checksum = torch.stack([bits.sum(), (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()])
-    low, high = checksum.clone(), checksum.clone()
-    dist.all_reduce(low, op=dist.ReduceOp.MIN)
-    dist.all_reduce(high, op=dist.ReduceOp.MAX)
-    if not torch.equal(low, high):
+    with waiting_for_ranks("the comparison of weights"):
+        flat = torch.cat([p.detach().flatten() for p in module.parameters()])
+        bits = flat.view(torch.int32).to(torch.int64)
+        checksum = torch.stack([bits.sum(), (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()])
+        low, high = checksum.clone(), checksum.clone()
+        dist.all_reduce(low, op=dist.ReduceOp.MIN)
+        dist.all_reduce(high, op=dist.ReduceOp.MAX)
+        are_equal = torch.equal(low, high)
+    if not are_equal:
         raise RuntimeError("the ranks' weights differ, so the gradients were not reduced alike; nothing was saved")
 
 

@@ -24,6 +24,7 @@ from ali_dist.data.sources.base import StartTracking, keep_classes
 from ali_dist.data.sources.images import check_side
 from ali_dist.data.sources.registry import SOURCES, SourceOption, parse_names
 from ali_dist.errors import InputError, exit_code
+from ali_dist.launchers.signals import stop_at_once
 from ali_dist.report.terminal import show_progress_bars
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
@@ -117,9 +118,14 @@ def _make_parser() -> CommandParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input or damaged data."""
+    """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input or damaged data, 75 stopped."""
     if_interrupted = "Interrupted; run the same command to go on."
-    return exit_code("ali_dist.prepare", lambda: _run_command(_make_parser().parse_args(argv)), if_interrupted)
+    return exit_code("ali_dist.prepare", lambda: _run_until_stopped(argv), if_interrupted)
+
+
+def _run_until_stopped(argv: list[str] | None) -> int:
+    with stop_at_once("Stopped on request; run the same command to go on.", heeds_ctrl_c=False):
+        return _run_command(_make_parser().parse_args(argv))
 
 
 def _run_command(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from ali_dist.cli import CommandParser, add_preset_option, build_config, load_pr
 from ali_dist.config import Config
 from ali_dist.config.loading import setting_infos
 from ali_dist.errors import InputError, exit_code
+from ali_dist.launchers.signals import stop_at_once
 
 if TYPE_CHECKING:
     from ali_dist.runs.trackers import Record
@@ -103,13 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_command(arguments: list[str]) -> None:
-    config, dry_run = parse_arguments(arguments)
-    if dry_run:
-        from ali_dist.training.dry_run import describe_run
+    with stop_at_once("Stopped on request before training went on; run the same command to go on."):
+        config, dry_run = parse_arguments(arguments)
+        if dry_run:
+            from ali_dist.training.dry_run import describe_run
 
-        print(describe_run(config))
-    else:
-        choose_launcher(config)(config)
+            print(describe_run(config))
+        else:
+            choose_launcher(config)(config)
 
 
 if __name__ == "__main__":

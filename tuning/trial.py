@@ -20,6 +20,7 @@ from ali_dist.config.loading import from_mapping
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.launchers.ray_train import run_on_ray, watch_for_stop
+from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 from tuning.score import ScoreMetric, find_score_metric
 from tuning.trial_tracker import END_REASON, END_STATE, SAVED, SCORE
@@ -33,7 +34,7 @@ def with_score(metrics: Mapping[str, float], metric: ScoreMetric) -> dict[str, f
     return {**metrics} if score is None else {**metrics, SCORE: score}
 
 
-class TrialContext:
+class TrialContext(UnhurriedContext):
     """The surroundings of a trial that trains in this process; see `ali_dist.training.context.Context`.
 
     Args:

@@ -12,6 +12,7 @@ from ali_dist.errors import InputError
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of Ray's files begin with it
 _MOST_IMAGES = 10**18
 _MOST_WORKERS = 100_000
+_LONGEST_TIMEOUT = 86_400  # a day, in seconds
 _MOST_THREADS = 1024  # OpenMP crashes where it cannot start as many
 
 
@@ -82,6 +83,9 @@ class ScaleConfig:
     gpus_per_worker: float = setting(1.0, "GPUs each Ray worker asks for, on a GPU cluster")
     cpus_per_worker: float = setting(1.0, "CPUs each Ray worker asks for")
     max_failures: int = setting(3, "restarts from the newest checkpoint after a worker is lost")
+    collective_timeout: float = setting(
+        120.0, "seconds that a worker waits for another one that does not go on, before the run ends or is restarted"
+    )
     batch_norm: Literal["global", "local"] = setting(
         "global", "global: statistics of the whole global batch; local: of each worker's part, without communication"
     )
@@ -102,6 +106,8 @@ class ScaleConfig:
         )
         micro = self.micro_batch
         require_value(micro is None or micro >= 1, "scale.micro_batch", micro, "at least 1")
+        timeout = self.collective_timeout
+        require_value(0 < timeout <= _LONGEST_TIMEOUT, "scale.collective_timeout", timeout, "more than 0, up to 86400")
         require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
         require_value(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
         whole_or_less = self.gpus_per_worker < 1 or self.gpus_per_worker.is_integer()  # as Ray has it

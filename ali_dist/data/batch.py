@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -40,6 +41,9 @@ class BatchSource(Protocol):
     def __iter__(self) -> Self: ...
 
     def __next__(self) -> DataBatch: ...
+
+    def wait_for_next(self, should_stop: Callable[[], bool]) -> bool:
+        """Wait until `next` would return at once; False if `should_stop` became true before. Nothing is consumed."""
 
     def close(self) -> None:
         """Stop threads and release memory; the source gives no more batches. Closing twice is fine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
@@ -129,6 +130,10 @@ class ResidentSource:
                 self._substitutions.setdefault(step, []).append(sentence)
             used_ids.append(ids[substitutes])
         return np.concatenate(used_ids)
+
+    def wait_for_next(self, should_stop: Callable[[], bool]) -> bool:
+        """See `BatchSource`: everything is there."""
+        return True
 
     def close(self) -> None:
         """Release the samples."""

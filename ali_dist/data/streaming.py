@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
@@ -31,6 +31,7 @@ from ali_dist.data.order import DataOrder, Ids, Window, find_substitutes
 from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader
 
 _JOIN_SECONDS = 2.0  # how long close() waits for threads that are in the middle of a read; they end by themselves later
+_POLL_SECONDS = 0.2
 _CLOSED = "this source of batches is closed"
 
 
@@ -105,6 +106,7 @@ class StreamSource:
         self._tasks: queue.SimpleQueue[tuple[Window, Future[_LoadedWindow]] | None] = queue.SimpleQueue()
         self._pending: deque[Future[_LoadedWindow]] = deque()
         self._ready: queue.Queue[_ReadyBatch | BaseException] = queue.Queue(maxsize=prefetch)
+        self._next: _ReadyBatch | BaseException | None = None  # taken from the queue, and not yet asked for
         self._threads = [threading.Thread(target=self._read_windows, daemon=True) for _ in range(READERS)]
         self._threads.append(threading.Thread(target=self._fill_queue, args=(start_step,), daemon=True))
         for thread in self._threads:
@@ -119,7 +121,8 @@ class StreamSource:
         if self._closed.is_set():
             raise RuntimeError(_CLOSED)
         began = time.perf_counter()
-        ready = self._ready.get()
+        ready = self._next if self._next is not None else self._ready.get()
+        self._next = None
         if isinstance(ready, BaseException):
             self._error = ready
             raise ready
@@ -128,6 +131,20 @@ class StreamSource:
         self.substituted += ready.substitutions
         self.wait_seconds += time.perf_counter() - began
         return DataBatch(x, y, ready.ids)
+
+    def wait_for_next(self, should_stop: Callable[[], bool]) -> bool:
+        """See `BatchSource`."""
+        if self._error is not None or self._closed.is_set():
+            return True
+        began = time.perf_counter()
+        while self._next is None:
+            try:
+                self._next = self._ready.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                if should_stop():
+                    return False
+        self.wait_seconds += time.perf_counter() - began
+        return True
 
     def close(self) -> None:
         """Stop the threads; those in the middle of a read get a moment, and are then left to end by themselves."""

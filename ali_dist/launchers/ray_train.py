@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch.distributed.distributed_c10d import _get_default_store
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
-from ali_dist.distributed import World
+from ali_dist.distributed import World, waiting_for_ranks
 from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.local import prepare_builtin_data
+from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT, RankWatch
 from ali_dist.launchers.ray_cluster import (
     alive_nodes,
     choose_workers,
@@ -46,6 +48,7 @@ from ali_dist.launchers.signals import run_beside_main_thread
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
+from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 
 _POLL_SECONDS = 0.1
@@ -102,7 +105,7 @@ def watch_for_stop(coordinator: Any) -> threading.Event:
     return stop_event
 
 
-class RayContext:
+class RayContext(UnhurriedContext):
     """The surroundings of a Ray Train worker; see `ali_dist.training.context.Context`.
 
     Args:
@@ -117,13 +120,18 @@ class RayContext:
         self.device: torch.device = ray.train.torch.get_device()
         self._stop_event = watch_for_stop(coordinator if self.world.is_main else None)
 
+    def request_stop(self) -> None:
+        """Ask this rank to save and stop."""
+        self._stop_event.set()
+
     def stop_requested(self) -> bool:
-        """Whether the driver asked to save and stop; known on rank 0 alone. See `Context`."""
+        """Whether the driver asked to save and stop; rank 0 knows it first. See `Context`."""
         return self._stop_event.is_set()
 
     def report(self, metrics: dict[str, float]) -> None:
         """Hand evaluation metrics to Ray, which carries them to Tune; checkpoints stay ours. Collective."""
-        ray.train.report(metrics)
+        with waiting_for_ranks("a report"):
+            ray.train.report(metrics)
 
 
 def _train_worker(settings: dict[str, Any]) -> Record:
@@ -142,7 +150,8 @@ def _train_worker(settings: dict[str, Any]) -> Record:
     torch.set_num_threads(config.scale.threads or threads_per_worker())
     try:
         _check_run_dir_visible(config, settings["probe_file"])
-        summary = fit(config, RayContext(coordinator))
+        with _watch_ranks(config, RayContext(coordinator)) as context:
+            summary = fit(config, context)
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
     except (InputError, TrainingError) as error:
@@ -150,6 +159,26 @@ def _train_worker(settings: dict[str, Any]) -> Record:
         ray.get(coordinator.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
         raise
     return {"outcome": "finished", "summary": summary}
+
+
+@contextlib.contextmanager
+def _watch_ranks(config: Config, context: RayContext) -> Iterator[RayContext]:
+    """Within the block, this worker does not wait for the others in vain: it ends, and Ray restarts all of them."""
+    if context.world.size == 1:
+        yield context
+        return
+    watch = RankWatch(
+        world=context.world,
+        store=_get_default_store(),
+        timeout=config.scale.collective_timeout,
+        stop_requested=context.stop_requested,
+        request_stop=context.request_stop,
+    )
+    watch.start()
+    try:
+        yield context
+    finally:
+        watch.stop()
 
 
 def _silence_reports() -> None:
@@ -268,7 +297,10 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) ->
             failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
             callbacks=list(callbacks),
         ),
-        torch_config=_InterfaceTorchConfig(backend=None if scale.backend == "auto" else scale.backend),
+        torch_config=_InterfaceTorchConfig(
+            backend=None if scale.backend == "auto" else scale.backend,
+            timeout_s=int(LIBRARY_TIMEOUT.total_seconds()),
+        ),
     )
 
 

@@ -143,6 +143,10 @@ class CheckpointStore:
         self._writer = threading.Thread(target=self._write, args=(metadata, snapshot), name="checkpoint", daemon=True)
         self._writer.start()
 
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight, and the last save has not failed."""
+        return self._error is None and (self._writer is None or not self._writer.is_alive())
+
     def wait(self) -> None:
         """Return when nothing is in flight.
 

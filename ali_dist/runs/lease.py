@@ -94,6 +94,11 @@ class Holder:
         """Whether it was a process of this machine that has ended."""
         return self.host == _host() and _start_of(self.pid) != self.started
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine that is still there."""
+        return self.host == _host() and _start_of(self.pid) == self.started
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host.partition(' ')[0]}, since {self.since}"
 

@@ -6,6 +6,8 @@ The loop is the same under all of them and imports none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -29,3 +31,27 @@ class Context(Protocol):
 
     def report(self, metrics: dict[str, float]) -> None:
         """Pass evaluation metrics on to whoever manages the run. Every rank must call."""
+
+    def before_training(self) -> AbstractContextManager[None]:
+        """Within the block there is nothing to save yet: a request to stop may end it at once, by raising Stopped."""
+
+    def all_saved(self, is_written: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Within the block, what training has reached is saved, or being saved by a thread.
+
+        A request to stop that is not answered soon may therefore end the process.
+
+        Args:
+            is_written: Whether that thread is done.
+        """
+
+
+class UnhurriedContext:
+    """The part of a context whose process is not ended by requests to stop: somebody else hears them, and waits."""
+
+    def before_training(self) -> AbstractContextManager[None]:
+        """Nothing happens; see `Context`."""
+        return nullcontext()
+
+    def all_saved(self, is_written: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Nothing happens; see `Context`."""
+        return nullcontext()

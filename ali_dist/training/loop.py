@@ -7,12 +7,22 @@ with is built once, in order, by `setup.py`.
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, nullcontext
+from typing import NoReturn
 
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import any_rank, average_buffers, check_replicas, gather_texts
+from ali_dist.distributed import (
+    any_rank,
+    average_buffers,
+    awaited_by_ranks,
+    check_replicas,
+    gather_texts,
+    largest_of_ranks,
+    waiting_for_ranks,
+)
 from ali_dist.errors import Stopped, TrainingError
 from ali_dist.runs.checkpoint import CheckpointMetadata
 from ali_dist.runs.checkpoint_tensors import find_non_finite
@@ -25,7 +35,9 @@ from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import LossWeights, StepResult, TrainBatch, loss_weights_at
 
 STOP_POLL = 10
-"""Updates between two votes of several ranks on stopping."""
+"""Most updates between two votes of several ranks on stopping."""
+_VOTE_SECONDS = 1.0  # between two votes where updates take so long that fewer of them fit
+_COMPILING_PATIENCE = 10.0  # the first update compiles the networks: minutes
 
 
 def fit(config: Config, context: Context) -> Record | None:
@@ -40,10 +52,13 @@ def fit(config: Config, context: Context) -> Record | None:
         Stopped: The context asked to stop; a checkpoint has been saved.
     """
     with ExitStack() as stack:
-        run = set_up_run(config, context, stack)
+        with context.before_training():
+            run = set_up_run(config, context, stack)
         if run.progress.step >= run.total_steps:
-            return conclude_finished_run(run)
-        run.start_training(stack)
+            with context.all_saved(run.checkpoints.is_idle):
+                return conclude_finished_run(run)
+        with context.before_training():
+            run.start_training(stack)
         look_again(run)
 
         while run.progress.step < run.total_steps:
@@ -52,7 +67,7 @@ def fit(config: Config, context: Context) -> Record | None:
                 save_and_stop(run)
 
             # Next global batch: which samples and which noise follow from (seed, step) alone.
-            batch = run.batches.next_batch(run.progress.step)
+            batch = read_batch(run)
 
             # Rates and weights of this moment follow from the images seen, the only clock.
             images = run.progress.images
@@ -65,7 +80,6 @@ def fit(config: Config, context: Context) -> Record | None:
             # ---- one update of Algorithm 1 -------------------------------------------------------------------------
             run.state.step.start_update(run.progress.step)
             result = update_networks(run, batch, weights)
-            run.state.adapt_augmentation(result.d_sign, len(batch.x), run.progress.step)
             run.progress.advance(run.global_batch_size)
             run.state.update_average(
                 schedules.ema_decay(config.optim.ema_half_life, run.global_batch_size, run.progress.images)
@@ -89,7 +103,7 @@ def fit(config: Config, context: Context) -> Record | None:
                 save_checkpoint(run)  # before the looks, so that what fails or is killed there loses no training
             elif due.draw or due.evaluate:
                 average_statistics(run)
-            look(run, draws=due.draw, evaluates=due.evaluate)
+            look(run, draws=due.draw, evaluates=due.evaluate, is_saved=due.save)
             if due.record:
                 run.meter.start(run.progress.images, run.batches.wait_seconds)
 
@@ -102,17 +116,51 @@ def update_networks(run: TrainingRun, batch: TrainBatch, weights: LossWeights) -
     Raises:
         TrainingError: The GPU's memory does not hold it.
     """
+    step = run.progress.step
+    is_compiling = run.config.scale.compile and run.is_first_update
+    run.is_first_update = False
     try:
-        return run.state.update(batch, weights)
+        with waiting_for_ranks(f"update {step + 1:,}", _COMPILING_PATIENCE if is_compiling else 1.0):
+            result = run.state.update(batch, weights)
+            run.state.adapt_augmentation(result.d_sign, len(batch.x), step)
+            return result
     except torch.OutOfMemoryError as error:
         raise TrainingError(advise_on_memory(run.config, run.state.ali, run.world)) from error
 
 
+def read_batch(run: TrainingRun) -> TrainBatch:
+    """The next batch.
+
+    Several ranks cannot stop while one of them waits for data: the others wait for its gradients by then.
+
+    Raises:
+        Stopped: A single rank was asked to stop while it waited for data; a checkpoint has been saved.
+    """
+    with awaited_by_ranks("reading data"):
+        if run.world.size == 1 and not run.batches.wait_for_next(run.context.stop_requested):
+            save_and_stop(run)
+        return run.batches.next_batch(run.progress.step)
+
+
 def must_stop(run: TrainingRun) -> bool:
-    """Whether any rank was asked to stop; several ranks vote now and then. Collective."""
-    if run.world.size > 1 and run.progress.step % STOP_POLL:
+    """Whether any rank was asked to stop; several ranks vote now and then. Collective.
+
+    After every `STOP_POLL` updates, or where these take longer, about every second. The slowest rank's clock decides
+    when all of them vote next, so that they agree.
+    """
+    if run.world.size == 1:
+        return run.context.stop_requested()
+    updates = run.progress.step - run.last_vote
+    if updates < run.updates_to_vote:
         return False
-    return any_rank(run.context.stop_requested(), run.device, run.world)
+    now = time.monotonic()
+    flag, seconds = largest_of_ranks(
+        [float(run.context.stop_requested()), now - run.last_vote_at], run.device, run.world, "a vote on stopping"
+    )
+    run.last_vote, run.last_vote_at = run.progress.step, now
+    if updates:
+        run.updates_to_vote = max(1, min(STOP_POLL, int(_VOTE_SECONDS * updates / max(seconds, 1e-6))))
+    return bool(flag)
 
 
 def record_losses(run: TrainingRun) -> None:
@@ -121,7 +169,8 @@ def record_losses(run: TrainingRun) -> None:
     Raises:
         TrainingError: A loss is not finite.
     """
-    losses = run.meter.take(run.progress.images, run.batches.wait_seconds)
+    with waiting_for_ranks("the sum of losses"):
+        losses = run.meter.take(run.progress.images, run.batches.wait_seconds)
     if not math.isfinite(losses["d_loss"] + losses["g_loss"]):
         raise TrainingError(
             f"Training diverged before image {run.progress.images:,} (d_loss {losses['d_loss']:.3g}, g_loss "
@@ -133,18 +182,26 @@ def record_losses(run: TrainingRun) -> None:
     run.meter.start(run.progress.images, run.batches.wait_seconds)  # a stop before the next update has none to record
 
 
-def look(run: TrainingRun, *, draws: bool, evaluates: bool) -> None:
+def look(run: TrainingRun, *, draws: bool, evaluates: bool, is_saved: bool) -> None:
     """Draw and measure the networks, whose statistics are those of all ranks. Collective.
+
+    Args:
+        run: The run.
+        draws: Whether pictures are due.
+        evaluates: Whether an evaluation is due.
+        is_saved: Whether a checkpoint of this moment is written, or being written.
 
     Raises:
         Stopped: The evaluation was asked to stop; a checkpoint has been saved.
     """
-    if draws and run.reporter is not None:
-        run.reporter.draw_galleries(run.position())
-    if evaluates and not evaluate(run):
+    with run.context.all_saved(run.checkpoints.is_idle) if is_saved else nullcontext():
+        if draws and run.reporter is not None:
+            run.reporter.draw_galleries(run.position())
+        is_evaluated = not evaluates or evaluate(run)
+        if is_evaluated and (draws or evaluates) and run.reporter is not None:
+            run.reporter.publish_looks(run.position())
+    if not is_evaluated:
         save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
-    if (draws or evaluates) and run.reporter is not None:
-        run.reporter.publish_looks(run.position())
 
 
 def look_again(run: TrainingRun) -> None:
@@ -164,8 +221,8 @@ def look_again(run: TrainingRun) -> None:
     if not due.evaluate:
         return
     is_missing = run.reporter is not None and not run.reporter.has_evaluated(images)
-    if any_rank(is_missing, run.device, run.world):
-        look(run, draws=due.draw, evaluates=True)
+    if any_rank(is_missing, run.device, run.world, "a vote on an evaluation"):
+        look(run, draws=due.draw, evaluates=True, is_saved=True)
         run.meter.start(images, run.batches.wait_seconds)
     else:
         pass_on_metrics(run)
@@ -186,7 +243,7 @@ def evaluate(run: TrainingRun) -> bool:
     if is_last and (outcome.is_stopped or outcome.is_failed):  # metrics of an earlier moment are not those of the end
         run.progress.metrics = {}
         run.progress.metrics_split = ""
-    if any_rank(outcome.is_stopped, run.device, run.world):
+    if any_rank(outcome.is_stopped, run.device, run.world, "an evaluation"):
         return False
     if outcome.metrics:
         run.progress.metrics = outcome.metrics
@@ -204,7 +261,8 @@ def save_checkpoint(run: TrainingRun) -> None:
     """
     check_replicas(run.state.ali, run.world)
     average_statistics(run)
-    run.state.gather_counts()
+    with waiting_for_ranks("the sum of augmentation's counts"):
+        run.state.gather_counts()
     tensors = run.state.tensors()
     if (name := find_non_finite(tensors)) is not None:  # it would be written over the last good ones
         raise TrainingError(
@@ -241,7 +299,7 @@ def average_statistics(run: TrainingRun) -> None:
         average_buffers(run.state.average, share, run.world)
 
 
-def save_and_stop(run: TrainingRun) -> None:
+def save_and_stop(run: TrainingRun) -> NoReturn:
     """Record, save and conclude an unfinished run. Collective.
 
     Raises:
@@ -264,7 +322,8 @@ def conclude(run: TrainingRun, status: str) -> Record | None:
     if run.reporter is None:
         return None
     outcome = run.outcome(status) | run.meter.speed() | {"residency": run.batches.residency}
-    return run.reporter.write_summary(outcome, substituted)
+    with run.context.all_saved(run.checkpoints.is_idle):
+        return run.reporter.write_summary(outcome, substituted)
 
 
 def _describe_end(run: TrainingRun, *, was_finished: bool) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from ali_dist.config import Config, DataConfig
 from ali_dist.config.loading import flatten_mapping
-from ali_dist.distributed import World, sum_over_ranks
+from ali_dist.distributed import World, sum_over_ranks, waiting_for_ranks
 from ali_dist.errors import InputError
 from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
@@ -153,8 +153,9 @@ def _check_ranks_agree(step: int, world: World, device: torch.device) -> None:
     Raises:
         InputError: They do.
     """
-    sums = sum_over_ranks(torch.tensor([step, step * step], dtype=torch.float64, device=device), world)
-    if float(sums[0]) ** 2 != world.size * float(sums[1]):  # equality in Cauchy-Schwarz: all steps are the same
+    with waiting_for_ranks("the comparison of checkpoints"):
+        sums = sum_over_ranks(torch.tensor([step, step * step], dtype=torch.float64, device=device), world).tolist()
+    if sums[0] ** 2 != world.size * sums[1]:  # equality in Cauchy-Schwarz: all steps are the same
         raise InputError(
             "Not all workers see the same newest checkpoint, so run.dir is not shared between machines: "
             "use an s3:// url or a folder that every machine mounts."

@@ -45,6 +45,10 @@ class TrainingRun:
         meter: Losses and speed since the last record.
         batches: This rank's batches; there once training has started.
         started: The value of `time.monotonic` when set-up was done.
+        is_first_update: Whether this start has made none yet.
+        last_vote: The step of the last vote on stopping; -1: there was none.
+        last_vote_at: The value of `time.monotonic` then.
+        updates_to_vote: Updates until the next one.
     """
 
     config: Config
@@ -59,6 +63,10 @@ class TrainingRun:
     meter: LossMeter
     batches: TrainBatches = field(init=False)
     started: float = field(default_factory=time.monotonic)
+    is_first_update: bool = True
+    last_vote: int = -1
+    last_vote_at: float = 0.0
+    updates_to_vote: int = 1
 
     @property
     def world(self) -> World:

@@ -6,6 +6,7 @@ nor a restart changes them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -79,6 +80,10 @@ class TrainBatches:
             labelled=labelled is not None,
         )
         self._source = _open_source(config, split, world, device, start_step)
+
+    def wait_for_next(self, should_stop: Callable[[], bool]) -> bool:
+        """Wait until the next batch has been read; False if this was asked to stop before."""
+        return self._source.wait_for_next(should_stop)
 
     def next_batch(self, step: int) -> TrainBatch:
         """The batch of update `step`; updates are asked for in order."""

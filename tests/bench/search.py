@@ -26,6 +26,7 @@ from ali_dist.distributed import World
 from ali_dist.errors import InputError, TrainingError
 from ali_dist.launchers.local import prepare_builtin_data
 from ali_dist.storage import open_store
+from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 from tuning.options import SweepOptions, make_plan
 from tuning.searchers import OptunaSuggester
@@ -38,7 +39,7 @@ BestScores = list[float]
 """The preset's own score; then, after each trial, the best score so far."""
 
 
-class RecordingContext:
+class RecordingContext(UnhurriedContext):
     """The surroundings of a local run that gives each evaluation to a record; see `ali_dist.training.context`."""
 
     def __init__(self, plan: SweepPlan, record: TrialRecord) -> None:

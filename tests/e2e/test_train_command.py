@@ -74,7 +74,7 @@ def test_torchrun_ends_well_although_one_rank_evaluates_longer(tmp_path, digits)
     assert summary["metrics"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_request_to_stop_saves_a_checkpoint_and_exits_with_75(tmp_path, digits, number):
     config = tiny_config(tmp_path, data__url=str(digits), **LONG)
     with train_command(config, tmp_path / "log") as running:

@@ -219,6 +219,25 @@ def test_a_killed_command_leaves_no_process_and_goes_on_where_it_was(
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_go_on(
+    tmp_path: Path, number: int
+) -> None:
+    out = tmp_path / "torn"
+    arguments = ["shapes", str(out), "--samples", "100000", "--size", "64", "--shard-mb", "1", "--jobs", "1"]
+    command = [sys.executable, "-m", "ali_dist.prepare", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list((out / "train" / "unfinished").glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 75, said
+    assert time.monotonic() - began < 5
+    assert said.endswith("ali_dist.prepare: Stopped on request; run the same command to go on.\n")
+
+
 def recording(read_sample: Callable[..., Any], numbers: list[int]) -> Callable[..., Any]:
     def wrapped(self: Any, number: int) -> Any:
         numbers.append(number)
