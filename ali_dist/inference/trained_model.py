@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ali_dist.config import StorageConfig
 from ali_dist.errors import InputError
+from ali_dist.inference.exported import native_shape, open_export
 from ali_dist.inference.given_conditions import Condition
 from ali_dist.inference.given_samples import Samples
 from ali_dist.inference.load import LoadedRun, load_run
@@ -73,7 +74,10 @@ class TrainedModel:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample in the results: (H, W, C), (H, W), or (D,)."""
-        return _sample_shape(self.run)
+        shape = native_shape(self.run)
+        if not self.run.spec.is_images:
+            return shape
+        return shape[1:] if shape[0] == 1 else (*shape[1:], shape[0])
 
     @property
     def condition(self) -> str:
@@ -210,6 +214,11 @@ def load_model(
         raise InputError(f"The run is given as {path!r}, but must be a text or a Path.")
     if checkpoint is not None:
         url = f"{url.rstrip('/')}/checkpoints/{_checkpoint_folder(checkpoint)}"
+    elif (exported := open_export(url, storage, place)) is not None:
+        run, has_discriminator = exported
+        if weights not in ("auto", run.weights):
+            raise InputError(f"weights is {weights!r}, but {run.store.url} was exported with {run.weights}: use auto.")
+        return TrainedModel(run, place, has_discriminator=has_discriminator)
     return TrainedModel(load_run(url, storage, weights=weights, device=place), place)
 
 
@@ -235,11 +244,3 @@ def _choose_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
         raise InputError(f"device is {str(device)!r}, but torch sees no such GPU here: use cpu or auto.")
     return chosen
-
-
-def _sample_shape(run: LoadedRun) -> tuple[int, ...]:
-    if run.space.image_size is None:
-        return run.spec.shape
-    side = min(run.spec.shape[-1], run.space.image_size)
-    channels = run.spec.shape[0]
-    return (side, side) if channels == 1 else (side, side, channels)

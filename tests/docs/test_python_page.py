@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ali_dist import export
 from tests.docs.pages import ROOT, fenced_blocks
 from tests.helpers.arrays import write_arrays
 from tests.helpers.trained import labelled_images, trained
@@ -32,10 +34,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_runs(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(project)
     names: dict[str, Any] = {}
-    blocks = [content for language, content in fenced_blocks(PAGE) if language == "python"]
-    assert len(blocks) > 5
-    for content in blocks:
-        exec(compile(content, "docs/python.md", "exec"), names)
+    blocks = fenced_blocks(PAGE)
+    assert {language for language, _ in blocks} == {"python", "sh"}
+    for language, content in blocks:
+        if language == "sh":
+            words = shlex.split(content)
+            assert words[:3] == ["python", "-m", "ali_dist.export"]
+            assert export.main(words[3:]) == 0
+        else:
+            exec(compile(content, "docs/python.md", "exec"), names)
     shown = capsys.readouterr().out
     assert re.search(r"'demo': images 8x8", shown)
     assert "sample 5, has the value" in shown
