@@ -89,21 +89,26 @@ def find_attributes(names: tuple[str, ...], text: str) -> list[int]:
     Raises:
         InputError: One of them does not exist.
     """
-    return [_find_attribute(names, word.strip()) for word in text.split(",")]
+    return [find_attribute(names, word.strip()) for word in text.split(",")]
 
 
 def _parse_entries(names: tuple[str, ...], text: str) -> dict[int, float]:
     entries = {}
     for word in filter(str.strip, text.split(",")):
         name, equals, value = (part.strip() for part in word.partition("="))
-        place = _find_attribute(names, name)
+        place = find_attribute(names, name)
         if not equals or value not in ("0", "1"):
             raise InputError(f"--attributes holds {word.strip()!r}, but attributes are given as {name}=1 or {name}=0.")
         entries[place] = float(value)
     return entries
 
 
-def _find_attribute(names: tuple[str, ...], name: str) -> int:
+def find_attribute(names: tuple[str, ...], name: str) -> int:
+    """Find the place of an attribute.
+
+    Raises:
+        InputError: There is no such attribute.
+    """
     if name not in names:
         hint = did_you_mean(name, names).removesuffix("?")
         raise InputError(f"There is no attribute {name!r}{hint}; attributes: {_list_names(names)}.")

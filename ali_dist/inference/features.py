@@ -126,23 +126,45 @@ def _encode_shard(
         samples = read_samples(reader, sample_run)
         c = conditions_for_samples(run, split, samples.y)
         chunk_epsilon = None if epsilon is None else epsilon[sample_run.start : sample_run.stop]
-
-        # The arguments are bound now, because the loop goes on to other chunks.
-        def compute_rows(
-            rows: Tensor, x: Tensor = samples.x, c: Tensor | None = c, epsilon: Tensor | None = chunk_epsilon
-        ) -> Tensor:
-            rows = rows.cpu()
-            x_unit = run.space.unit_from_stored(x[rows].to(device))
-            c_rows = None if c is None else c[rows].to(device)
-            epsilon_rows = None if epsilon is None else epsilon[rows].to(device)
-            return compute_features(run.model, options.features, x_unit, c_rows, epsilon_rows)
-
-        features.append(in_batches(compute_rows, torch.arange(len(samples.x)), "cpu", "encoder's output"))
+        features.append(features_of_samples(run, options.features, samples.x, c, chunk_epsilon, device=device))
         if samples.y is not None:
             labels.append(samples.y)
     all_features = torch.cat(features) if features else torch.empty(0, 0)
     origins = reader.read_origins(SampleRun(shard, 0, count))
     return EncodedShard(shard, all_features, torch.cat(labels) if labels else None, origins)
+
+
+def features_of_samples(
+    run: LoadedRun,
+    kind: str,
+    x: Tensor,
+    c: Tensor | None,
+    epsilon: Tensor | None = None,
+    *,
+    device: torch.device | str,
+) -> Tensor:
+    """Compute the features float32 [N, F] of any number of samples, on the CPU.
+
+    Args:
+        run: The run of the model.
+        kind: A name in FEATURES.
+        x: Samples as they are stored, [N, C, h, w] or [N, D], on the CPU; or such images as floats in [0, 1].
+        c: Their conditions [N, A], for a conditional model.
+        epsilon: See `compute_features`.
+        device: Where the model is.
+
+    Raises:
+        FloatingPointError: A feature is not finite.
+    """
+
+    def compute_rows(rows: Tensor) -> Tensor:
+        rows = rows.cpu()
+        x_unit = run.space.unit_from_stored(x[rows].to(device))
+        c_rows = None if c is None else c[rows].to(device)
+        epsilon_rows = None if epsilon is None else epsilon[rows].to(device)
+        return compute_features(run.model, kind, x_unit, c_rows, epsilon_rows)
+
+    return in_batches(compute_rows, torch.arange(len(x)), "cpu", "encoder's output")
 
 
 def compute_features(

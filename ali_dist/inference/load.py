@@ -99,7 +99,7 @@ def load_run(
         weights=loaded_weights,
         spec=spec,
         space=space,
-        model=_make_inference_model(ali, space, config, spec, device),
+        model=make_inference_model(ali, space, config, spec, device),
     )
 
 
@@ -195,9 +195,11 @@ def _load_weights(
     return weights
 
 
-def _make_inference_model(
+def make_inference_model(
     ali: ALI, space: DataSpace, config: Config, spec: DataSpec, device: torch.device | str
 ) -> InferenceModel:
+    """Put networks to use: without gradients, on a device."""
+
     def make_untrained(seed: int) -> dict[str, nn.Module]:
         return _networks_by_name(build_networks(config, spec, seed)[0])
 

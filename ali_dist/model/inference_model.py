@@ -20,6 +20,9 @@ class InferenceModel:
         networks: `encoder`, `decoder`, `discriminator`, and `embedding` for a conditional model.
         space: The ranges they work in.
         fresh: Makes untrained networks of the same kind from a seed.
+
+    Attributes:
+        networks: The networks by name.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class InferenceModel:
         discriminator = networks["discriminator"].eval()
         assert isinstance(encoder, Encoder)
         assert isinstance(discriminator, Discriminator)
+        self.networks = networks
         self._encoder = encoder
         self._decoder = networks["decoder"].eval()
         self._discriminator = discriminator
@@ -48,7 +52,7 @@ class InferenceModel:
         An encoder without a closed form (`implicit`) gives one sample for each x and None; the draws are always the
         same. A deterministic one gives z and None.
         """
-        noise = torch.zeros(len(x), self.latent_size)
+        noise = torch.zeros(x.shape[0], self.latent_size)  # len(x) would be a constant of exported graphs
         if self._encoder.kind == "implicit":
             noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
         _, mu, log_sigma = self._encoder(self._space.model_from_unit(x), noise.to(x.device), self._embed(c))

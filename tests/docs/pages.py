@@ -25,7 +25,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/READM
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 PARSED_MODULES = {
-    *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode")),
+    *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode", "export")),
     *(
         f"tests.bench.{bench}"
         for bench in ("data", "evaluation", "identical", "launch", "pictures", "quality", "recipes", "search", "soak")

@@ -43,6 +43,7 @@ COMMANDS = (
     "ali_dist.evaluate",
     "ali_dist.generate",
     "ali_dist.encode",
+    "ali_dist.export",
     "tuning.sweep",
 )
 Surface = dict[str, Any]

@@ -1,0 +1,70 @@
+"""python -m ali_dist: lists the commands; `python -m ali_dist COMMAND ...` runs one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+from ali_dist import __version__
+from ali_dist.errors import InputError, exit_code
+
+COMMANDS = {
+    "train": ("ali_dist.train", "train a model, or go on with one: here, under torchrun, or on Ray"),
+    "prepare": ("ali_dist.prepare", "write pictures as shards that can be trained on, or index those that there are"),
+    "evaluate": ("ali_dist.evaluate", "measure a trained model"),
+    "generate": ("ali_dist.generate", "draw samples, reconstructions, interpolations and changes of condition"),
+    "encode": ("ali_dist.encode", "write the features of a data set"),
+    "export": ("ali_dist.export", "take a trained model away: weights, graphs and a model card"),
+    "sweep": ("tuning.sweep", "search hyper-parameters with Ray Tune"),
+    "cluster": ("cluster", "start clusters, submit jobs to them, and stop them"),
+}
+"""Module and purpose of every command, by name."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the commands, show the version, or run the command that is named; returns its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    return exit_code("ali_dist", lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("--version", "version"):
+        print(f"ali_dist {__version__}")
+        return 0
+    return _run_command(words[0], words[1:])
+
+
+def _run_command(name: str, words: list[str]) -> int:
+    if name not in COMMANDS:
+        from ali_dist.config.suggestions import did_you_mean
+
+        hint = did_you_mean(name, COMMANDS).removesuffix("?")
+        raise InputError(f"There is no command {name!r}{hint}; the commands are: {', '.join(COMMANDS)}.")
+    module = COMMANDS[name][0]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise InputError(f"The command {name} needs the whole project, and only ali_dist is installed: run it there.")
+    entry = f"{module}.__main__" if module == "cluster" else module
+    return int(importlib.import_module(entry).main(words) or 0)
+
+
+def _overview() -> str:
+    width = max(len(f"python -m {module}") for module, _ in COMMANDS.values())
+    lines = [f"  {f'python -m {module}':<{width}}  {purpose}" for module, purpose in COMMANDS.values()]
+    return "\n".join(
+        [
+            f"ali_dist {__version__}: Adversarially Learned Inference, from one core to a cluster.",
+            "",
+            *lines,
+            "",
+            "Each takes --help. `python -m ali_dist COMMAND ...` runs one by its short name:",
+            f"{', '.join(COMMANDS)}. From Python: ali_dist.load(RUN).",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

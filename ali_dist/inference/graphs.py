@@ -1,0 +1,168 @@
+"""Encoder and decoder as graphs that need none of our code: PyTorch's .pt2 (torch.export) and ONNX.
+
+Both take and give any number of samples. The encoder takes images float32 [N, C, H, W] in [0, 1] at the size that
+users see, and gives mu (and log_sigma, where it is Gaussian), [N, n_z]; the decoder goes the other way. What the
+networks need beside that, such as another range or size, is part of the graphs. Conditional models take a second input,
+`condition` [N, A].
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ali_dist.errors import InputError
+from ali_dist.inference.exported import native_shape
+from ali_dist.inference.load import LoadedRun
+
+GraphFormat = Literal["torch", "onnx"]
+SUFFIXES: dict[GraphFormat, str] = {"torch": ".pt2", "onnx": ".onnx"}
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ROWS = 3  # of the example that a graph is recorded with; 1 would be taken for a constant
+
+
+class EncoderGraph(nn.Module):
+    """x [N, C, H, W] in [0, 1] (or points) -> mu, and log sigma where there is one, [N, n_z] each."""
+
+    outputs = ("mu", "log_sigma")
+
+    def __init__(self, run: LoadedRun) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({n: m for n, m in run.model.networks.items() if n in ("encoder", "embedding")})
+        self._run = run
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        mu, log_sigma = self._run.model.encode(self._run.space.unit_from_stored(x), condition)
+        return (mu,) if log_sigma is None else (mu, log_sigma)
+
+
+class DecoderGraph(nn.Module):
+    """z [N, n_z] -> x [N, C, H, W] (in [0, 1]), or points."""
+
+    outputs = ("x",)
+
+    def __init__(self, run: LoadedRun) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({n: m for n, m in run.model.networks.items() if n in ("decoder", "embedding")})
+        self._run = run
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        x = self._run.space.native_from_unit(self._run.model.decode(z, condition))
+        return (x.clamp(0, 1) if self._run.spec.is_images else x,)
+
+
+def check_format(run: LoadedRun, graph_format: GraphFormat) -> None:
+    """Refuse what cannot be done, before anything is written.
+
+    Raises:
+        InputError: A package is missing, or the encoder draws numbers of its own.
+    """
+    if run.config.model.encoder == "implicit":
+        raise InputError(
+            f"--format {graph_format} is for encoders with a closed form, but model.encoder of run {run.name!r} is "
+            "'implicit': export it as safetensors."
+        )
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if graph_format == "onnx" and missing:
+        raise InputError(
+            f"--format onnx needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
+            "run `pip install 'ali-dist[onnx]'`, or choose --format torch."
+        )
+
+
+def write_graphs(folder: Path, run: LoadedRun, graph_format: GraphFormat) -> tuple[list[str], float]:
+    """Record encoder and decoder, write them, read them again, and compare what they give with the run's networks.
+
+    Args:
+        folder: Where the files go; it exists.
+        run: The run, on the CPU.
+        graph_format: Which form they take.
+
+    Returns:
+        Names of the files, and the largest difference of any output.
+    """
+    draws = torch.Generator().manual_seed(0)
+    inputs = {
+        "encoder": torch.rand(_ROWS + 2, *native_shape(run), generator=draws),
+        "decoder": torch.randn(_ROWS + 2, run.model.latent_size, generator=draws),
+    }
+    size = run.model.condition_size
+    condition = [torch.eye(size)[torch.arange(_ROWS + 2) % size]] if size else []
+    names, largest = [], 0.0
+    for graph in (EncoderGraph(run), DecoderGraph(run)):
+        name = "encoder" if isinstance(graph, EncoderGraph) else "decoder"
+        path = folder / f"{name}{SUFFIXES[graph_format]}"
+        given = [inputs[name], *condition]
+        graph.eval()
+        with torch.no_grad():  # before it is recorded: what is computed once and kept must not be a recorder's stand-in
+            expected = graph(*given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the libraries' own; what matters is compared below
+            _WRITERS[graph_format](path, graph, [part[:_ROWS] for part in given])
+        outputs = READERS[graph_format](path)(given)
+        largest = max(largest, *(_difference(a, b) for a, b in zip(outputs, expected, strict=True)))
+        names.append(path.name)
+    return names, largest
+
+
+def _difference(given: Tensor, expected: Tensor) -> float:
+    return float((given - expected).abs().max())
+
+
+def _record(graph: nn.Module, given: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    rows = tuple({0: torch.export.Dim.DYNAMIC} for _ in given)
+    with torch.no_grad():
+        return torch.export.export(graph, tuple(given), dynamic_shapes=rows)
+
+
+def _write_torch(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:
+    torch.export.save(_record(graph, given), path)
+
+
+def _write_onnx(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:
+    outputs = list(graph.outputs)[: len(graph(*given))] if isinstance(graph, EncoderGraph) else ["x"]
+    torch.onnx.export(
+        _record(graph, given),
+        (),
+        path,
+        input_names=["x" if isinstance(graph, EncoderGraph) else "z", "condition"][: len(given)],
+        output_names=outputs,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _read_torch(path: Path) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    graph = torch.export.load(path).module()
+    return lambda given: [output.detach() for output in graph(*given)]
+
+
+def _read_onnx(path: Path) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def call(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        outputs = session.run(None, {name: part.numpy() for name, part in zip(names, given, strict=True)})
+        return [torch.from_numpy(np.array(output)) for output in outputs]
+
+    return call
+
+
+_WRITERS: dict[GraphFormat, Callable[[Path, nn.Module, Sequence[Tensor]], None]] = {
+    "torch": _write_torch,
+    "onnx": _write_onnx,
+}
+READERS: dict[GraphFormat, Callable[[Path], Callable[[Sequence[Tensor]], Any]]] = {
+    "torch": _read_torch,
+    "onnx": _read_onnx,
+}
+"""Open a written graph as a function of its inputs, by format."""

@@ -1,0 +1,182 @@
+"""export: the folder gives what the run gives, opens without it, says what it is, and names no place of here."""
+
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import ali_dist
+from ali_dist import export
+from ali_dist.errors import InputError
+from ali_dist.inference.graphs import READERS
+from ali_dist.model import data_space
+from tests.helpers.trained import CLASSES, SIDE, run_folder
+from tests.unit.commands.conftest import refusal, succeed
+
+PARITY = 1e-4
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+FORMATS = ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx is missing"))]
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, SIDE, SIDE), dtype=np.uint8)
+
+
+def test_an_exported_model_gives_what_the_run_gives(plain, tmp_path, capsys):
+    succeed(export, plain, tmp_path / "out")
+    files = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert files == {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
+    assert files == {path.name for path in (tmp_path / "out").iterdir()}
+    run, exported = ali_dist.load(plain, device="cpu"), ali_dist.load(tmp_path / "out", device="cpu")
+    x = images(5)
+    assert np.abs(exported.encode(x) - run.encode(x)).max() <= PARITY
+    assert np.array_equal(exported.sample(5, seed=1), run.sample(5, seed=1))
+    assert repr(exported) == repr(run)
+    assert not any(name.startswith("discriminator") for name in load_file(tmp_path / "out" / "model.safetensors"))
+    for needs_discriminator in (lambda: exported.score(x), lambda: exported.encode(x, features="joint")):
+        with pytest.raises(InputError, match="--discriminator"):
+            needs_discriminator()
+    with pytest.raises(InputError, match="exported with ema"):
+        ali_dist.load(tmp_path / "out", weights="raw")
+
+
+def test_the_discriminator_goes_along_where_it_is_asked_for(plain, tmp_path):
+    succeed(export, plain, tmp_path / "out", "--discriminator", "--weights", "raw")
+    run, exported = ali_dist.load(plain, weights="raw", device="cpu"), ali_dist.load(tmp_path / "out", device="cpu")
+    assert np.abs(exported.score(images(3)) - run.score(images(3))).max() <= PARITY
+
+
+def test_a_conditional_model_is_found_by_its_name_and_takes_its_conditions(by_class, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    succeed(export, by_class, "runs/mine")
+    run, exported = ali_dist.load(by_class, device="cpu"), ali_dist.load("mine", device="cpu")
+    assert exported.classes == CLASSES
+    assert np.array_equal(exported.sample(4, "two"), run.sample(4, "two"))
+
+
+@pytest.mark.parametrize("graph_format", FORMATS)
+@pytest.mark.parametrize("name", ["plain", "by_class"])
+def test_graphs_give_what_the_run_gives_for_any_number_of_samples(graph_format, name, request, tmp_path):
+    run = ali_dist.load(request.getfixturevalue(name), device="cpu")
+    succeed(export, request.getfixturevalue(name), tmp_path, "--format", graph_format)
+    suffix = {"torch": "pt2", "onnx": "onnx"}[graph_format]
+    encoder, decoder = (READERS[graph_format](tmp_path / f"{part}.{suffix}") for part in ("encoder", "decoder"))
+    for count in (1, 2, 7):
+        x = torch.from_numpy(images(count))[:, None] / 255
+        condition = "one" if name == "by_class" else None
+        given = [torch.eye(4)[[1] * count]] if name == "by_class" else []
+        mu, log_sigma = encoder([x, *given])
+        expected = run.tensors.encode(x, condition, features="mu+sigma")
+        assert (torch.cat([mu, log_sigma.exp()], dim=1) - expected).abs().max() <= PARITY
+        assert (decoder([mu, *given])[0] - run.tensors.decode(mu, condition)).abs().max() <= PARITY
+
+
+def test_a_process_that_has_decoded_nothing_yet_can_record_graphs(plain, tmp_path):
+    """The map back to the data's size is computed once for a process, and was once kept as the recorder saw it."""
+    data_space._inverse_enlargement.cache_clear()
+    succeed(export, plain, tmp_path, "--format", "torch")
+    assert ali_dist.load(plain, device="cpu").sample(2).std() > 0
+
+
+def test_loading_the_graphs_of_torch_unpickles_nothing_of_ours(plain, tmp_path, monkeypatch):
+    """Weights and constants are raw bytes with a JSON file that says so; the example inputs are plain tensors."""
+    succeed(export, plain, tmp_path, "--format", "torch")
+    with zipfile.ZipFile(tmp_path / "decoder.pt2") as file:
+        notes = [name for name in file.namelist() if name.endswith(("weights_config.json", "constants_config.json"))]
+        assert len(notes) == 2
+        for note in notes:
+            assert '"use_pickle": true' not in file.read(note).decode().replace("True", "true")
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **options: load(file, **(options | {"weights_only": True})))
+    assert torch.export.load(tmp_path / "decoder.pt2").module()(torch.zeros(2, 4))[0].shape == (2, 1, SIDE, SIDE)
+
+
+def test_points_are_exported_too(tmp_path):
+    from ali_dist.launchers.local import run_local
+    from tests.helpers.runs import tiny_config
+
+    config = tiny_config(tmp_path, "mixture", data__url=str(tmp_path / "grid"), model__encoder="gaussian")
+    run_local(config)
+    succeed(export, run_folder(config), tmp_path / "out", "--format", "torch")
+    z = np.ones((2, 4), dtype=np.float32)
+    run, exported = (ali_dist.load(path, device="cpu") for path in (run_folder(config), tmp_path / "out"))
+    assert np.abs(exported.decode(z) - run.decode(z)).max() <= PARITY
+
+
+def test_the_card_says_what_the_model_is(plain, tmp_path):
+    succeed(export, plain, tmp_path, "--license", "cc-by-4.0", "--format", "torch")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["license"], front["library_name"]) == ("cc-by-4.0", "ali_dist")
+    run = ali_dist.load(plain, device="cpu").run
+    summary = json.loads((Path(plain) / "summary.json").read_text()) if (Path(plain) / "summary.json").exists() else {}
+    assert run.metadata.fingerprint in card
+    for key in summary.get("metrics", {}):
+        assert f"`{key}`" in card
+    for heading in ("The data", "Metrics", "Use", "Intended use", "Limits", "License"):
+        assert f"\n## {heading}\n" in card
+    assert "encoder.pt2" in card
+    preprocessing = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert preprocessing["size"] == {"height": SIDE, "width": SIDE}
+    assert preprocessing["network_size"] == 16
+    succeed(export, plain, tmp_path)
+    assert "Not chosen yet" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_exported_names_a_place_of_this_machine(plain, folder, tmp_path):
+    succeed(export, plain, tmp_path)
+    for path in tmp_path.iterdir():
+        assert str(folder).encode() not in path.read_bytes(), path.name
+    assert "storage" not in json.loads((tmp_path / "config.json").read_text())["settings"]
+
+
+def test_an_older_export_is_replaced_with_its_graphs_and_nothing_else_is_touched(plain, tmp_path, capsys):
+    succeed(export, plain, tmp_path / "out", "--format", "torch")
+    succeed(export, plain, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.pt2"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    assert "something else" in refusal(capsys, export, plain, mine)
+    assert "folder on a disk" in refusal(capsys, export, plain, "s3://bucket/model")
+    assert "missing" in refusal(capsys, export, plain)
+
+
+def test_what_cannot_be_exported_is_said_before_anything_is_written(plain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ali_dist.inference.graphs._ONNX_PACKAGES", ("no_such_package",))
+    message = refusal(capsys, export, plain, tmp_path / "out", "--format", "onnx")
+    assert "no_such_package" in message
+    assert "ali-dist[onnx]" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_graphs_that_differ_from_the_run_are_not_left_behind(plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "MOST_DIFFERENCE", -1.0)
+    assert export.main([plain, str(tmp_path / "out"), "--format", "torch"]) == 1
+    assert "differ by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_export_is_one_sentence(plain, tmp_path):
+    succeed(export, plain, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in (
+        {"format_version": 9},
+        {"data": {}},
+        {"settings": {**config["settings"], "model": {"latent_size": 9}}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError):
+            ali_dist.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(InputError, match="damaged"):
+        ali_dist.load(tmp_path)
