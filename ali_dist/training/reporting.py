@@ -28,6 +28,7 @@ from ali_dist.runs.run_writer import RunWriter
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
+from ali_dist.training.network_modes import modes_kept
 from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
 from ali_dist.training.state import TrainState
@@ -241,7 +242,8 @@ class RunReporter:
         return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics, is_failed=is_failed)
 
     def _measure(self, position: Record, purpose: Purpose) -> SplitEvaluation:
-        result = self._evaluator.measure(self._make_inference_model(), purpose)
+        with modes_kept(self._state.ali):
+            result = self._evaluator.measure(self._make_inference_model(), purpose)
         if result.metrics:
             self._evaluations[purpose] = result
             self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
@@ -260,8 +262,9 @@ class RunReporter:
     def _draw_galleries(self, images: int) -> None:
         spec = self._data.train.index.spec
         data, labels = self._shown
-        model = self._make_inference_model()
-        drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
+        with modes_kept(self._state.ali):
+            model = self._make_inference_model()
+            drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
         for kind, gallery in drawn.items():
             path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
             gallery.save_picture(path)
