@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def sickness(spoil: Callable[[ALI], object], *, first: int = 0, last: int = 10**
 
 
 def _last_linear(network: nn.Module) -> nn.Linear:
-    return cast("nn.Linear", [m for m in network.modules() if isinstance(m, nn.Linear)][-1])
+    return [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
 
 
 def _biases(module: nn.Module) -> torch.Tensor:
