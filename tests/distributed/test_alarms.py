@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
 from ali_dist.data.preparation.builtin import ensure_prepared
-from ali_dist.distributed import World
+from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.training.loop import fit
 from ali_dist.training.loss_meter import LossMeter
 from tests.helpers.distributed import run_distributed
@@ -56,8 +57,12 @@ def test_what_is_measured_goes_in_the_all_reduce_of_the_losses(monkeypatch: pyte
 
     assert not hasattr(health_probe, "sum_over_ranks")
     calls: list[int] = []
-    reduce = loss_meter.sum_over_ranks
-    monkeypatch.setattr(loss_meter, "sum_over_ranks", lambda t, world: (calls.append(len(t)), reduce(t, world))[1])
+
+    def reduce(values: Tensor, world: World) -> Tensor:
+        calls.append(len(values))
+        return sum_over_ranks(values, world)
+
+    monkeypatch.setattr(loss_meter, "sum_over_ranks", reduce)
     ensure_prepared("mixture-grid", str(tmp_path / "data"))
     config = watched_config(tmp_path, updates=50)
     fit(config, StoppingContext())

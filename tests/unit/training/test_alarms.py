@@ -187,9 +187,10 @@ def test_looking_changes_nothing_in_the_training(make_config: MakeConfig, change
         ({"objective__game": "gan", "objective__cycle_x": 0}, {"z_effect", "latent_kl", "sigma"}),
         ({"model__encoder": "deterministic"}, {"sigma"}),
         ({"objective__packing": 2, "scale__micro_batch": 8}, set()),
+        ({"data__global_batch_size": 4}, {"latent_kl", "sample_spread"}),
         ({"objective__unary": True, "objective__r1": 0, "objective__r2": 0}, set()),
     ],
-    ids=["gan", "deterministic", "packs-in-parts", "unary"],
+    ids=["gan", "deterministic", "packs-in-parts", "small-batch", "unary"],
 )
 def test_a_game_is_measured_by_what_it_has(make_config: MakeConfig, changes: dict[str, Any], lacks: set[str]) -> None:
     config = make_config(updates=50, **changes)
