@@ -24,6 +24,11 @@ class RunConfig:
     dir: str = setting("runs", "folder or s3://bucket/prefix that holds run folders")
     images: int = setting(64_000, "training length: real images seen, counted over all workers")
     seed: int = setting(0, "seed of weights, order, noise and dropout")
+    on_alarm: Literal["warn", "rollback", "stop"] = setting(
+        "warn",
+        "what an alarm of a sick run does: warn: say it; rollback: go back to the last checkpoint from before the "
+        "trouble, with other noise, at most 3 times, then stop; stop: end with exit code 1, with that one the newest",
+    )
 
     def __post_init__(self) -> None:
         for key, text in (("run.name", self.name), ("run.dir", self.dir)):

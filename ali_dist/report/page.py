@@ -65,6 +65,7 @@ def write_page(run_folder: Path) -> Path:
     metrics, source = _metrics_html(run)
     sections = [
         _headline_html(name, run),
+        _alarms_html(run),
         "".join(note_html(problem) for problem in run.problems),
         _gallery_html(run),
         section_html("Metrics", _metric_table(metrics, source)),
@@ -90,6 +91,20 @@ def _headline_html(name: str, run: RunReader) -> str:
     )
 
 
+def _alarms_html(run: RunReader) -> str:
+    """What was raised of trouble, with what was done and is to be done about it; empty where nothing was."""
+    items = []
+    for alarm in run.alarms:
+        images = alarm.get("alarm_images", alarm["images"])
+        done = {
+            "rollback": f"; the run was rolled back to {alarm['images']:,} images",
+            "alarm": "; the run was stopped" if alarm.get("response") == "stop" else "",
+        }[alarm["event"]]
+        text = f"after {images:,} images: {alarm.get('meaning')}{done}. {alarm.get('advice')}"
+        items.append(f"<li><strong>{escape(str(alarm.get('alarm')))}</strong> {escape(text)}</li>")
+    return section_html("Alarms", f"<ul>{''.join(items)}</ul>") if items else ""
+
+
 def _key_figures(run: RunReader) -> list[tuple[str, str]]:
     """Label and value of each of the headline's boxes; without a summary, from the last training record."""
     last = run.train[-1] if run.train else {}
@@ -105,6 +120,7 @@ def _key_figures(run: RunReader) -> list[tuple[str, str]]:
         "device": ("device", str),
         "precision": ("precision", str),
         "restarts": ("restarts", str),
+        "rollbacks": ("rollbacks", str),
     }
     return [(label, show(known[key])) for key, (label, show) in boxes.items() if known.get(key) is not None]
 

@@ -18,6 +18,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -37,10 +38,15 @@ _MANIFEST = "manifest.json"
 _ALWAYS_THERE = {"model.safetensors", "state.json"}  # in every manifest
 _FOLDER_NAME = re.compile(r"step-(\d{9,18})", re.ASCII)
 _FILE_NAME = re.compile(r"state\.json|[a-z]+\.safetensors")
-_LATER_FIELDS = ("data", "metrics_split")  # of `CheckpointMetadata`; older checkpoints of this format lack them
+_LATER_FIELDS = (
+    "data",
+    "metrics_split",
+    "rollbacks",
+    "alarms",
+)  # of `CheckpointMetadata`; older checkpoints of this format lack them
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("step", "images_seen", "epoch", "restarts", "world_size"), int),
-    **dict.fromkeys(("config", "precision", "metrics", "data"), dict),
+    **dict.fromkeys(("config", "precision", "metrics", "data", "alarms"), dict),
     **dict.fromkeys(("fingerprint", "metrics_split"), str),
     "seconds": (int, float),
 }
@@ -69,6 +75,8 @@ class CheckpointMetadata:
             they are of the same moment.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         data: What the networks depend on; see `DataSpec`.
+        rollbacks: How often the run has gone back to an earlier checkpoint because of an alarm.
+        alarms: What the watch for sick runs remembers; see `AlarmWatch.state`.
         format_version: Version of the whole folder.
     """
 
@@ -84,6 +92,8 @@ class CheckpointMetadata:
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_split: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    rollbacks: int = 0
+    alarms: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -129,10 +139,17 @@ class CheckpointStore:
         self._passed_over: set[int] = set()  # steps whose checkpoints are whole, perhaps, but of no use
         self.undeleted: set[int] = set()  # steps whose old checkpoints could not be deleted
 
-    def save(self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def save(
+        self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]], *, spare: int | None = None
+    ) -> None:
         """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
 
         A checkpoint of the same step that is complete stays as it is, metadata and all: its tensors are the same.
+
+        Args:
+            metadata: What it says beside tensors.
+            tensors: Tensors by file, then by name.
+            spare: A step: of the checkpoints up to it, the newest is kept beside the newest of all. None: of none.
 
         Raises:
             StorageError: The previous save failed.
@@ -140,7 +157,9 @@ class CheckpointStore:
         """
         self.wait()
         snapshot = {file: copy_to_host(part) for file, part in tensors.items()}
-        self._writer = threading.Thread(target=self._write, args=(metadata, snapshot), name="checkpoint", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write, args=(metadata, snapshot, spare), name="checkpoint", daemon=True
+        )
         self._writer.start()
 
     def is_idle(self) -> bool:
@@ -168,7 +187,7 @@ class CheckpointStore:
         if len(self.undeleted) > 1:  # the first one has been said
             self._say(f"{len(self.undeleted)} old checkpoints in {self._store.url} could not be deleted.")
 
-    def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]]) -> None:
+    def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]], spare: int | None) -> None:
         try:
             if metadata.step not in self._passed_over and self._is_complete(metadata.step):
                 return
@@ -184,7 +203,7 @@ class CheckpointStore:
             if self._lease is not None:
                 self._lease.check()
             self._store.put(f"{folder}/{_MANIFEST}", json.dumps(manifest, indent=1).encode())
-            self._prune(metadata.step)
+            self._prune(metadata.step, spare)
         except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
             self._error = error
 
@@ -197,7 +216,25 @@ class CheckpointStore:
                 files_by_step.setdefault(int(match[1]), {})[name] = info.size
         return files_by_step
 
-    def _prune(self, saved: int) -> None:
+    def has_until(self, step: int) -> bool:
+        """Whether there is a checkpoint of that step or an earlier one, by the look of it."""
+        return any(saved <= step and _MANIFEST in files for saved, files in self._list_folders().items())
+
+    def discard_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, so that no start goes on from them; no save may be in flight.
+
+        Raises:
+            StorageError, InputError: One could neither be deleted nor made useless.
+        """
+        for later, files in self._list_folders().items():
+            if later <= step:
+                continue
+            self._take_manifest_away(later)
+            with suppress(InputError, StorageError):  # what is left is torn, and counts for nothing
+                folder = f"{_FOLDER}/{_folder_name(later)}"
+                self._store.delete([f"{folder}/{name}" for name in files])
+
+    def _prune(self, saved: int, spare: int | None = None) -> None:
         """Delete all but the newest complete checkpoints, each manifest first.
 
         A run does not end because it may not delete: an old checkpoint that stays is as true as it was. The first
@@ -206,6 +243,7 @@ class CheckpointStore:
         Args:
             saved: The step that has just been saved. Folders of later steps are none that a run could go on from, or
                 it would have: they do not count.
+            spare: See `save`.
         """
         try:
             folders = self._list_folders()
@@ -213,8 +251,9 @@ class CheckpointStore:
             self._say(f"Old checkpoints could not be listed, so none are deleted before the next one is saved: {error}")
             return
         complete = [s for s, files in folders.items() if s <= saved and _MANIFEST in files]
+        spared = max((step for step in complete if spare is not None and step <= spare), default=None)
         for step in sorted(complete)[: -self._keep]:
-            if step in self.undeleted:
+            if step in self.undeleted or step == spared:
                 continue
             try:
                 self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"])

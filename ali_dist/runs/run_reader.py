@@ -25,6 +25,7 @@ class RunReader:
         train: The training records of metrics.jsonl, ascending in `images`, one for each value of it.
         evaluations: The evaluation records of metrics.jsonl, likewise; all of one split, the first one's, so that a
             curve through them means one thing.
+        alarms: The alarms of metrics.jsonl, and the rollbacks, which stand for the alarms that they answered.
         images: The newest PNG of each kind, in the order of the report.
         problems: One sentence for each file that is missing or cannot be read.
     """
@@ -33,6 +34,7 @@ class RunReader:
     summary: Mapping[str, Any]
     train: list[Record]
     evaluations: list[Record]
+    alarms: list[Record]
     images: dict[str, Path]
     problems: list[str]
 
@@ -56,6 +58,7 @@ class RunReader:
             summary,
             _latest_by_images([r for r in records if r.get("event") == "train"]),
             _latest_by_images(_of_one_split([r for r in records if r.get("event") == "evaluation"])),
+            [r for r in records if r.get("event") in ("alarm", "rollback")],
             images,
             problems,
         )

@@ -134,7 +134,8 @@ class TensorBoardTracker:
         self._writer: SummaryWriter | None = None
 
     def forget_after(self, images: int) -> None:
-        """Nothing yet: the writer that the next record opens tells TensorBoard from where on it replaces."""
+        """Close the writer: the one that the next record opens tells TensorBoard from where on it replaces."""
+        self.close()
 
     def log_record(self, record: Record) -> None:
         if self._writer is None:

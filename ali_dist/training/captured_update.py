@@ -104,8 +104,12 @@ class CapturedUpdates:
         (epsilon,) = struct.unpack("f", struct.pack("f", self._step.optimizer.param_groups[0]["eps"]))
         if epsilon != self._epsilon:
             self._epsilon = epsilon
-            self._recordings.clear()
-            self._updates_before.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Record anew: what recordings work on, such as Adam's state, has been replaced."""
+        self._recordings.clear()
+        self._updates_before.clear()
 
     def _update_on_own_stream(self, batch: TrainBatch, weights: LossWeights) -> StepResult:
         """Update as usual, on the stream that is going to be recorded: what is created now belongs to it."""

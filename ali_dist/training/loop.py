@@ -14,23 +14,16 @@ from typing import NoReturn
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import (
-    any_rank,
-    average_buffers,
-    awaited_by_ranks,
-    check_replicas,
-    gather_texts,
-    largest_of_ranks,
-    waiting_for_ranks,
-)
+from ali_dist.distributed import any_rank, awaited_by_ranks, largest_of_ranks, waiting_for_ranks
 from ali_dist.errors import Stopped, TrainingError
-from ali_dist.runs.checkpoint import CheckpointMetadata
-from ali_dist.runs.checkpoint_tensors import find_non_finite
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
+from ali_dist.training.alarm_response import respond_to_alarms
+from ali_dist.training.alarms import Alarm, alarm_of_divergence
 from ali_dist.training.context import Context
 from ali_dist.training.memory import advise_on_memory
 from ali_dist.training.reporting import EvaluationOutcome
+from ali_dist.training.saving import average_statistics, conclude, save_checkpoint
 from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import LossWeights, StepResult, TrainBatch, loss_weights_at
 
@@ -48,7 +41,7 @@ def fit(config: Config, context: Context) -> Record | None:
 
     Raises:
         InputError: Config, data and checkpoint do not go together.
-        TrainingError: A loss or weight is not finite.
+        TrainingError: A loss or weight is not finite, or an alarm stops the run.
         Stopped: The context asked to stop; a checkpoint has been saved.
     """
     with ExitStack() as stack:
@@ -60,6 +53,8 @@ def fit(config: Config, context: Context) -> Record | None:
         with context.before_training():
             run.start_training(stack)
         look_again(run)
+        if run.progress.step == 0 and config.run.on_alarm != "warn":
+            save_checkpoint(run)  # for an alarm to go back to
 
         while run.progress.step < run.total_steps:
             # Stop, if any rank was asked to: save first, so that the same command goes on from here.
@@ -98,7 +93,10 @@ def fit(config: Config, context: Context) -> Record | None:
                 is_last=run.progress.step == run.total_steps,
             )
             if due.record:
-                record_losses(run)
+                is_due = run.progress.watch.is_due(run.progress.step, is_saved=due.save)
+                alarms = record_losses(run, batch if is_due else None)
+                if alarms and respond_to_alarms(run, alarms):
+                    continue  # from an earlier checkpoint
             if due.save:
                 save_checkpoint(run)  # before the looks, so that what fails or is killed there loses no training
             elif due.draw or due.evaluate:
@@ -163,23 +161,37 @@ def must_stop(run: TrainingRun) -> bool:
     return bool(flag)
 
 
-def record_losses(run: TrainingRun) -> None:
-    """Write a record of the training since the last one, if it is finite. Collective.
+def record_losses(run: TrainingRun, batch: TrainBatch | None = None) -> list[Alarm]:
+    """Write a record of the training since the last one, if it is finite, and look for trouble. Collective.
+
+    Args:
+        run: The run.
+        batch: This rank's part of the last global batch, to look at the networks with; None: they are not looked at.
+
+    Returns:
+        Alarms that are to be raised now, the same on every rank.
 
     Raises:
-        TrainingError: A loss is not finite.
+        TrainingError: A loss is not finite, and the run may not be rolled back.
     """
+    sums = None if batch is None else run.probe.sums(batch)
     with waiting_for_ranks("the sum of losses"):
-        losses = run.meter.take(run.progress.images, run.batches.wait_seconds)
+        losses = run.meter.take(run.progress.images, run.batches.wait_seconds, sums)
     if not math.isfinite(losses["d_loss"] + losses["g_loss"]):
+        if batch is not None and run.config.run.on_alarm == "rollback":
+            return [alarm_of_divergence(run.progress.step)]
         raise TrainingError(
             f"Training diverged before image {run.progress.images:,} (d_loss {losses['d_loss']:.3g}, g_loss "
             f"{losses['g_loss']:.3g}); earlier checkpoints are kept: lower optim.lr_d and optim.lr_g, or raise "
             "objective.r1 and objective.r2, under another --run.name."
         )
+    measures = {} if sums is None else run.probe.measures(sums)
     if run.reporter is not None:
         run.reporter.log_record({"event": "train", **run.position(), **losses, **run.state.rates()})
+        if measures:
+            run.reporter.log_measures({"event": "watch", **run.position(), **measures})
     run.meter.start(run.progress.images, run.batches.wait_seconds)  # a stop before the next update has none to record
+    return run.progress.watch.look(measures, run.progress.step) if measures else []
 
 
 def look(run: TrainingRun, *, draws: bool, evaluates: bool, is_saved: bool) -> None:
@@ -252,53 +264,6 @@ def evaluate(run: TrainingRun) -> bool:
     return True
 
 
-def save_checkpoint(run: TrainingRun) -> None:
-    """Snapshot this moment as a checkpoint, written in the background. Collective.
-
-    Raises:
-        TrainingError: A weight, a statistic, an average or a moment of Adam is not finite.
-        StorageError: The previous checkpoint could not be written.
-    """
-    check_replicas(run.state.ali, run.world)
-    average_statistics(run)
-    with waiting_for_ranks("the sum of augmentation's counts"):
-        run.state.gather_counts()
-    tensors = run.state.tensors()
-    if (name := find_non_finite(tensors)) is not None:  # it would be written over the last good ones
-        raise TrainingError(
-            f"{name} is not finite after image {run.progress.images:,}; earlier checkpoints are kept: lower "
-            "optim.lr_d and optim.lr_g, or raise objective.r1 and objective.r2, under another --run.name."
-        )
-    if run.reporter is None:
-        return
-    index = run.data.train.index
-    is_last = run.progress.step >= run.total_steps  # its evaluation is to come, which whoever goes on must see
-    metadata = CheckpointMetadata(
-        step=run.progress.step,
-        images_seen=run.progress.images,
-        epoch=run.progress.images // index.num_samples,
-        seconds=run.seconds(),
-        restarts=run.progress.restarts,
-        fingerprint=index.fingerprint,
-        world_size=run.world.size,
-        config=run.config.to_mapping(),
-        precision=run.state.precision.state_dict(),
-        metrics={} if is_last else run.progress.metrics,
-        metrics_split="" if is_last else run.progress.metrics_split,
-        data=index.spec.to_mapping(),
-    )
-    run.checkpoints.save(metadata, tensors)
-    run.reporter.publish()
-
-
-def average_statistics(run: TrainingRun) -> None:
-    """Give all ranks the same batch-norm statistics, for drawing, evaluating and saving. Collective."""
-    share = (run.rows.stop - run.rows.start) / run.global_batch_size
-    average_buffers(run.state.ali, share, run.world)
-    if run.state.average is not None:
-        average_buffers(run.state.average, share, run.world)
-
-
 def save_and_stop(run: TrainingRun) -> NoReturn:
     """Record, save and conclude an unfinished run. Collective.
 
@@ -313,17 +278,6 @@ def save_and_stop(run: TrainingRun) -> NoReturn:
         f"Stopped on request after {run.progress.images:,} of {run.config.run.images:,} images with a checkpoint "
         "saved; run the same command to go on."
     )
-
-
-def conclude(run: TrainingRun, status: str) -> Record | None:
-    """Wait for the last checkpoint, then write summary and page; the summary on rank 0. Collective."""
-    substituted = gather_texts(run.batches.substituted, run.world)
-    run.checkpoints.wait()  # a run is what its checkpoints are: nothing is finished before they are written
-    if run.reporter is None:
-        return None
-    outcome = run.outcome(status) | run.meter.speed() | {"residency": run.batches.residency}
-    with run.context.all_saved(run.checkpoints.is_idle):
-        return run.reporter.write_summary(outcome, substituted)
 
 
 def _describe_end(run: TrainingRun, *, was_finished: bool) -> str:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.model.losses import OBJECTIVES, jsd_estimate
@@ -60,14 +61,19 @@ class LossMeter:
         """Count one update."""
         self._sums += torch.stack(result)
 
-    def take(self, images: int, waited: float) -> dict[str, float]:
+    def take(self, images: int, waited: float, beside: Tensor | None = None) -> dict[str, float]:
         """End the stretch: means per image over all ranks, and its speed. Collective.
 
         Args:
             images: Images seen so far.
             waited: Seconds of waiting for data so far.
+            beside: Other numbers of this rank, [S] fp64, which become their sum over ranks: all in one all-reduce.
         """
-        sums = sum_over_ranks(self._sums, self._world).tolist()  # waits for the device
+        parts = [self._sums] if beside is None else [self._sums, beside]
+        total = sum_over_ranks(torch.cat(parts), self._world)
+        if beside is not None:
+            beside.copy_(total[len(self._sums) :])
+        sums = total[: len(self._sums)].tolist()  # waits for the device
         stretch = _Stretch(images - self.images, time.monotonic() - self._started, waited - self._waited_before)
         self._total.images += stretch.images
         self._total.seconds += stretch.seconds

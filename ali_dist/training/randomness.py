@@ -12,7 +12,13 @@ from torch import Tensor
 from ali_dist.model.augmentation import NUMBERS_PER_IMAGE, Augmentation, AugmentationParameters, parameters_from_numbers
 from ali_dist.model.layers import Dropout
 
-_NOISE, _DROPOUT, _FLIP, _AUGMENTATION = 1, 2, 3, 4  # purposes, whose streams of random numbers stay apart
+_NOISE, _DROPOUT, _FLIP, _AUGMENTATION, _ROLLBACK = (
+    1,
+    2,
+    3,
+    4,
+    5,
+)  # purposes, whose streams of random numbers stay apart
 
 
 def _mix_seed(*parts: int) -> int:
@@ -24,6 +30,14 @@ def _mix_seed(*parts: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state >> 1
+
+
+def seed_after_rollbacks(seed: int, rollbacks: int) -> int:
+    """The seed of noise, flips, dropout and augmentation of a run that has been rolled back so often.
+
+    The order of the data stays that of `seed`, so that each sample is still used once an epoch.
+    """
+    return seed if rollbacks == 0 else _mix_seed(_ROLLBACK, seed, rollbacks)
 
 
 class NoiseSource:
@@ -130,6 +144,10 @@ class DropoutMasks:
         self._step = 0
         self._pass = 0
 
+    def reseed(self, seed: int) -> None:
+        """Draw from another seed from the next update on."""
+        self._seed = seed
+
     def start_update(self, step: int) -> None:
         """Make the next pass the first one of update `step`."""
         self._step = step
@@ -216,6 +234,10 @@ class AugmentationDraws:
         augmentation.take_parameters(AugmentationParameters(*self._parameters))
         self._step = 0
         self._pass = 0
+
+    def reseed(self, seed: int) -> None:
+        """Draw from another seed from the next update on."""
+        self._seed = seed
 
     def start_update(self, step: int) -> None:
         """Make the next pass the first one of update `step`."""

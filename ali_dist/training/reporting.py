@@ -28,6 +28,8 @@ from ali_dist.runs.run_writer import RunWriter
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
+from ali_dist.training.alarms import Alarm
+from ali_dist.training.network_modes import modes_kept
 from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
 from ali_dist.training.state import TrainState
@@ -150,6 +152,49 @@ class RunReporter:
         if self._display is not None:
             self._display.update(record["images"], record)
 
+    def log_measures(self, record: Record) -> None:
+        """Write what the networks were measured for alarms; it is not shown."""
+        self._folder.log_record(record)
+
+    def record_alarm(self, alarm: Alarm, position: Record) -> None:
+        """Write and say an alarm.
+
+        Args:
+            alarm: The alarm.
+            position: Step, images and seconds at which it is raised.
+        """
+        self._folder.log_record(
+            {"event": "alarm", **position, **alarm.to_record(), "response": self._config.run.on_alarm}
+        )
+        self.say(alarm.describe(position["images"]))
+
+    def record_rollback(
+        self, alarm: Alarm, images: int, position: Record, progress: TrainingProgress, *, most: int
+    ) -> None:
+        """Drop what was recorded after the checkpoint that the run went back to, and write and say that it did.
+
+        Args:
+            alarm: Why.
+            images: Images seen when the alarm was raised.
+            position: Step, images and seconds at which the run goes on.
+            progress: The same; gets the newest metrics of before.
+            most: How many rollbacks a run may have.
+        """
+        for note in self._folder.forget_after(progress.images):
+            self.say(note)
+        self._recall_metrics(progress)
+        self._folder.log_record({"event": "rollback", **position, **alarm.to_record(), "alarm_images": images})
+        self._folder.publish()
+        self.say(
+            f"Rolled back from {images:,} to {progress.images:,} images because of {alarm.name} (rollback "
+            f"{progress.rollbacks} of at most {most}); noise, dropout and augmentation are drawn anew from here, "
+            "and the order of the data stays."
+        )
+
+    def count_rollbacks(self) -> int:
+        """Rollbacks that are recorded, of all starts of the run."""
+        return sum(record.get("event") == "rollback" for record in self._folder.read_records())
+
     def publish(self) -> None:
         """Bring what has been written to the run folder, where that is not on this machine."""
         self._folder.publish()
@@ -241,7 +286,8 @@ class RunReporter:
         return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics, is_failed=is_failed)
 
     def _measure(self, position: Record, purpose: Purpose) -> SplitEvaluation:
-        result = self._evaluator.measure(self._make_inference_model(), purpose)
+        with modes_kept(self._state.ali):
+            result = self._evaluator.measure(self._make_inference_model(), purpose)
         if result.metrics:
             self._evaluations[purpose] = result
             self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
@@ -260,8 +306,9 @@ class RunReporter:
     def _draw_galleries(self, images: int) -> None:
         spec = self._data.train.index.spec
         data, labels = self._shown
-        model = self._make_inference_model()
-        drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
+        with modes_kept(self._state.ali):
+            model = self._make_inference_model()
+            drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
         for kind, gallery in drawn.items():
             path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
             gallery.save_picture(path)
@@ -314,7 +361,8 @@ class RunReporter:
         return summary
 
     def _write_summary(self, summary: Record) -> None:
-        """Write the summary with all that has failed."""
+        """Write the summary with all alarms and all that has failed."""
+        summary["alarms"] = self._alarms()
         failures = self._failures()
         if failures:
             summary["failures"] = failures
@@ -325,6 +373,22 @@ class RunReporter:
             {key: record.get(key) for key in ("what", "images", "reason")}
             for record in self._folder.read_records()
             if record.get("event") == "failure"
+        ]
+
+    def _alarms(self) -> list[Record]:
+        """Alarms so far, and what was done; one that a rollback answered is known by the record of that."""
+        return [
+            {
+                "alarm": record.get("alarm"),
+                "images": record.get("alarm_images", record["images"]),
+                "value": record.get("value"),
+                "threshold": record.get("threshold"),
+                "response": "rollback" if record["event"] == "rollback" else record.get("response"),
+                "meaning": record.get("meaning"),
+                "advice": record.get("advice"),
+            }
+            for record in self._folder.read_records()
+            if record.get("event") in ("alarm", "rollback")
         ]
 
     def read_finished_summary(self) -> Record | None:

@@ -14,6 +14,7 @@ from ali_dist.distributed import World, sum_over_ranks, waiting_for_ranks
 from ali_dist.errors import InputError
 from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
+from ali_dist.training.alarms import AlarmWatch
 from ali_dist.training.schedules import learning_rate_factor
 from ali_dist.training.state import TrainState
 
@@ -54,6 +55,8 @@ class TrainingProgress:
         metrics: Metrics of the last evaluation; empty if there was none, or if the one at the end has given none.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         planned_images: The length of the run that the checkpoint was saved in; 0 if there is none.
+        rollbacks: How often the run went back to an earlier checkpoint because of an alarm.
+        watch: What alarms are raised by.
     """
 
     step: int = 0
@@ -63,6 +66,8 @@ class TrainingProgress:
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_split: str = ""
     planned_images: int = 0
+    rollbacks: int = 0
+    watch: AlarmWatch = field(default_factory=AlarmWatch)
 
     def advance(self, images: int) -> None:
         """Count one update of so many images."""
@@ -101,6 +106,7 @@ def resume_run(
             changes[:] = _check_same_run(config, checkpoint.metadata, fingerprint, world)
         except (AttributeError, KeyError, TypeError) as error:
             raise UnusableCheckpoint(f"its config lacks {error}") from error
+        _read_watch(checkpoint.metadata)
         state.check_tensors(checkpoint.tensors, checkpoint.metadata.step)
 
     newest = checkpoints.read_newest(check=check)
@@ -126,7 +132,21 @@ def resume_run(
         metrics=dict(metadata.metrics),
         metrics_split=metadata.metrics_split,
         planned_images=planned_images,
+        rollbacks=metadata.rollbacks,
+        watch=_read_watch(metadata),
     )
+
+
+def _read_watch(metadata: CheckpointMetadata) -> AlarmWatch:
+    """The watch for sick runs as the checkpoint holds it.
+
+    Raises:
+        UnusableCheckpoint: What it holds is none.
+    """
+    try:
+        return AlarmWatch.restored(metadata.alarms, metadata.step)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UnusableCheckpoint(f"state.json has alarms {str(metadata.alarms)[:40]!r}") from error
 
 
 def describe_new_rates(config: Config, images: int, planned_images: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import World, gather_texts
+from ali_dist.distributed import World, gather_texts, sum_over_ranks
 from ali_dist.errors import InputError, StorageError
 from ali_dist.model.ali import ALI
 from ali_dist.model.layers import BatchNorm
@@ -20,8 +20,10 @@ from ali_dist.runs.lease import Lease, take_lease
 from ali_dist.runs.trackers import Record
 from ali_dist.storage.base import Store
 from ali_dist.training.context import Context
+from ali_dist.training.health_probe import HealthProbe
 from ali_dist.training.labelled_batches import LabelledBatches
 from ali_dist.training.loss_meter import LossMeter
+from ali_dist.training.randomness import seed_after_rollbacks
 from ali_dist.training.reporting import RunReporter
 from ali_dist.training.resume import TrainingProgress, resume_run
 from ali_dist.training.state import TrainState, build_train_state
@@ -43,7 +45,9 @@ class TrainingRun:
         checkpoints: The checkpoints of the run.
         progress: How far the run is.
         meter: Losses and speed since the last record.
+        probe: Measures the networks where losses are recorded.
         batches: This rank's batches; there once training has started.
+        substituted_before: Samples that were replaced in batches before a rollback.
         started: The value of `time.monotonic` when set-up was done.
         is_first_update: Whether this start has made none yet.
         last_vote: The step of the last vote on stopping; -1: there was none.
@@ -61,7 +65,9 @@ class TrainingRun:
     checkpoints: CheckpointStore
     progress: TrainingProgress
     meter: LossMeter
+    probe: HealthProbe
     batches: TrainBatches = field(init=False)
+    substituted_before: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     is_first_update: bool = True
     last_vote: int = -1
@@ -89,23 +95,41 @@ class TrainingRun:
         return self.config.data.global_batch_size
 
     def start_training(self, stack: ExitStack) -> None:
-        """Open the batches from the next update on, and start the clock. `stack` closes them."""
+        """Open the batches from the next update on, and start the clock. `stack` closes them. Collective."""
         if self.reporter is not None:
             self.reporter.begin_training(self.progress)
+        self._recall_rollbacks()
+        self.open_batches()
+        stack.callback(lambda: self.batches.close())  # those that are open by then
+
+    def _recall_rollbacks(self) -> None:
+        """Count rollbacks that no checkpoint knows of: the run was ended before it saved the next. Collective."""
+        recorded = self.reporter.count_rollbacks() if self.reporter is not None else 0
+        total = sum_over_ranks(torch.tensor([recorded], dtype=torch.float64, device=self.device), self.world)
+        self.progress.rollbacks = max(self.progress.rollbacks, int(total.item()))
+
+    def open_batches(self) -> None:
+        """Open the batches from the next update on, with the noise of the progress, and start the clock."""
+        seed = seed_after_rollbacks(self.config.run.seed, self.progress.rollbacks)
+        self.state.step.reseed(seed)
         embedding = self.state.ali.embedding
-        self.batches = stack.enter_context(
-            TrainBatches(
-                self.config,
-                self.data.train,
-                self.state.space,
-                self.labelled,
-                world=self.world,
-                device=self.device,
-                condition_size=embedding.in_features if isinstance(embedding, torch.nn.Linear) else 0,
-                start_step=self.progress.step,
-            )
+        self.batches = TrainBatches(
+            self.config,
+            self.data.train,
+            self.state.space,
+            self.labelled,
+            world=self.world,
+            device=self.device,
+            condition_size=embedding.in_features if isinstance(embedding, torch.nn.Linear) else 0,
+            start_step=self.progress.step,
+            noise_seed=seed,
         )
         self.meter.start(self.progress.images, self.batches.wait_seconds)
+
+    def close_batches(self) -> None:
+        """Close them to open others, and remember which samples were replaced."""
+        self.substituted_before += self.batches.substituted
+        self.batches.close()
 
     def seconds(self) -> float:
         """Wall time since set-up, over all starts of the run."""
@@ -126,6 +150,7 @@ class TrainingRun:
             **self.position(),
             "world_size": self.world.size,
             "restarts": self.progress.restarts,
+            "rollbacks": self.progress.rollbacks,
             "metrics": self.progress.metrics,
             "metrics_split": self.progress.metrics_split,
         }
@@ -181,6 +206,7 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         checkpoints=checkpoints,
         progress=progress,
         meter=LossMeter(config.objective.loss, device, world, logits=_count_logits(config)),
+        probe=HealthProbe(config, state, rows, world, device),
     )
 
 

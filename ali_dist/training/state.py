@@ -158,6 +158,8 @@ class TrainState:
         if self.augmentation is not None:
             self.augmentation.restore(tensors.get("augmentation", {}))
         self.precision.load_state_dict(precision)
+        if self.captured is not None:
+            self.captured.forget()
 
 
 def build_train_state(config: Config, index: Index, device: torch.device, world: World) -> TrainState:

@@ -179,6 +179,11 @@ class Step:
         for draws in self.draws:
             draws.start_update(step)
 
+    def reseed(self, seed: int) -> None:
+        """Draw what is random in forward passes from another seed."""
+        for draws in self.draws:
+            draws.reseed(seed)
+
     def draw(self) -> None:
         """Draw what is random in the next forward pass."""
         for draws in self.draws:

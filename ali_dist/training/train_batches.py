@@ -51,6 +51,7 @@ class TrainBatches:
         device: Where batches are wanted.
         condition_size: A, numbers in a condition; 0: an unconditional model.
         start_step: The first update that is asked for.
+        noise_seed: Of noise and flips; None: the run's.
     """
 
     def __init__(
@@ -64,15 +65,17 @@ class TrainBatches:
         device: torch.device,
         condition_size: int,
         start_step: int,
+        noise_seed: int | None = None,
     ) -> None:
         self._config = config
         self._space = space
         self._labelled = labelled
         self._condition_size = condition_size
         rows, batch_size = rows_of_rank(config, world), config.data.global_batch_size
-        self._flips = HorizontalFlips(config.run.seed, batch_size, rows, device) if config.data.flip else None
+        seed = config.run.seed if noise_seed is None else noise_seed
+        self._flips = HorizontalFlips(seed, batch_size, rows, device) if config.data.flip else None
         self._noise = NoiseSource(
-            config.run.seed,
+            seed,
             batch_size,
             config.model.latent_size,
             rows,
@@ -124,13 +127,17 @@ class TrainBatches:
         """One sentence for each bad sample that was replaced."""
         return self._source.substituted
 
+    def close(self) -> None:
+        """Stop the reading threads; may be called twice."""
+        self._source.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._source.close()
+        self.close()
 
 
 def _open_source(config: Config, split: DataSplit, world: World, device: torch.device, start_step: int) -> BatchSource:

@@ -259,3 +259,15 @@ def test_metrics_that_came_after_the_checkpoint_are_those_of_the_run_that_goes_o
     assert summary["metrics_split"] == evaluation["split"] == "valid"
     assert summary["metrics"]
     assert summary["metrics"].items() <= evaluation.items()
+
+
+def test_looks_change_nothing_in_the_training(make_config: Callable[..., Config]) -> None:
+    """Networks are drawn and measured in evaluation mode, and train on in training mode: with dropout, batch norm."""
+    changes = {"model__discriminator_dropout": 0.3, "optim__ema_half_life": 0}
+    looking = make_config(run__name="looking", **changes)
+    blind = make_config(
+        run__name="blind", report__gallery_every=0, report__evaluate_every=0, report__evaluation="none", **changes
+    )
+    fit(looking, StoppingContext())
+    fit(blind, StoppingContext())
+    assert_bitwise_equal(load_weights(looking), load_weights(blind))
