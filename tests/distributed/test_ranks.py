@@ -77,8 +77,9 @@ class BatchRecorder:
 
 
 def read_records(config) -> list[dict]:
+    """The records of training; what is measured beside it has tests of its own (test_alarms.py)."""
     lines = (Path(config.run.dir) / config.run.name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return [record for record in map(json.loads, lines) if record["event"] != "watch"]
 
 
 # Adam divides by the gradient's size: without a larger epsilon, rounding of a vanishing gradient becomes a step,
