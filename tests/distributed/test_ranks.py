@@ -43,6 +43,7 @@ def train_rank(rank: int, size: int, mapping: dict, stop_before: int | None = No
         # In a few updates the probability of augmentation must go as far as else in thousands.
         patch.setattr(adaptive_augmentation, "IMAGES_TO_CERTAINTY", 480)
         patch.setattr(adaptive_augmentation, "SHARE_TO_CERTAINTY", 100)
+        patch.setattr(loop, "_VOTE_SECONDS", 1e9)  # ranks vote on stopping every 10 updates, however slow these are
         try:
             loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, size), stop_before))
         except Stopped:
