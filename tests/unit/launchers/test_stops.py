@@ -60,6 +60,10 @@ PHASES = {
 SAVED = {"reading data", "evaluating", "drawing", "uploading pictures", "writing the page"}
 
 
+# The tests themselves may run where SIGHUP or SIGINT is ignored (under nohup, in the background of a shell).
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+
+
 def take_forever(reached: Event, before: int, original: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
@@ -88,6 +92,8 @@ def run_command(arguments: list[str], phase: Phase, reached: Event, log: str, en
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment)
+    for number in NUMBERS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     from ali_dist.train import main
 
     with pytest.MonkeyPatch.context() as patch:
@@ -127,9 +133,6 @@ def stop_in(context: Any, config: Config, phase: Phase, number: int, folder: Pat
         process.join()
 
 
-NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
-
-
 @pytest.mark.parametrize(
     ("name", "number"), [(name, NUMBERS[k % 4]) for k, name in enumerate(PHASES)], ids=list(PHASES)
 )
@@ -165,7 +168,9 @@ def test_what_was_trained_before_a_slow_read_is_saved(context, tmp_path, digits)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_while_libraries_are_imported_ends_the_command_at_once(tmp_path, digits, number):
     program = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow:\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'torch': print('importing', flush=True); time.sleep(60)\n"

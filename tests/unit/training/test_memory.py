@@ -78,6 +78,10 @@ def test_a_run_that_runs_out_of_memory_ends_with_the_advice(monkeypatch: pytest.
 
     class Run:
         world = World()
+        is_first_update = False
+
+        class progress:  # noqa: N801
+            step = 0
 
         class state:  # noqa: N801
             @staticmethod
