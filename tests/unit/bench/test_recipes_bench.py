@@ -330,6 +330,6 @@ def test_a_preset_that_is_sized_by_its_pictures_is_sized_by_those_of_the_bench(t
     write_arrays(tmp_path / "data" / "train", rng.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8), None)
     options = argparse.Namespace(preset="images", data=tmp_path / "data", out=tmp_path / "out")
     base = command._load_base(options, {"run.images": 1000})
-    assert base["data.global_batch_size"] == 16
+    assert base["data.global_batch_size"] == 8
     assert base["objective.augment"] == "color,translation"
     assert base["optim.warmup"] == 50, "a twentieth of the run that the bench makes"
