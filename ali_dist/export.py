@@ -87,7 +87,7 @@ def _check_place(out: Path) -> None:
 def _is_export(folder: Path) -> bool:
     try:
         return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type") == "ali_dist")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -120,17 +120,15 @@ def _move_into_place(scratch: Path, out: Path, names: list[str]) -> None:
 
 def _read_metrics(run: LoadedRun) -> tuple[Mapping[str, float], str]:
     """The metrics of the exported weights, and the split that they are of: from the run's summary, if it is theirs."""
-    summary: dict[str, Any] = {}
     if run.store.stat("summary.json") is not None:
         try:
-            summary = dict(json.loads(run.store.get("summary.json")))
-        except ValueError:
+            summary: dict[str, Any] = json.loads(run.store.get("summary.json"))
+            is_of_these = summary["images"] == run.metadata.images_seen and summary["weights"] == run.weights
+            if is_of_these and summary.get("metrics"):
+                report = (summary.get("evaluation") or {}).get("report") or {}
+                return {key: float(value) for key, value in summary["metrics"].items()}, str(report.get("split", ""))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             sys.stderr.write(f"summary.json in {run.store.url} is damaged, so the card has no metrics of it.\n")
-    is_of_these = summary.get("images") == run.metadata.images_seen and summary.get("weights") == run.weights
-    metrics = summary.get("metrics") if is_of_these else None
-    if isinstance(metrics, dict) and metrics:
-        report = (summary.get("evaluation") or {}).get("report") or {}
-        return {key: float(value) for key, value in metrics.items()}, str(report.get("split", ""))
     return run.metadata.metrics, run.metadata.metrics_split
 
 

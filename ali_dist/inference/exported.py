@@ -156,14 +156,16 @@ def _read_export(store: Store, device: torch.device) -> tuple[LoadedRun, bool]:
         has_discriminator = bool(saved["has_discriminator"])
         tensors = load_tensors(store.get(WEIGHTS))
         weights = saved["weights"]
+        if weights not in ("ema", "raw"):
+            raise ValueError(f"weights is {weights!r}")
+        spec = DataSpec.from_mapping(saved["data"])
+        ali, space = build_networks(config, spec, config.run.seed)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"The exported model in {store.url} is damaged ({type(error).__name__}: {error}): export it again."
         ) from error
-    spec = DataSpec.from_mapping(saved["data"])
-    ali, space = build_networks(config, spec, config.run.seed)
     _fill(ali, tensors, store, has_discriminator=has_discriminator)
     model = make_inference_model(ali, space, config, spec, device)
     return LoadedRun(store, config, metadata, weights, spec, space, model), has_discriminator

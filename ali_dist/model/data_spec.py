@@ -45,8 +45,8 @@ class DataSpec:
             InputError: The mapping does not describe data.
         """
         try:
-            names = {name: tuple(saved[name]) for name in ("shape", "classes", "attributes")}
-            return cls(**names, dtype=str(saved["dtype"]), mixture=saved["mixture"])
+            parts = {name: _tuple_of(saved, name, kind) for name, kind in _PARTS.items()}
+            return cls(**parts, dtype=str(saved["dtype"]), mixture=saved["mixture"])
         except (KeyError, TypeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
@@ -62,3 +62,18 @@ class DataSpec:
             "attributes": list(self.attributes),
             "mixture": self.mixture,
         }
+
+
+_PARTS: dict[str, type] = {"shape": int, "classes": str, "attributes": str}
+
+
+def _tuple_of(saved: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
+    """What is saved under the name, if it is a list of this kind.
+
+    Raises:
+        KeyError, TypeError: There is nothing, or something else.
+    """
+    values = saved[name]
+    if not isinstance(values, list | tuple) or not all(type(value) is kind for value in values):
+        raise TypeError(f"{name} is {str(values)[:40]!r}")
+    return tuple(values)

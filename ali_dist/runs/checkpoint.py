@@ -38,14 +38,10 @@ _MANIFEST = "manifest.json"
 _ALWAYS_THERE = {"model.safetensors", "state.json"}  # in every manifest
 _FOLDER_NAME = re.compile(r"step-(\d{9,18})", re.ASCII)
 _FILE_NAME = re.compile(r"state\.json|[a-z]+\.safetensors")
-_LATER_FIELDS = (
-    "data",
-    "metrics_split",
-    "rollbacks",
-    "alarms",
-)  # of `CheckpointMetadata`; older checkpoints of this format lack them
+# Of `CheckpointMetadata`; older checkpoints of this format lack them.
+_LATER_FIELDS = ("data", "metrics_split", "rollbacks", "alarms")
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("step", "images_seen", "epoch", "restarts", "world_size"), int),
+    **dict.fromkeys(("step", "images_seen", "epoch", "restarts", "world_size", "rollbacks"), int),
     **dict.fromkeys(("config", "precision", "metrics", "data", "alarms"), dict),
     **dict.fromkeys(("fingerprint", "metrics_split"), str),
     "seconds": (int, float),

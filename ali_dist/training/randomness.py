@@ -12,13 +12,8 @@ from torch import Tensor
 from ali_dist.model.augmentation import NUMBERS_PER_IMAGE, Augmentation, AugmentationParameters, parameters_from_numbers
 from ali_dist.model.layers import Dropout
 
-_NOISE, _DROPOUT, _FLIP, _AUGMENTATION, _ROLLBACK = (
-    1,
-    2,
-    3,
-    4,
-    5,
-)  # purposes, whose streams of random numbers stay apart
+# Purposes, whose streams of random numbers stay apart.
+_NOISE, _DROPOUT, _FLIP, _AUGMENTATION, _ROLLBACK = 1, 2, 3, 4, 5
 
 
 def _mix_seed(*parts: int) -> int:

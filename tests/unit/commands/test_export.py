@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -164,12 +165,27 @@ def test_graphs_that_differ_from_the_run_are_not_left_behind(plain, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", ["5", "[1]", "[" * 100_000, "MISFIT"])
+def test_a_damaged_summary_costs_the_card_its_metrics_alone(plain, tmp_path, capsys, content):
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    summary = json.loads((run / "summary.json").read_text()) if content == "MISFIT" else {}
+    misfit = json.dumps({**summary, "metrics": {"frechet": [1]}})
+    (run / "summary.json").write_text(misfit if summary else content)
+    succeed(export, str(run), tmp_path / "out")
+    assert "summary.json" in capsys.readouterr().err
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
 def test_a_damaged_export_is_one_sentence(plain, tmp_path):
     succeed(export, plain, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change in (
         {"format_version": 9},
+        {"weights": 7},
         {"data": {}},
+        {"data": {**config["data"], "shape": "large"}},
+        {"data": {**config["data"], "shape": [1, None]}},
         {"settings": {**config["settings"], "model": {"latent_size": 9}}},
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
