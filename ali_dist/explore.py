@@ -1,0 +1,153 @@
+"""python -m ali_dist.explore: a page on this machine, on which one moves through a model's latent space."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import sys
+from typing import TYPE_CHECKING
+
+from ali_dist.cli import (
+    CommandParser,
+    device_from_arguments,
+    make_run_parser,
+    storage_from_arguments,
+    whole_number_type,
+)
+from ali_dist.errors import InputError, StorageError, exit_code
+from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.report.terminal import show_progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from ali_dist.exploration.explorer import Explorer
+    from ali_dist.exploration.pool import ImagePool
+    from ali_dist.inference.trained_model import TrainedModel
+
+_IMAGES = 2000
+_DESCRIPTION = """\
+Explore a trained model of images in the browser: sliders along the principal components of z, and along what classes or
+attributes add to it; your own pictures, reconstructed; walks from one picture to another; and the nearest images of the
+data. Nothing is written.
+
+The page is served on 127.0.0.1 alone, to whoever has the address that is printed. The model is on the CPU unless
+--device says otherwise. RUN may be an exported model, too. Ctrl-C ends it."""
+_EPILOG = """\
+examples:
+  python -m ali_dist.explore demo
+  python -m ali_dist.explore s3://bucket/runs/celeba --images 500 --port 8123
+  python -m ali_dist.explore exported --data data/digits --split test
+
+from another machine:
+  ssh -L 8123:127.0.0.1:8123 HOST, with --port 8123 there; then open the address here"""
+
+
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
+    parser = make_run_parser("explore", _DESCRIPTION, _EPILOG)
+    parser.set_defaults(device="cpu")
+    data = parser.add_argument_group("images that are encoded")
+    data.add_argument("--data", metavar="URL", help="folder or s3:// with shards; default: the run's own")
+    data.add_argument("--split", help="default: the holdout split, or the training split where there is none")
+    data.add_argument(
+        "--images",
+        type=whole_number_type(2, 100_000),
+        default=_IMAGES,
+        help=f"how many, drawn from the whole split (default {_IMAGES})",
+    )
+    page = parser.add_argument_group("page")
+    page.add_argument("--port", type=whole_number_type(1024, 65535), help="default: any free one")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 ended by Ctrl-C or SIGTERM, 1 failed, 2 wrong input.
+
+    It is 130 where it was interrupted before the page was there.
+    """
+    with interrupt_on_sigterm():
+        return exit_code("ali_dist.explore", lambda: _run_command(make_parser().parse_args(argv)))
+
+
+def _run_command(arguments: argparse.Namespace) -> None:
+    # Not above: --help and refusals come at once without torch.
+    from ali_dist.exploration.explorer import Explorer
+    from ali_dist.inference.trained_model import load_model
+
+    device = device_from_arguments(arguments)
+    model = load_model(
+        arguments.run,
+        weights=arguments.weights,
+        device=device,
+        endpoint_url=arguments.endpoint_url,
+        anonymous=arguments.anonymous,
+    )
+    _require_pictures(model)
+    pool, problem = _read_images(model, arguments, device)
+    _serve(Explorer(model, pool), problem, arguments.port)
+
+
+def _require_pictures(model: TrainedModel) -> None:
+    from ali_dist.report.galleries import has_pictures
+
+    spec = model.run.spec
+    if not has_pictures(spec):
+        what = f"images of {spec.shape[0]} channels" if spec.is_images else f"points of {spec.shape[0]} coordinates"
+        raise InputError(
+            f"Run {model.name!r} is of {what}, and only images of 1 or 3 channels can be explored: measure it with "
+            "`python -m ali_dist.evaluate`, or use ali_dist.load."
+        )
+
+
+def _read_images(
+    model: TrainedModel, arguments: argparse.Namespace, device: torch.device
+) -> tuple[ImagePool | None, str]:
+    """The images of the data, encoded; or None, and why they cannot be read.
+
+    Raises:
+        InputError, StorageError: They cannot be read, and were asked for by name.
+    """
+    from ali_dist.exploration.pool import read_pool
+    from ali_dist.inference.samples import open_samples_for, say_resize
+    from ali_dist.runs.datasets import holdout_names
+
+    config = model.run.config
+    splits = [arguments.split] if arguments.split else [*holdout_names(config.data), config.data.split]
+    try:
+        split = open_samples_for(model.run, arguments.data, splits, storage_from_arguments(arguments))
+        say_resize(model.run, split)
+        count = min(arguments.images, split.index.num_samples)
+        with show_progress("Encoding images of the data", count) as advance:
+            return read_pool(model.run, split, count, device=device, advance=advance), ""
+    except (InputError, StorageError) as error:
+        if arguments.data or arguments.split:
+            raise
+        sys.stderr.write(f"Going on without the data: {error}\n")
+        return None, str(error)
+
+
+def _serve(explorer: Explorer, problem: str, port: int | None) -> None:
+    from ali_dist.exploration.page import build_page
+    from ali_dist.exploration.server import ExplorerServer
+
+    try:
+        server = ExplorerServer(explorer, build_page(explorer, problem), port or 0)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise InputError(
+            f"--port is {port}, which is taken ({error.strerror}): give another one, or none for any that is free."
+        ) from error
+    with server:
+        try:
+            print(f"Open {server.url} in a browser on this machine; Ctrl-C ends it.", flush=True)
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt:
+            print("Ended.")
+            gc.freeze()  # so that Python ends at once: it would look through all of torch's objects first
+
+
+if __name__ == "__main__":
+    sys.exit(main())
