@@ -72,6 +72,7 @@ class UsualStep:
         self.objective = OBJECTIVES[loss]
         self.precision = precision
         self.native = ali.native
+        self.embedding = ali.embedding
         self.encoder = torch.compile(ali.encoder) if compiled else ali.encoder
         self.decoder = torch.compile(ali.decoder) if compiled else ali.decoder
         self.discriminator = torch.compile(ali.discriminator) if compiled and not has_penalty else ali.discriminator
@@ -82,19 +83,19 @@ class UsualStep:
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> tuple[Tensor, Tensor]:
         """Do one update; returns the mean losses of D, and of E and G."""
-        x, z, epsilon = batch[:3]
-        d_loss = self._update_discriminator(x, z, epsilon, weights)
-        return d_loss, self._update_generators(x, z, epsilon, weights)
+        return self._update_discriminator(batch, weights), self._update_generators(batch, weights)
 
-    def _update_discriminator(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
+    def _update_discriminator(self, batch: TrainBatch, weights: LossWeights) -> Tensor:
+        x, z, epsilon = batch[:3]
         with self.precision.autocast():
             with torch.no_grad():
-                z_hat = self.encoder(x, epsilon)[0]
-                x_tilde = self.decoder(z)
+                e = self._embed(batch.c)
+                z_hat = self.encoder(x, epsilon, e)[0]
+                x_tilde = self.decoder(z, e)
             encoder_pair = _make_leaves(x, z_hat, weights.has_penalty)
             decoder_pair = _make_leaves(x_tilde, z, weights.has_penalty)
-            d_q = self._discriminate(*encoder_pair)
-            d_p = self._discriminate(*decoder_pair)
+            d_q = self._discriminate(*encoder_pair, e)
+            d_p = self._discriminate(*decoder_pair, e)
         d_loss = self.objective.d_loss(d_q, d_p).mean()
         if weights.has_penalty:
             d_loss = d_loss + weights.r1 * _half_squared_slope(d_q, encoder_pair)
@@ -104,28 +105,34 @@ class UsualStep:
         self.precision.step(self.opt_d)
         return d_loss.detach()
 
-    def _update_generators(self, x: Tensor, z: Tensor, epsilon: Tensor, weights: LossWeights) -> Tensor:
+    def _update_generators(self, batch: TrainBatch, weights: LossWeights) -> Tensor:
+        x, z, epsilon = batch[:3]
         with self.precision.autocast():
-            z_hat = self.encoder(x, epsilon)[0]
-            x_tilde = self.decoder(z)
-            d_q = self._discriminate(x, z_hat)
-            d_p = self._discriminate(x_tilde, z)
+            e = self._embed(batch.c)
+            constant_e = None if e is None else e.detach()  # as ours: E and G alone train the embedding
+            z_hat = self.encoder(x, epsilon, e)[0]
+            x_tilde = self.decoder(z, e)
+            d_q = self._discriminate(x, z_hat, constant_e)
+            d_p = self._discriminate(x_tilde, z, constant_e)
             g_loss = self.objective.g_loss(d_q, d_p).mean()
             if weights.cycle_x:
-                g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat) - x).square().mean()
+                g_loss = g_loss + weights.cycle_x * self.native(self.decoder(z_hat, e) - x).square().mean()
             if weights.cycle_z:
-                g_loss = g_loss + weights.cycle_z * (self.encoder(x_tilde, epsilon)[1] - z).square().mean()
+                g_loss = g_loss + weights.cycle_z * (self.encoder(x_tilde, epsilon, e)[1] - z).square().mean()
             if weights.cycle_samples:
                 sample = x_tilde.detach()
-                x_rec = self.decoder(self.encoder(sample, epsilon)[0])
+                x_rec = self.decoder(self.encoder(sample, epsilon, e)[0], e)
                 g_loss = g_loss + weights.cycle_samples * self.native(x_rec - sample).square().mean()
         self.opt_g.zero_grad(set_to_none=True)
         self.precision.backward(g_loss)  # D gets gradients, too, which are discarded in its next update
         self.precision.step(self.opt_g)
         return g_loss.detach()
 
-    def _discriminate(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.discriminator((x,), z).d
+    def _embed(self, c: Tensor | None) -> Tensor | None:
+        return None if self.embedding is None or c is None else self.embedding(c)
+
+    def _discriminate(self, x: Tensor, z: Tensor, e: Tensor | None) -> Tensor:
+        return self.discriminator((x,), z, e).d
 
 
 def _make_leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:

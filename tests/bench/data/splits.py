@@ -19,6 +19,7 @@ from ali_dist.data.shards.index import Index
 from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.writer import SampleFormat
 from ali_dist.storage import Store, open_store
+from ali_dist.storage.cached import with_cache
 from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import write_shards
 from tests.helpers.fault_server import ENV, FaultServer
@@ -28,6 +29,7 @@ ENCODINGS: tuple[Encoding, ...] = ("raw", "png", "jpg")
 PLACES = ("folder", "http")
 SHARDS = 8
 BUCKET = "bench"
+CACHE_GB = 1.0  # room for every split
 
 
 def count_images(encoding: Encoding, side: int, scale: float) -> int:
@@ -61,12 +63,14 @@ class Split:
         urls: Of the shards, for webdataset.
         index: What the split holds.
         server: Counts requests; None for a folder.
+        cached: The same store behind an empty cache on this machine's disk; None for a folder.
     """
 
     store: Store
     urls: list[str]
     index: Index
     server: Server | None
+    cached: Store | None = None
 
 
 class Server:
@@ -126,4 +130,6 @@ def open_split(folder: Path, index: Index, place: str, server: Server) -> Split:
         return Split(LocalStore(folder), [str(folder / shard.key) for shard in index.shards], index, None)
     server.ask("serve", str(folder))
     store = open_store(f"s3://{BUCKET}", endpoint_url=server.endpoint_url)
-    return Split(store, [f"{server.endpoint_url}/{BUCKET}/{shard.key}" for shard in index.shards], index, server)
+    cached = with_cache(store, str(folder.with_name(f"{folder.name}-cache")), CACHE_GB)
+    urls = [f"{server.endpoint_url}/{BUCKET}/{shard.key}" for shard in index.shards]
+    return Split(store, urls, index, server, cached)

@@ -25,8 +25,9 @@ def _reading_table(rows: list[dict[str, Any]]) -> Table:
     table: Table = [(*_READING, *_HTTP)]
     for row in rows:
         epochs = row["images"] / row["samples"]
-        requests = f"{row['requests'] / epochs:.0f}" if row["requests"] else "-"
-        sent = f"{row['sent_bytes'] / row['images']:,.0f}" if row["requests"] else "-"
+        over_http = row["place"] == "http"
+        requests = f"{row['requests'] / epochs:.0f}" if over_http else "-"
+        sent = f"{row['sent_bytes'] / row['images']:,.0f}" if over_http else "-"
         rates = f"{row['images_per_cpu_second']:,.0f}", f"{row['images_per_second']:,.0f}"
         table.append(
             (str(row["side"]), row["encoding"], row["place"], row["reader"], *rates, _ratio(row), requests, sent)

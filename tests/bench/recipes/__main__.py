@@ -25,9 +25,10 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from ali_dist.cli import CommandParser, load_preset_option, number_type, parse_comma_list, parse_path, whole_number_type
+from ali_dist.cli import CommandParser, number_type, parse_comma_list, parse_path, whole_number_type
 from ali_dist.data.shards.index import Index, load_index
 from ali_dist.errors import InputError, exit_code
+from ali_dist.preset_option import load_preset_option
 from ali_dist.storage import open_store
 from tests.bench.recipes.process import TrialProcess
 from tests.bench.recipes.queue import run_queue
