@@ -21,16 +21,35 @@ from cluster.__main__ import parse_request
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENDING = ROOT / "docs" / "extending.md"
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "cluster/README.md")]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "cluster/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 PARSED_MODULES = {
-    *(f"ali_dist.{command}" for command in ("train", "prepare", "evaluate", "generate", "encode", "export")),
+    *(
+        f"ali_dist.{command}"
+        for command in (
+            "train",
+            "prepare",
+            "evaluate",
+            "generate",
+            "encode",
+            "export",
+            "explore",
+            "list_runs",
+            "fetch",
+            "report",
+        )
+    ),
     *(
         f"tests.bench.{bench}"
-        for bench in ("data", "evaluation", "identical", "launch", "pictures", "quality", "recipes", "search", "soak")
+        for bench in ("curves", "data", "evaluation", "floor", "goodput", "identical", "kills", "launch")
     ),
-    *("tests.bench.step", "tests.bench.sweep", "tests.gpu.check", "tuning.sweep"),
+    *(
+        f"tests.bench.{bench}"
+        for bench in ("lifecycle", "machines", "pictures", "promises", "quality", "ratios", "ray_kills", "recipes")
+    ),
+    *(f"tests.bench.{bench}" for bench in ("search", "soak", "step", "sweep")),
+    *("tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""
 _TAKES_FILES = ("cluster.checks", "tests.gpu.check.document")
@@ -82,20 +101,30 @@ def _split_words(line: str) -> list[str]:
 def check_command_lines(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Assert that every `python -m ...` of a page would be accepted by its parser; nothing is run."""
     for module, words in command_lines(page.read_text(encoding="utf-8")):
-        line = f"python -m {module} {' '.join(words)}"
-        assert importlib.util.find_spec(module) is not None, f"{page.name}: there is no module for {line!r}"
-        if not words:  # the command is only named
-            continue
-        if module == "cluster":
-            if not words[0].isupper():  # as in `python -m cluster COMMAND FILE`
-                parse_request(words)
-        elif module in _TAKES_FILES:
-            assert not any(word.startswith("--") for word in words), line
-        else:
-            assert module in PARSED_MODULES, (
-                f"{page.name}: {line!r}: add {module} to PARSED_MODULES if argparse parses it"
-            )
-            _check_by_parser(module, words, f"{page.name}: {line!r} is refused", monkeypatch)
+        check_line(module, words, page.name, monkeypatch)
+
+
+def check_line(module: str, words: list[str], where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that a `python -m MODULE ...` would be accepted by its parser; nothing is run.
+
+    Args:
+        module: What is run.
+        words: What follows.
+        where: The page or the help that it is from.
+        monkeypatch: Keeps the module from running.
+    """
+    line = f"python -m {module} {' '.join(words)}"
+    assert importlib.util.find_spec(module) is not None, f"{where}: there is no module for {line!r}"
+    if not words:  # the command is only named
+        return
+    if module == "cluster":
+        if not words[0].isupper():  # as in `python -m cluster COMMAND FILE`
+            parse_request(words)
+    elif module in _TAKES_FILES:
+        assert not any(word.startswith("--") for word in words), line
+    else:
+        assert module in PARSED_MODULES, f"{where}: {line!r}: add {module} to PARSED_MODULES if argparse parses it"
+        _check_by_parser(module, words, f"{where}: {line!r} is refused", monkeypatch)
 
 
 def _check_by_parser(module: str, words: list[str], refusal: str, monkeypatch: pytest.MonkeyPatch) -> None:

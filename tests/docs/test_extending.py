@@ -277,7 +277,7 @@ def test_a_new_launcher_trains_stops_in_time_and_goes_on(tmp_path: Path, monkeyp
 
 def test_a_new_tracker_receives_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_example("A tracker", monkeypatch)
-    config = tiny_config(tmp_path)
+    config = tiny_config(tmp_path, report__trackers="tensorboard,csv")
     run_local(config)
     with (run_folder(config) / "losses.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -47,8 +47,8 @@ def test_every_promise_of_the_readme_has_its_section_in_the_readmes_order() -> N
 
 @pytest.mark.parametrize(("heading", "row"), ROWS, ids=[row[0][:60] for _, row in ROWS])
 def test_every_promise_names_a_test_that_is_there_and_its_exception(heading: str, row: list[str]) -> None:
-    assert len(row) == 3, f"below {heading!r}, {row[0]!r} must have a promise, a test and an exception or 'none'"
-    promise, test, exception = row
+    assert len(row) in (3, 4), f"below {heading!r}, {row[0]!r} must have a promise, a test, and an exception or 'none'"
+    promise, test, exception, *_ = row  # and what the test came to, once tests.bench.promises has written that down
     named = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", test)
     assert named, f"{promise!r} names no test, but {test!r}"
     tree = ast.parse((ROOT / named[1]).read_text(encoding="utf-8"))
