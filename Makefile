@@ -6,12 +6,13 @@ INSTALLED := $(VENV)/.installed
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .NOTPARALLEL:
-.PHONY: help install launcher venv demo s3-demo test test-fast lint format bench gpu sweep image up submit down clean
+.PHONY: help install launcher venv demo s3-demo test test-fast lint format docs sbom audit bench gpu sweep image up submit \
+    down clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-install: $(INSTALLED) ## create .venv and install everything in it
+install: $(INSTALLED) ## create .venv and install everything in it; HASHED=1 checks each file
 
 venv: install
 
@@ -31,11 +32,30 @@ define create_venv
 	fi
 endef
 
+# With HASHED=1 nothing is installed but the files of hashes.txt; of what follows, our own package is all that is left.
+ifdef HASHED
+INSTALL_HASHED := $(PY) -m pip install -qq --disable-pip-version-check --require-hashes --no-deps --requirement hashes.txt
+IN_PLACE := --no-index --no-build-isolation
+endif
+
 # The stamp is written last, so whatever was interrupted is taken up again; pip keeps what is already right.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(create_venv)
 	@echo "Installing the packages of constraints.txt into $(VENV): some minutes and 6 GB the first time."
-	@$(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	@$(INSTALL_HASHED)
+	@$(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]' $(IN_PLACE)
+	@touch $@
+
+# Tools that neither train nor test stay out of .venv: those of the extra docs are in .venv/docs, for example.
+LIST_EXTRA := import sys, tomllib; \
+    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
+
+$(VENV)/%/.installed: pyproject.toml constraints.txt
+	$(create_venv)
+	@$(PY) -m venv --clear $(@D)
+	@$(PY) -c '$(LIST_EXTRA)' $* > $(@D)/requirements.txt
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
+	    --requirement $(@D)/requirements.txt
 	@touch $@
 
 launcher: ## create .venv with no more than `python -m cluster` needs (no PyTorch): to train elsewhere
@@ -55,11 +75,23 @@ s3-demo: $(INSTALLED) ## the same with 2 Ray workers, data and checkpoints in an
 	@echo "Data, checkpoints and pictures are in the S3 server's folder; to look, start it again with"
 	@echo "$(PY) -m tests.helpers.swift .swift/demo, which prints the AWS_* variables to use."
 
-test: $(INSTALLED) ## run all tests; ARGS="tests/unit -k order" runs some
-	@$(PY) -m pytest $(ARGS)
+# Tests of units and docs run on all cores. The others start processes of their own, which take longer beside each other
+# than one after the other.
+UNITS := tests/unit tests/docs
+ON_ALL_CORES := --numprocesses auto --maxprocesses 8 --dist loadfile
 
-test-fast: $(INSTALLED) ## run the unit tests
-	@$(PY) -m pytest tests/unit $(ARGS)
+test: $(INSTALLED) ## run all tests; ARGS="tests/unit -k order" runs some
+ifdef ARGS
+	@$(PY) -m pytest --durations=25 $(ARGS)
+else
+	@code=0; \
+	$(PY) -m pytest $(ON_ALL_CORES) $(UNITS) || code=$$?; \
+	$(PY) -m pytest --durations=25 $(addprefix --ignore=,$(UNITS)) || code=$$?; \
+	exit $$code
+endif
+
+test-fast: $(INSTALLED) ## run the tests of units and docs on all cores
+	@$(PY) -m pytest $(ON_ALL_CORES) $(UNITS) $(ARGS)
 
 lint: $(INSTALLED) ## check style, types and which way imports go
 	@$(PY) -m ruff check .
@@ -71,11 +103,24 @@ format: $(INSTALLED) ## put code into the one style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+docs: $(VENV)/docs/.installed ## build the documentation's site, which must have no dead link, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+	@echo "Open build/site/index.html"
+
+sbom: $(INSTALLED) $(VENV)/supply/.installed ## write what is installed, as CycloneDX JSON, into build/sbom.json
+	@mkdir -p build
+	@$(VENV)/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON \
+	    --output-reproducible --output-file build/sbom.json $(PY)
+	@echo "Written: build/sbom.json"
+
+audit: $(VENV)/supply/.installed ## ask the public advisories whether a pinned version has a known hole
+	@$(VENV)/supply/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
+
 sweep: $(INSTALLED) ## search hyper-parameters; ARGS="--preset mixture --trials 12"
 	@$(PY) -m tuning.sweep $(ARGS)
 
-bench: $(INSTALLED) ## measure training steps against the usual public way
-	@$(PY) -m tests.bench.step $(ARGS)
+bench: $(INSTALLED) ## compare a small set of speed ratios with the recorded ones; ARGS=--record writes new records
+	@$(PY) -m tests.bench.ratios $(ARGS)
 
 gpu: ## measure everything on this machine's GPU, without installing anything; ARGS="--budget 300"
 	@if [ -x $(PY) ]; then python=$(PY); else python=python3; fi; $$python -m tests.gpu.check $(ARGS)

@@ -94,7 +94,7 @@ def is_ignored(name: str) -> bool:
 
 
 def test_the_builder_gets_what_it_copies_and_nothing_else() -> None:
-    for name in ("ali_dist", "tuning", "pyproject.toml", "constraints.txt", "LICENSE"):
+    for name in ("ali_dist", "tuning", "pyproject.toml", "constraints.txt", "LICENSE", "README.md"):
         assert not is_ignored(name), name
     for name in (".git", ".venv", ".env", "runs", "data", "tests", "cluster", "id_ed25519", "__pycache__", ".swift"):
         assert is_ignored(name), name

@@ -44,6 +44,10 @@ COMMANDS = (
     "ali_dist.generate",
     "ali_dist.encode",
     "ali_dist.export",
+    "ali_dist.explore",
+    "ali_dist.list_runs",
+    "ali_dist.fetch",
+    "ali_dist.report.__main__",
     "tuning.sweep",
 )
 Surface = dict[str, Any]
@@ -71,11 +75,11 @@ def list_options() -> Surface:
     """The options of every command, with what they take, their choices and their defaults."""
     surface: Surface = {}
     for module in COMMANDS:
-        surface[module] = {}
+        options = surface[module.removesuffix(".__main__")] = {}
         for action in parser_of(module)._actions:
             name = action.option_strings[-1] if action.option_strings else str(action.metavar)
             default = action.default
-            surface[module][name] = {
+            options[name] = {
                 "takes": "nothing" if action.nargs == 0 else "a value",
                 "choices": sorted(map(str, action.choices)) if action.choices else None,
                 "required": action.required,

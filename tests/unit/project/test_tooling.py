@@ -108,10 +108,21 @@ def test_make_without_a_target_lists_every_target_for_users(make: Path) -> None:
     """The default target explains the others and installs nothing."""
     completed = run_make(make)
     assert completed.returncode == 0, completed.stderr
-    targets = "install launcher demo s3-demo test test-fast lint format bench sweep image up submit down clean"
-    for target in targets.split():
+    targets = "install launcher demo s3-demo test test-fast lint format docs sbom audit bench sweep image"
+    for target in [*targets.split(), "up", "submit", "down", "clean"]:
         assert re.search(rf"^  make {target} +\w", completed.stdout, re.MULTILINE), target
     assert not (make / ".venv").exists()
+
+
+@pytest.mark.parametrize(("target", "extra"), [("docs", "docs"), ("sbom", "supply"), ("audit", "supply")])
+def test_tools_that_neither_train_nor_test_are_installed_beside_the_environment(
+    make: Path, target: str, extra: str
+) -> None:
+    """`make test` and `make install` fetch none of them, and they cannot change the versions that tests run with."""
+    lines = run_make(make, "--dry-run", target).stdout
+    assert f"--requirement .venv/{extra}/requirements.txt" in lines
+    for other in ("install", "test"):
+        assert f".venv/{extra}" not in run_make(make, "--dry-run", other).stdout
 
 
 def test_make_refuses_an_old_python_in_one_sentence(make: Path) -> None:
