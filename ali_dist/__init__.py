@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from ali_dist.version import VERSION
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load"]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(

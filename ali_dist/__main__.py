@@ -7,7 +7,7 @@ import importlib.util
 import sys
 
 from ali_dist import __version__
-from ali_dist.errors import InputError, exit_code
+from ali_dist.errors import WRONG_INPUT, InputError, exit_code
 
 COMMANDS = {
     "train": ("ali_dist.train", "train a model, or go on with one: here, under torchrun, or on Ray"),
@@ -16,6 +16,10 @@ COMMANDS = {
     "generate": ("ali_dist.generate", "draw samples, reconstructions, interpolations and changes of condition"),
     "encode": ("ali_dist.encode", "write the features of a data set"),
     "export": ("ali_dist.export", "take a trained model away: weights, graphs and a model card"),
+    "explore": ("ali_dist.explore", "move through a trained model's latent space in the browser"),
+    "runs": ("ali_dist.list_runs", "list the runs in a folder or in S3, and compare some of them"),
+    "fetch": ("ali_dist.fetch", "bring the report of a run here, from S3 or another folder"),
+    "report": ("ali_dist.report", "compare runs on one page: settings, curves, metrics, pictures"),
     "sweep": ("tuning.sweep", "search hyper-parameters with Ray Tune"),
     "cluster": ("cluster", "start clusters, submit jobs to them, and stop them"),
 }
@@ -29,13 +33,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words and words[0] == "help" and len(words) > 1:
+        return _run_command(words[1], ["--help", *words[2:]])
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
     if words[0] in ("--version", "version"):
         print(f"ali_dist {__version__}")
         return 0
+    if words[0] == "completion":
+        return _print_completion(words[1:])
     return _run_command(words[0], words[1:])
+
+
+def _print_completion(words: list[str]) -> int:
+    from ali_dist.completion import HOW_TO_USE, write_script
+
+    if len(words) != 1 or words[0] in ("-h", "--help"):
+        print(HOW_TO_USE)
+        return 0 if words and len(words) == 1 else WRONG_INPUT
+    print(write_script(words[0], {name: module for name, (module, _) in COMMANDS.items()}), end="")
+    return 0
 
 
 def _run_command(name: str, words: list[str]) -> int:
@@ -47,8 +65,9 @@ def _run_command(name: str, words: list[str]) -> int:
     module = COMMANDS[name][0]
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise InputError(f"The command {name} needs the whole project, and only ali_dist is installed: run it there.")
-    entry = f"{module}.__main__" if module == "cluster" else module
-    return int(importlib.import_module(entry).main(words) or 0)
+    from ali_dist.completion import entry_of
+
+    return int(importlib.import_module(entry_of(module)).main(words) or 0)
 
 
 def _overview() -> str:
@@ -61,7 +80,9 @@ def _overview() -> str:
             *lines,
             "",
             "Each takes --help. `python -m ali_dist COMMAND ...` runs one by its short name:",
-            f"{', '.join(COMMANDS)}. From Python: ali_dist.load(RUN).",
+            f"{', '.join(COMMANDS)}.",
+            "From Python: ali_dist.load(RUN).",
+            "`ali` is the same, `ali help COMMAND` shows its help, and `ali completion bash` (or zsh) completes it.",
         ]
     )
 

@@ -8,7 +8,6 @@ with the option types below, and calls `parse_args`. A command that also takes s
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import re
 import sys
@@ -17,19 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ali_dist.config import Config, StorageConfig
-from ali_dist.config.loading import (
-    Preset,
-    did_you_mean,
-    from_mapping,
-    parse_overrides,
-    preset_names,
-    read_preset,
-    setting_infos,
-    without_foreign_source,
-)
+from ali_dist.config import StorageConfig
+from ali_dist.config.loading import did_you_mean, parse_overrides, setting_infos
+from ali_dist.config.settings_help import describe_settings, find_help_topic, section_titles
 from ali_dist.errors import InputError
-from ali_dist.storage.local_copy import copy_to_local
+from ali_dist.preset_option import read_preset_option
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +45,24 @@ class CommandParser(argparse.ArgumentParser):
         description: First paragraphs of --help; line breaks are kept.
         epilog: Last paragraphs of --help, likewise.
         takes_settings: Whether the command takes `--section.key value` beside its own options, that is, whether it
-            calls `parse_with_settings`; complaints then name the nearest setting, too.
+            calls `parse_with_settings`; complaints then name the nearest setting, too, and `--help SECTION` shows one
+            group of settings, with the values of the preset that is named.
+        lists_settings: Whether --help ends with all settings.
+
+    Attributes:
+        takes_settings: As given.
+        suggestions: Words that a shell offers for an argument, by its `dest`, where these are not its choices.
     """
 
-    def __init__(self, module: str, description: str, epilog: str = "", *, takes_settings: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        description: str,
+        epilog: str = "",
+        *,
+        takes_settings: bool = False,
+        lists_settings: bool = False,
+    ) -> None:
         super().__init__(
             prog=f"python -m {module}",
             usage="%(prog)s [options] [--section.key value ...]" if takes_settings else None,
@@ -66,7 +71,9 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
-        self._takes_settings = takes_settings
+        self.takes_settings = takes_settings
+        self.suggestions: dict[str, Sequence[str]] = {}
+        self._lists_settings = lists_settings
 
     def parse_with_settings(self, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         """Parse the command's own options, and the settings of a run that stand beside them in any order.
@@ -84,17 +91,46 @@ class CommandParser(argparse.ArgumentParser):
         """
         own: list[str] = []
         settings: list[str] = []
+        topic: str | None = None
         rest = list(words)
         while rest:
             word = rest.pop(0)
             name, equals, _ = word.partition("=")
             if not name.startswith("--") or "." not in name:
                 own.append(word)
+                if word in ("-h", "--help"):
+                    topic = rest.pop(0) if rest and not rest[0].startswith("-") else ""
                 continue
             settings.append(word)
             if not equals and rest and not rest[0].startswith("--"):
                 settings.append(rest.pop(0))
+        if topic is not None:
+            self._show_help(own, parse_overrides(settings), topic)
         return self.parse_args(own), parse_overrides(settings)
+
+    def _show_help(self, own: list[str], settings: Mapping[str, Any], topic: str) -> NoReturn:
+        """Show the help as the run would be, or one group of settings, and exit.
+
+        Args:
+            own: The command's own options, of which the preset counts.
+            settings: The user's settings, by dotted name.
+            topic: A group of settings or a setting; empty: everything.
+        """
+        keys = find_help_topic(topic) if topic else list(setting_infos())
+        name = _last_value("--preset", own, self.get_default("preset"))
+        preset = read_preset_option(name, settings)
+        width = self._get_formatter()._width
+        shown = describe_settings(keys, [{"run.name": preset.name}, preset.settings, settings], width=width)
+        sized = "; what it takes from the data differs, see --dry-run" if preset.sized_by else ""
+        heading = f"settings, as of preset {preset.name}{sized}"
+        if topic:
+            self._print_message(f"{heading}:\n\n{shown}\n", sys.stdout)
+        else:
+            if self._lists_settings:
+                groups = f"{heading}; --help GROUP shows one group of {', '.join(section_titles())}:"
+                self.epilog = f"{self.epilog}\n\n{textwrap.fill(groups, width)}\n\n{shown}"
+            self.print_help()
+        self.exit()
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's complaint as an `InputError`, in the words of our other messages."""
@@ -118,11 +154,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def _explain_unknown(self, word: str) -> str:
         if not word.startswith("-"):
-            beside = "; settings are given as --section.key value" if self._takes_settings else ""
+            beside = "; settings are given as --section.key value" if self.takes_settings else ""
             return f"{word!r} was not expected{beside}"
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
         hint = did_you_mean(word, known)
-        if not hint and self._takes_settings:
+        if not hint and self.takes_settings:
             hint = did_you_mean(word.removeprefix("--"), setting_infos())
         return f"There is no option {word}{hint.removesuffix('?')}"
 
@@ -131,6 +167,16 @@ class CommandParser(argparse.ArgumentParser):
         choices = [str(choice) for choice in action.choices or ()]
         hint = did_you_mean(value, choices).removesuffix("?")
         return f"{option} is {value!r}, but must be one of {', '.join(choices)}{hint}"
+
+
+def _last_value(option: str, words: Sequence[str], default: str) -> str:
+    """The value that an option has on a command line of which not everything may be right."""
+    value = default
+    for place, word in enumerate(words):
+        name, equals, after = word.partition("=")
+        if name == option:
+            value = after if equals else next(iter(words[place + 1 : place + 2]), default)
+    return value
 
 
 def make_run_parser(command: str, description: str, epilog: str = "") -> CommandParser:
@@ -152,61 +198,6 @@ def make_run_parser(command: str, description: str, epilog: str = "") -> Command
     add_device_options(model)
     add_storage_options(model)
     return parser
-
-
-def add_preset_option(group: OptionGroup) -> None:
-    """Add `--preset` to a parser or a group of one; `load_preset_option` reads it."""
-    group.add_argument(
-        "--preset",
-        metavar="NAME|FILE",
-        default="digits",
-        help=f"what to start from: {', '.join(preset_names())}, or a .yaml file (digits)",
-    )
-
-
-def load_preset_option(preset: str, given: Mapping[str, Any]) -> Preset:
-    """Load what `--preset` names: a preset that ships, or a file on this machine or in S3.
-
-    Its built-in data go where the user gives other data. Where it is sized by its data, these are looked at, and `note`
-    says what follows.
-
-    Args:
-        preset: Name or file.
-        given: The user's settings, by dotted name.
-
-    Raises:
-        InputError: There is no such preset or file, it cannot be read, or there are no data to size it by.
-    """
-    with copy_to_local(preset) as path:
-        loaded = read_preset(path)
-    loaded = dataclasses.replace(loaded, settings=without_foreign_source(loaded.settings, given))
-    if loaded.sized_by is None:
-        return loaded
-    from ali_dist.runs.image_sizes import settings_from_data
-
-    sizes, note = settings_from_data({"run.name": loaded.name, **loaded.settings}, given)
-    return dataclasses.replace(loaded, settings={**loaded.settings, **sizes}, note=note)
-
-
-def build_config(preset: Preset, given: Mapping[str, Any], *, run_name: str) -> Config:
-    """Build the config of a command that takes a preset and settings, and say what the preset has to say.
-
-    Args:
-        preset: The preset.
-        given: The user's settings, by dotted name.
-        run_name: Name of the run, unless one of them has it.
-
-    Raises:
-        InputError: A setting is unknown or has a bad value, or the preset does not suit the data.
-    """
-    config = from_mapping({"run.name": run_name}, preset.settings, given)
-    if config.data.image_size is not None:
-        from ali_dist.runs.image_sizes import check_shrink
-
-        check_shrink(config, preset.name, preset.users_own | given.keys())
-    if preset.note:
-        sys.stderr.write(f"{preset.note}\n")
-    return config
 
 
 def add_device_options(group: OptionGroup) -> None:

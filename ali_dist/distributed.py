@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, OutageError, StorageError, TrainingError
+
+_TOLD_ERRORS = (InputError, OutageError, StorageError, TrainingError)  # by name; a class before those above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,28 @@ def gather_texts(texts: list[str], world: World) -> list[str]:
     with waiting_for_ranks("an exchange of messages"):
         dist.all_gather_object(gathered, texts)
     return [text for part in gathered for text in part]
+
+
+def raise_on_every_rank(error: Exception | None, device: torch.device, world: World, what: str) -> None:
+    """Raise the error of the rank that has one on all of them, which would wait for it otherwise. Collective.
+
+    Args:
+        error: This rank's; None: it has none.
+        device: Where ranks talk.
+        world: The ranks.
+        what: What might have failed, in a few words, for who is told that a rank did not come.
+
+    Raises:
+        Exception: The error itself on its own rank. On others one that says the same, and is a TrainingError where
+            the error is none of `ali_dist.errors`.
+    """
+    if any_rank(error is not None, device, world, what):
+        texts = []
+        if error is not None:
+            kind = next((kind for kind in _TOLD_ERRORS if isinstance(error, kind)), TrainingError)
+            texts = [kind.__name__, str(error)]
+        name, text, *_ = gather_texts(texts, world)
+        raise error or {kind.__name__: kind for kind in _TOLD_ERRORS}[name](text)
 
 
 @torch.no_grad()

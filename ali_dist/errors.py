@@ -6,6 +6,7 @@
     |-- Stopped                             75   asked to stop, with the work saved
     |-- TrainingError (a RuntimeError)       1   training cannot go on
     |-- StorageError (a RuntimeError)        1   the storage itself failed
+    |   |-- OutageError                          for longer than a run may go without a checkpoint
     OSError with a remedy below              1   disk full, no permission, ...
     FloatingPointError                       1   a diverged model was evaluated
     KeyboardInterrupt                      130   a second Ctrl-C (commands that save nothing: the first)
@@ -47,8 +48,16 @@ class TrainingError(RuntimeError):
     """Training cannot go on (it diverged, a worker was lost too often); what was saved is kept. Exit code 1."""
 
 
+class NotFiniteError(TrainingError):
+    """A weight, a statistic, an average or a moment of Adam is NaN or infinite: there is nothing worth saving."""
+
+
 class StorageError(RuntimeError):
     """The storage itself failed: retries exhausted, disk full, connection lost for good. Exit code 1."""
+
+
+class OutageError(StorageError):
+    """Nothing could be saved for `storage.outage_minutes`; what was saved before is kept. Exit code 1."""
 
 
 def exit_code(program: str, action: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:

@@ -10,9 +10,10 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ali_dist.cli import (
+    CommandParser,
     device_from_arguments,
     make_run_parser,
     parse_comma_list,
@@ -23,12 +24,12 @@ from ali_dist.cli import (
 from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError, exit_code
 from ali_dist.evaluation.catalog import CAVEAT_KEYS, METRICS, is_known_key, metric_caveats, metric_keys
-from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates, EvaluationRequest
-from ali_dist.inference.load import load_run
-from ali_dist.inference.samples import open_samples_for, say_resize
+from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.tables import estimates_to_json, print_table
-from ali_dist.runs.datasets import holdout_names
+
+if TYPE_CHECKING:
+    from ali_dist.inference.evaluation_request import EvaluationRequest
 
 _DESCRIPTION = """\
 Measure a trained model: a table on stdout, and JSON with --json.
@@ -39,7 +40,7 @@ _EPILOG = """\
 what:
 {evaluations}
 
-Examples:
+examples:
   python -m ali_dist.evaluate digits --seeds 5 --json digits.json
   python -m ali_dist.evaluate s3://bucket/runs/svhn --what svm --workers 8"""
 _LARGEST_SEED = 2**31 - 1
@@ -91,7 +92,8 @@ def _evaluation_options() -> list[_EvaluationOption]:
     return list(options.values())
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     summaries = "\n".join(f"  {name:<8} {evaluation.summary}" for name, evaluation in EVALUATIONS.items())
     parser = make_run_parser("evaluate", _DESCRIPTION, _EPILOG.format(evaluations=summaries))
     what = parser.add_argument_group("what")
@@ -106,6 +108,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="A,B",
         help="show these alone, by the names they have in summary.json",
     )
+    parser.suggestions["metrics"] = metric_keys()
     own_options = parser.add_argument_group("options of single evaluations")
     for option in _evaluation_options():
         option.add_to(own_options)
@@ -120,19 +123,25 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument_group("files").add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the results as JSON to FILE"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     with interrupt_on_sigterm():
-        return exit_code("ali_dist.evaluate", lambda: _run_command(_parse_arguments(argv)))
+        return exit_code("ali_dist.evaluate", lambda: _run_command(make_parser().parse_args(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
     evaluation = EVALUATIONS[arguments.what]
     options = _read_evaluation_options(arguments)
     _check_metric_names(arguments.metrics or ())
+    # Not above: --help and refusals come at once without torch.
+    from ali_dist.inference.evaluation_request import EvaluationRequest
+    from ali_dist.inference.load import load_run
+    from ali_dist.inference.samples import open_samples_for, say_resize
+    from ali_dist.runs.datasets import holdout_names
+
     device = device_from_arguments(arguments)
     storage = storage_from_arguments(arguments)
     run = load_run(arguments.run, storage, weights=arguments.weights, device=device)

@@ -9,15 +9,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ali_dist.cli import CommandParser, add_storage_options, parse_path, storage_from_arguments
 from ali_dist.errors import InputError, TrainingError, exit_code
-from ali_dist.inference.exported import CONFIG, write_export
-from ali_dist.inference.graphs import SUFFIXES, check_format, write_graphs
-from ali_dist.inference.load import LoadedRun, load_run
-from ali_dist.inference.model_card import write_card
+from ali_dist.inference.choices import GRAPH_SUFFIXES
 from ali_dist.launchers.signals import interrupt_on_sigterm
+
+if TYPE_CHECKING:
+    from ali_dist.inference.load import LoadedRun
 
 CARD = "README.md"
 MOST_DIFFERENCE = 1e-4
@@ -25,25 +25,30 @@ MOST_DIFFERENCE = 1e-4
 _DESCRIPTION = """\
 Export a trained encoder and decoder as a folder in the layout of the Hugging Face Hub: weights as safetensors,
 config.json, preprocessing, and a model card with the data's fingerprint and the metrics. `ali_dist.load` opens it
-without the run. The folder names no place of this machine."""
+without the run. The folder names no place of this machine. With --push it is uploaded to the Hub, too."""
 _EPILOG = """\
 formats:
   safetensors  the weights alone, for ali_dist.load
   torch        also encoder.pt2 and decoder.pt2, which torch.export.load opens without ali_dist
   onnx         also encoder.onnx and decoder.onnx; needs pip install 'ali-dist[onnx]'
 
-Example:
-  python -m ali_dist.export runs/demo exported --format torch"""
+examples:
+  python -m ali_dist.export runs/demo exported --format torch
+  python -m ali_dist.export runs/demo exported --push me/digits   (needs pip install 'ali-dist[hub]')"""
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     parser = CommandParser("ali_dist.export", _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "run", metavar="RUN", help="run folder, a checkpoint in one, or a name under runs/; or s3://..."
     )
     parser.add_argument("out", metavar="OUT", type=parse_path, help="folder on a disk; an older export is replaced")
     parser.add_argument(
-        "--format", choices=("safetensors", *SUFFIXES), default="safetensors", help="default: safetensors; see below"
+        "--format",
+        choices=("safetensors", *GRAPH_SUFFIXES),
+        default="safetensors",
+        help="default: safetensors; see below",
     )
     parser.add_argument("--discriminator", action="store_true", help="export the discriminator's weights, too")
     parser.add_argument(
@@ -52,19 +57,30 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", choices=("auto", "ema", "raw"), default="auto", help="auto: the average (ema) if the run has one"
     )
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hub, made if need be")
+    parser.add_argument("--public", action="store_true", help="let a repository that --push makes be public (private)")
     add_storage_options(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
     with interrupt_on_sigterm():
-        return exit_code("ali_dist.export", lambda: _run_command(_parse_arguments(argv)))
+        return exit_code("ali_dist.export", lambda: _run_command(make_parser().parse_args(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
+    # Not above: --help comes at once without torch.
+    from ali_dist.inference.graphs import check_format
+    from ali_dist.inference.hub import check_push, push_export
+    from ali_dist.inference.load import load_run
+
     _check_place(out)
+    if arguments.push is not None:
+        check_push(arguments.push)
+    elif arguments.public:
+        raise InputError("--public says what --push makes: give --push OWNER/NAME, too.")
     run = load_run(arguments.run, storage_from_arguments(arguments), weights=arguments.weights)
     if arguments.format != "safetensors":
         check_format(run, arguments.format)
@@ -74,6 +90,10 @@ def _run_command(arguments: argparse.Namespace) -> None:
         _move_into_place(Path(scratch), out, names)
     for name in names:
         print(out / name)
+    if arguments.push is not None:
+        message = f"Export of {run.name} after {run.metadata.images_seen:,} images"
+        print(push_export(out, arguments.push, names, message=message, is_public=arguments.public))
+    sys.stderr.write(f"Next, in Python:\n  model = ali_dist.load({str(out)!r}); images = model.sample(16)\n")
 
 
 def _check_place(out: Path) -> None:
@@ -85,6 +105,8 @@ def _check_place(out: Path) -> None:
 
 
 def _is_export(folder: Path) -> bool:
+    from ali_dist.inference.exported import CONFIG
+
     try:
         return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type") == "ali_dist")
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -92,6 +114,10 @@ def _is_export(folder: Path) -> bool:
 
 
 def _write_files(folder: Path, run: LoadedRun, arguments: argparse.Namespace) -> list[str]:
+    from ali_dist.inference.exported import write_export
+    from ali_dist.inference.graphs import write_graphs
+    from ali_dist.inference.model_card import write_card
+
     metrics, split = _read_metrics(run)
     names = write_export(folder, run, metrics, with_discriminator=arguments.discriminator)
     difference = None
@@ -111,7 +137,7 @@ def _write_files(folder: Path, run: LoadedRun, arguments: argparse.Namespace) ->
 def _move_into_place(scratch: Path, out: Path, names: list[str]) -> None:
     """Put the files where they belong; graphs of an older export go, because they are of other weights."""
     out.mkdir(exist_ok=True)
-    for suffix in SUFFIXES.values():
+    for suffix in GRAPH_SUFFIXES.values():
         for name in ("encoder", "decoder"):
             (out / f"{name}{suffix}").unlink(missing_ok=True)
     for name in names:

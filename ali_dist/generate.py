@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ali_dist.cli import device_from_arguments, make_run_parser, storage_from_arguments, whole_number_type
+from ali_dist.cli import (
+    CommandParser,
+    device_from_arguments,
+    make_run_parser,
+    storage_from_arguments,
+    whole_number_type,
+)
 from ali_dist.errors import InputError, exit_code
-from ali_dist.inference.conditions import find_attributes, parse_condition
-from ali_dist.inference.generation import DEFAULT_COUNTS, DEFAULT_STEPS, GalleryWriter
-from ali_dist.inference.load import LoadedRun, load_run
-from ali_dist.inference.samples import open_samples_for
+from ali_dist.inference.choices import DEFAULT_COUNTS, DEFAULT_STEPS
 from ali_dist.launchers.signals import interrupt_on_sigterm
-from ali_dist.runs.datasets import holdout_names
 from ali_dist.storage import is_local
 
+if TYPE_CHECKING:
+    from ali_dist.inference.generation import GalleryWriter
+    from ali_dist.inference.load import LoadedRun
+
 _DESCRIPTION = """\
-Draw what a trained model has learned, as PNG files.
+Draw what a trained model has learned, as PNG files. Reconstructions and interpolations need the run's own
+data, or those of --data; so do samples where --attributes leaves attributes of a conditional model open.
 
 Beside reconstructions and interpolations, a .json has the ids and names of the images that were encoded, in order (of
 an interpolation, two after each other)."""
@@ -28,7 +36,7 @@ what:
   interpolations   paths between the latents of two images, which stand at the ends
   attributes       conditional models: the same z along a row, one condition after another
 
-Examples:
+examples:
   python -m ali_dist.generate digits --what interpolations --spherical
   python -m ali_dist.generate runs/celeba-conditional --what samples --attributes Smiling=1,Male=0 --single"""
 _APPLIES_TO = {
@@ -40,7 +48,8 @@ _APPLIES_TO = {
 """Options that are not for every --what, and those that they are for."""
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     parser = make_run_parser("generate", _DESCRIPTION, _EPILOG)
     what = parser.add_argument_group("what")
     what.add_argument("--what", choices=tuple(DEFAULT_COUNTS), default="samples", help="default: samples; see below")
@@ -72,17 +81,24 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     files.add_argument("--out", metavar="DIR", help="default: generated/ in the run's folder (for s3:// runs, here)")
     files.add_argument("--grid", action="store_true", help="one picture of all (the default)")
     files.add_argument("--single", action="store_true", help="one file for each image, at the data's size")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 storage failed, 2 wrong input, 130 interrupted."""
     with interrupt_on_sigterm():
-        return exit_code("ali_dist.generate", lambda: _run_command(_parse_arguments(argv)))
+        return exit_code("ali_dist.generate", lambda: _run_command(make_parser().parse_args(argv)))
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
     _check_options(arguments)
+    # Not above: --help and refusals come at once without torch.
+    from ali_dist.inference.conditions import parse_condition
+    from ali_dist.inference.generation import GalleryWriter
+    from ali_dist.inference.load import load_run
+    from ali_dist.inference.samples import open_samples_for
+    from ali_dist.runs.datasets import holdout_names
+
     storage = storage_from_arguments(arguments)
     device = device_from_arguments(arguments)
     run = load_run(arguments.run, storage, weights=arguments.weights, device=device)
@@ -129,6 +145,8 @@ def _write_gallery(writer: GalleryWriter, arguments: argparse.Namespace) -> list
         return writer.write_interpolations(
             use_mean=arguments.use_mean, spherical=arguments.spherical, steps=arguments.steps
         )
+    from ali_dist.inference.conditions import find_attributes
+
     places = find_attributes(writer.run.spec.attributes, arguments.vary) if arguments.vary else None
     return writer.write_conditions(places)
 

@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from ali_dist.cli import CommandParser
 from ali_dist.config.loading import did_you_mean
-from ali_dist.data.preparation.summary import count, describe_side, summary_lines
+from ali_dist.data.preparation.summary import NETWORK_SIDES, count, describe_side, summary_lines
 from ali_dist.data.preparation.tar_import import IMPORT, import_tars
 from ali_dist.data.preparation.tar_places import WEBDATASET
 from ali_dist.data.preparation.tar_sources import TAR_SOURCES, read_import_options, read_tar_options
@@ -57,6 +58,16 @@ _WRITE_OPTIONS = (
 """How splits are written, from whatever source; the keywords are those of `WriteOptions`."""
 
 
+_EXAMPLES = """\
+examples:
+  python -m ali_dist.prepare folder data/mine --from PICTURES --size 64
+  python -m ali_dist.prepare cifar10 s3://bucket/cifar10 --from FOLDER --verify
+  python -m ali_dist.prepare webdataset s3://bucket/my-images
+  python -m ali_dist.prepare webdataset-import 'https://host/{000..009}.tar' data/mine --size 64"""
+_OWN_IMAGES = ("folder", "parquet", "npz", WEBDATASET, IMPORT)
+"""Sources of data that no preset knows."""
+
+
 def _options_by_source() -> dict[str, tuple[SourceOption, ...]]:
     written = {name: source.options for name, source in SOURCES.items()}
     return {**written, **{name: source.options for name, source in TAR_SOURCES.items()}}
@@ -79,7 +90,8 @@ def _list_options() -> dict[str, tuple[SourceOption, str]]:
     return {**described, **{option.keyword: (option, option.help) for option in (_ONLY, *_WRITE_OPTIONS)}}
 
 
-def _make_parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     summaries = {
         **{name: source.summary for name, source in SOURCES.items()},
         **{name: source.summary for name, source in TAR_SOURCES.items()},
@@ -89,9 +101,10 @@ def _make_parser() -> CommandParser:
         "ali_dist.prepare",
         "Write a data set as WebDataset shards with an index, or index shards that are there.\n"
         "Repeating a command does nothing where its data is complete, and goes on where it was stopped.",
-        f"sources:\n{sources}",
+        f"sources:\n{sources}\n\n{_EXAMPLES}",
     )
     parser.add_argument("source", metavar="SOURCE", help="see below")
+    parser.suggestions["source"] = list(summaries)
     parser.add_argument(
         "places",
         metavar="OUT",
@@ -125,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_until_stopped(argv: list[str] | None) -> int:
     with stop_at_once("Stopped on request; run the same command to go on.", heeds_ctrl_c=False):
-        return _run_command(_make_parser().parse_args(argv))
+        return _run_command(make_parser().parse_args(argv))
 
 
 def _run_command(arguments: argparse.Namespace) -> int:
@@ -148,7 +161,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
             written = _write_source(source, store, options, start_bar)
     for name, (split, is_new) in written.items():
         _print_split(name, split, is_new)
-    for line in _describe_use(arguments, written):
+    place = options.get("index_place", out)
+    for line in _describe_use(arguments, written) or _suggest_training(source, place, written):
         _print_line(line)
     if not arguments.verify:
         return 0
@@ -192,6 +206,22 @@ def _describe_use(arguments: argparse.Namespace, written: WrittenSplits) -> list
             f"be measured on samples that were not seen."
         )
     return lines
+
+
+def _suggest_training(source: str, out: str, written: WrittenSplits) -> list[str]:
+    """The command that trains on somebody's own images, which networks take as they are; else nothing.
+
+    Args:
+        source: What was prepared; data that have presets of their own are not meant.
+        out: Where the index is.
+        written: The splits.
+    """
+    if not written or source not in _OWN_IMAGES:
+        return []
+    shape = load_index(next(split for split, _ in written.values())).shape
+    if shape not in {(channels, side, side) for channels in (1, 3) for side in NETWORK_SIDES}:
+        return []
+    return ["Next:", f"  python -m ali_dist.train --preset images --data.url {shlex.quote(out)}"]
 
 
 def _print_line(line: str) -> None:

@@ -10,18 +10,30 @@ Ctrl-C.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ali_dist.cli import CommandParser, add_preset_option, build_config, load_preset_option
+from ali_dist.cli import CommandParser
 from ali_dist.config import Config
-from ali_dist.config.loading import setting_infos
+from ali_dist.config.loading import preset_names
 from ali_dist.errors import InputError, exit_code
+from ali_dist.launchers.ray_storage import check_results_stay
 from ali_dist.launchers.signals import stop_at_once
+from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
 
 if TYPE_CHECKING:
     from ali_dist.runs.trackers import Record
+
+
+_EXAMPLES = """\
+examples:
+  python -m ali_dist.train                                       digits, here, on the GPU if there is one
+  python -m ali_dist.train --preset mixture --run.name mine      a preset, as a run of a name of its own
+  python -m ali_dist.train --preset images --data.url data/mine  your own pictures (python -m ali_dist.prepare first)
+  python -m ali_dist.train --preset cifar10 --dry-run            what would be done; nothing is trained
+  python -m ali_dist.train --preset cifar10 --help objective     one group of settings, with that preset's values"""
 
 
 def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
@@ -33,36 +45,23 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
     Raises:
         InputError: An unknown preset, option or setting, or a bad value.
     """
-    options, settings = _make_parser().parse_with_settings(arguments)
+    options, settings = make_parser().parse_with_settings(arguments)
     preset = load_preset_option(options.preset, settings)
     return build_config(preset, settings, run_name=preset.name), options.dry_run
 
 
-def _make_parser() -> CommandParser:
-    parser = CommandParser("ali_dist.train", (__doc__ or "").strip(), _describe_settings(), takes_settings=True)
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
+    description = (__doc__ or "").strip()
+    parser = CommandParser("ali_dist.train", description, _EXAMPLES, takes_settings=True, lists_settings=True)
     add_preset_option(parser)
+    parser.suggestions["preset"] = preset_names()
     parser.add_argument(
-        "--dry-run", action="store_true", help="show the resolved settings, sizes and an estimate; train nothing"
+        "--dry-run",
+        action="store_true",
+        help="show the plan (data, sizes, memory, time, place) and all settings; train nothing",
     )
     return parser
-
-
-def _describe_settings() -> str:
-    """Every setting with its meaning, allowed values and default."""
-    lines = ["settings (default):"]
-    section = ""
-    for info in setting_infos().values():
-        if info.key.partition(".")[0] != section:
-            section = info.key.partition(".")[0]
-            lines.append("")
-        lines.append(f"  --{info.key} ({_format_default(info.default)})\n        {info.help} [{info.allowed()}]")
-    return "\n".join(lines)
-
-
-def _format_default(value: object) -> str:
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def choose_launcher(config: Config) -> Callable[[Config], Record | None]:
@@ -106,10 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_command(arguments: list[str]) -> None:
     with stop_at_once("Stopped on request before training went on; run the same command to go on."):
         config, dry_run = parse_arguments(arguments)
+        check_results_stay(config)
         if dry_run:
             from ali_dist.training.dry_run import describe_run
 
-            print(describe_run(config))
+            print(describe_run(config, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
         else:
             choose_launcher(config)(config)
 

@@ -28,6 +28,7 @@ from ali_dist.cli import CommandParser
 from ali_dist.errors import WRONG_INPUT, InputError, exit_code
 from cluster import commands
 from cluster.cluster_file import ClusterFile, load_cluster_file
+from cluster.ray_cli import check_checkout
 
 _HELP = "see python -m cluster --help"
 # Each command's own arguments.
@@ -84,7 +85,7 @@ def parse_request(arguments: list[str]) -> Request:
         InputError: It names no command, an option that the command does not have, or too many or too few arguments.
     """
     own_words, entrypoint = _split_entrypoint(arguments)
-    options = _make_parser().parse_intermixed_args(own_words)
+    options = make_parser().parse_intermixed_args(own_words)
     command = options.command
     if command not in _ARGUMENTS:
         raise InputError(f"There is no command {command!r}; the commands are {', '.join(_ARGUMENTS)}; {_HELP}.")
@@ -105,9 +106,11 @@ def parse_request(arguments: list[str]) -> Request:
     )
 
 
-def _make_parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     parser = CommandParser("cluster", (__doc__ or "").strip())
     parser.add_argument("command", nargs="?", default="")
+    parser.suggestions["command"] = list(_ARGUMENTS)
     parser.add_argument("values", nargs="*")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--env", action="append", default=[])
@@ -126,6 +129,7 @@ def run_request(request: Request) -> int:
     """Do what a command line asks for, and return the exit code."""
     match request.command:
         case "up":
+            check_checkout()
             return commands.run_up(_load_target(request))
         case "down":
             return commands.run_down(_load_target(request))

@@ -62,6 +62,7 @@ def run_up(cluster: ClusterFile) -> int:
         ssh.check_machines(cluster)
         if _is_up(cluster):
             print("The cluster is up already. To start it anew, with what you may have changed, take it down first.")
+            print(describe_use(cluster))
             return 0
         if not _set_up_machines(cluster):
             return FAILED
@@ -69,7 +70,24 @@ def run_up(cluster: ClusterFile) -> int:
     if completed.returncode:
         _print_error("ray up failed, and its last lines say why.")
         return FAILED
-    return _wait_for_machines(cluster) if cluster.is_local else 0
+    code = _wait_for_machines(cluster) if cluster.is_local else 0
+    if code == 0:
+        print(describe_use(cluster))
+    return code
+
+
+def describe_use(cluster: ClusterFile) -> str:
+    """How jobs get to a cluster that is up: by the launcher; Ray's own commands find neither address nor token."""
+    file = shlex.quote(str(cluster.path))
+    return (
+        f"Run something there: python -m cluster submit {file} --follow -- python -m ali_dist.train --run.dir "
+        f"s3://BUCKET/runs\nRay's own `ray job submit` needs `python -m cluster tunnel {file}` beside it, and "
+        f"{_describe_ray_variables(tunnel.DASHBOARD_PORT)}."
+    )
+
+
+def _describe_ray_variables(port: int) -> str:
+    return f"RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://127.0.0.1:{port} in its environment"
 
 
 def _is_up(cluster: ClusterFile) -> bool:
@@ -134,6 +152,7 @@ def run_tunnel(cluster: ClusterFile) -> int:
     ray_cli.use_token(cluster.path)
     with tunnel.open_tunnel(cluster, tunnel.DASHBOARD_PORT) as address:
         print(f"Dashboard: {address} (it asks for the token in {ray_cli.TOKEN_FILE}). Ctrl-C ends this.", flush=True)
+        print(f"Ray's own commands work with {_describe_ray_variables(tunnel.DASHBOARD_PORT)}.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)

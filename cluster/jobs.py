@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from cluster.entry import ACCESS_PREFIX
 # `data` is also the name of a package.
 _EXCLUDED_PATHS = [".git", ".venv", "/runs/", "/data/", "/.swift/", "*.egg-info", ".*_cache", ".hypothesis"]
 ENDED_STATES = ("STOPPED", "SUCCEEDED", "FAILED")
+_NO_AGENT = "No available agent"  # Ray's words, with status 500
+_AGENT_SECONDS = 90.0
+_AGENT_POLL_SECONDS = 1.0
 _MOST_JOBS = 5  # known jobs that a sentence lists
 
 
@@ -68,7 +71,9 @@ class JobClient:
         with self._explain_errors():
             try:
                 # The keys travel in the request's body: in no file, and in no argument that others could read.
-                job = self._client.submit_job(entrypoint=command, runtime_env=runtime, metadata=access)
+                job = _retry_without_agent(
+                    lambda: self._client.submit_job(entrypoint=command, runtime_env=runtime, metadata=access)
+                )
             except ValueError as error:
                 raise InputError(f"{folder} cannot be sent to the cluster: {error}") from error
         return str(job)
@@ -167,6 +172,27 @@ class JobClient:
                     f"use that one, or start the cluster anew with {self._start_hint}."
                 ) from error
             raise
+
+
+def _retry_without_agent(submit: Callable[[], Any]) -> Any:
+    """Submit a job; a cluster that has just started takes none before an agent of the job server runs.
+
+    Raises:
+        InputError: There is none within `_AGENT_SECONDS`.
+    """
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return submit()
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"The cluster takes no jobs yet: none of its machines has run an agent of the job server within "
+                    f"{_AGENT_SECONDS:.0f} seconds. Try again later; its logs are in /tmp/ray/session_latest/logs."
+                ) from error
+        time.sleep(_AGENT_POLL_SECONDS)
 
 
 def collect_variables(variables: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

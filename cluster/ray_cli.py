@@ -76,6 +76,19 @@ def build_ray_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
 
 
+def check_checkout() -> None:
+    """Check that this launcher lies in the project's folder, whose code and pinned versions `up` copies to machines.
+
+    Raises:
+        InputError: It was installed from a wheel, which has neither.
+    """
+    if not (ROOT / "constraints.txt").is_file():
+        raise InputError(
+            f"`up` copies the project's folder to the machines, but {ROOT}, where this launcher is installed, has no "
+            "constraints.txt: run it in a checkout or in the unpacked source archive."
+        )
+
+
 def run_ray(arguments: Sequence[str], *, quiet: bool = False) -> subprocess.CompletedProcess[str]:
     """Run `ray` in the project's folder, from which the paths of files that a cluster mounts start.
 

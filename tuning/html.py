@@ -10,7 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ali_dist.report.page import CAPTIONS, format_duration, write_page
+from ali_dist.report.moments import CAPTIONS
+from ali_dist.report.page import write_page
+from ali_dist.report.run_facts import format_duration
 from ali_dist.report.template import note_html, page_html, section_html
 from ali_dist.storage.base import Store
 from tuning.charts import STYLE, ChartAxis, PointMark, learning_curves, parallel_coordinates, scatter_plot

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ali_dist.config.wording import format_count
-from ali_dist.report.page import format_duration
+from ali_dist.report.run_facts import format_duration
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_record import TrialRecord, find_best_record
 

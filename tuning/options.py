@@ -9,18 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from ali_dist.cli import (
-    CommandParser,
-    add_preset_option,
-    build_config,
-    load_preset_option,
-    number_type,
-    whole_number_type,
-)
+from ali_dist.cli import CommandParser, number_type, whole_number_type
 from ali_dist.config import Config
-from ali_dist.config.loading import flatten_mapping
+from ali_dist.config.loading import Preset, flatten_mapping, from_mapping, preset_names
 from ali_dist.errors import InputError
-from ali_dist.launchers.ray_storage import with_absolute_paths
+from ali_dist.launchers.ray_storage import check_results_stay, with_absolute_paths
+from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
 from tuning.score import SCORE_METRICS, find_score_metric
 from tuning.spaces import Space, check_space, grid_settings, load_space, space_names, space_to_mapping, without_settings
 from tuning.sweep_plan import Scheduler, Search, SweepPlan
@@ -36,7 +30,13 @@ best.yaml (a preset for `python -m ali_dist.train --preset .../best.yaml`), resu
 
 `--section.key value` is a setting for all trials, as in python -m ali_dist.train; run.name names the sweep.
 
-Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on, 130 ended by a second Ctrl-C."""
+Exit codes: 0 done, 2 wrong input, 1 failure, 75 stopped with --resume to go on, 130 ended by a second Ctrl-C.
+
+examples:
+  python -m tuning.sweep --preset digits --trials 12              on this machine
+  python -m tuning.sweep --preset digits --trials 12 --resume     go on after a kill, or with more trials
+  python -m tuning.sweep --preset cifar10 --time-budget 8h --space mine.yaml --run.dir s3://bucket/runs
+  python -m tuning.sweep --preset cifar10 --help optim            one group of settings, with that preset's values"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +64,15 @@ def parse_arguments(arguments: list[str]) -> tuple[SweepOptions, dict[str, Any]]
     Raises:
         InputError: An unknown option or setting, or a bad value of an option.
     """
-    options, settings = _make_parser().parse_with_settings(arguments)
+    options, settings = make_parser().parse_with_settings(arguments)
     return SweepOptions(**vars(options)), settings
 
 
-def _make_parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Make the parser of the command line."""
     parser = CommandParser("tuning.sweep", _DESCRIPTION, _describe_names(), takes_settings=True)
     add_preset_option(parser)
+    parser.suggestions.update(preset=preset_names(), space=space_names(), metric=list(SCORE_METRICS))
     parser.add_argument(
         "--space", metavar="NAME|FILE", help="what is searched: a name or a YAML file (that of the preset or its data)"
     )
@@ -137,13 +139,13 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> tuple[Config, str]:
+def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> tuple[Config, Preset]:
     """The config that trials start from: the preset with the user's settings; its run folder is the sweep's.
 
     Its paths are absolute, because trials run in folders of their own.
 
     Returns:
-        The config, and the built-in data that the preset is made for (empty if there are none).
+        The config, and the preset.
 
     Raises:
         InputError: An unknown preset or setting, a bad value, or a setting that the sweep decides.
@@ -157,7 +159,8 @@ def load_base_config(options: SweepOptions, settings: dict[str, Any]) -> tuple[C
     config = build_config(preset, settings, run_name=f"sweep-{preset.name}")
     if config.report.evaluation == "none":
         raise InputError("report.evaluation is 'none', but a sweep compares evaluations: set it to auto.")
-    return with_absolute_paths(config), preset.source
+    check_results_stay(config)
+    return with_absolute_paths(config), preset
 
 
 def default_space(preset: str, source: str, config: Config) -> Space:
@@ -184,9 +187,9 @@ def make_plan(options: SweepOptions, settings: dict[str, Any]) -> SweepPlan:
     Raises:
         InputError: Something in it cannot work.
     """
-    config, source = load_base_config(options, settings)
+    config, preset = load_base_config(options, settings)
     base = config.to_mapping()
-    default = default_space(options.preset, config.data.source or source, config)
+    default = default_space(options.preset, config.data.source or preset.source, config)
     whole_space = default if options.space is None else load_space(options.space)
     space = without_settings(whole_space, settings)
     check_space(space, [base])
@@ -203,6 +206,7 @@ def make_plan(options: SweepOptions, settings: dict[str, Any]) -> SweepPlan:
         search=options.search,
         scheduler=options.scheduler,
         seed=options.sweep_seed,
+        preset_images=from_mapping(preset.settings).run.images,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ali_dist.config.loading import flatten_mapping, from_mapping, setting_infos
+from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 from tuning.sweep_plan import SweepPlan
 from tuning.trial_record import TrialRecord, find_best_record, trial_name
@@ -33,12 +35,20 @@ def format_results_csv(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
 
 
 def format_best_yaml(plan: SweepPlan, record: TrialRecord) -> str:
-    """The text of best.yaml, a preset for `python -m ali_dist.train`: all that differs from the schema's defaults."""
-    config = from_mapping(plan.base, record.settings)
+    """The text of best.yaml, a preset for `python -m ali_dist.train`: all that differs from the schema's defaults.
+
+    It is as long as the sweep's preset, even if trials were shorter, and its data lie where they lay, as seen from the
+    current folder: it can be taken to another machine.
+    """
+    url = from_mapping(plan.base).data.url
+    whole = {"run.images": max(plan.budget, plan.preset_images), "data.url": _seen_from_here(url)}
+    config = from_mapping(plan.base, record.settings, whole)
     score = (
         "" if record.score is None else f", {plan.score_metric.title} {record.score:.4g} at {record.images:,} images"
     )
     lines = [f"# Trial {record.number} of a sweep over preset {json.dumps(plan.preset)}{score}."]
+    if config.run.images > plan.budget:
+        lines.append(f"# Trials saw {plan.budget:,} images; run.images is the preset's own length.")
     defaults = {name: info.default for name, info in setting_infos().items()}
     sections: dict[str, list[str]] = {}
     for name, value in flatten_mapping(config.to_mapping()):
@@ -49,6 +59,14 @@ def format_best_yaml(plan: SweepPlan, record: TrialRecord) -> str:
     for section, rows in sections.items():
         lines += [f"{section}:", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _seen_from_here(url: str) -> str:
+    """A folder below the current one by its relative path; all others, and urls, as they are."""
+    if not is_local(url):
+        return url
+    relative = os.path.relpath(url)
+    return url if relative.startswith(os.pardir) else relative
 
 
 def _to_yaml(value: Any) -> str:

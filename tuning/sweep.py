@@ -14,6 +14,7 @@ from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, ex
 from ali_dist.launchers.resources import check_lanes
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
+from tuning.options import make_parser as make_parser
 from tuning.options import make_plan, parse_arguments
 from tuning.resources import check_trial_options, count_trials_at_once, resources_for_trial
 from tuning.results import describe_result, write_results

@@ -27,8 +27,9 @@ REDUCTION = 2
 """Of the trials that reach a rung, ASHA lets the better half go on. Harsher and earlier cuts would be blind here:
 averaged weights and late learning-rate decay make scores before a quarter of the budget say little."""
 FORMAT = 1
-_PLACES = ("trials", "fingerprint", "base.run.dir", "base.run.name", "base.data.source")
-"""What may differ where a sweep is resumed: more trials, and where things lie; a project may have been moved."""
+_PLACES = ("trials", "fingerprint", "preset_images", "base.run.dir", "base.run.name", "base.data.source")
+"""What may differ where a sweep is resumed: more trials, where things lie (a project may have been moved), and what
+earlier versions did not keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class SweepPlan:
         scheduler: With `asha`, trials that are behind are stopped early.
         seed: Seed of the choice of settings.
         fingerprint: Of the training data's index; empty until they are opened, and in sweeps of earlier versions.
+        preset_images: Length of the preset itself, maybe more than a trial's; 0 in sweeps of earlier versions.
     """
 
     preset: str
@@ -56,6 +58,7 @@ class SweepPlan:
     scheduler: Scheduler
     seed: int
     fingerprint: str = ""
+    preset_images: int = 0
 
     @property
     def folder(self) -> str:

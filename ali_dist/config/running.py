@@ -13,6 +13,7 @@ _LONGEST_NAME = 200  # bytes; file systems take 255, and names of Ray's files be
 _MOST_IMAGES = 10**18
 _MOST_WORKERS = 100_000
 _LONGEST_TIMEOUT = 86_400  # a day, in seconds
+_LONGEST_OUTAGE = 10_080  # a week, in minutes
 _MOST_THREADS = 1024  # OpenMP crashes where it cannot start as many
 
 
@@ -63,7 +64,11 @@ class StorageConfig:
     )
     timeout_seconds: float = setting(20.0, "connect and read timeout of one request")
     attempts: int = setting(6, "tries of one request before giving up (429, 5xx, resets, timeouts)")
-
+    outage_minutes: float = setting(
+        30.0,
+        "minutes that a run goes on while S3 fails, without a new checkpoint or waiting for data that it streams; what "
+        "could not be saved by then is kept on the machine",
+    )
     anonymous: bool = setting(False, "read public buckets without credentials: requests are not signed")
     region: str | None = setting(None, "region of the bucket; default: AWS_REGION, AWS_DEFAULT_REGION or the profile's")
     addressing: Literal["auto", "path", "virtual"] = setting(
@@ -74,6 +79,8 @@ class StorageConfig:
     def __post_init__(self) -> None:
         require_value(self.timeout_seconds > 0, "storage.timeout_seconds", self.timeout_seconds, "more than 0")
         require_value(self.attempts >= 1, "storage.attempts", self.attempts, "at least 1")
+        minutes = self.outage_minutes
+        require_value(0 <= minutes <= _LONGEST_OUTAGE, "storage.outage_minutes", minutes, "from 0 to 10080, a week")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,7 @@ class ScaleConfig:
 class ReportConfig:
     """How often something is written, in images seen; 0 means only at the end."""
 
-    log_every: int = setting(6_400, "images between lines of metrics.jsonl and TensorBoard scalars")
+    log_every: int = setting(6_400, "images between lines of metrics.jsonl, and scalars of the trackers")
     gallery_every: int = setting(0, "images between sample, reconstruction and interpolation grids")
     evaluate_every: int = setting(
         0, "images between evaluations on the split valid (a tenth of the training split where there is none)"
@@ -150,6 +157,13 @@ class ReportConfig:
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept")
     evaluation: Literal["auto", "none"] = setting("auto", "auto: the metrics that apply to the data")
     evaluation_samples: int = setting(2_000, "decoder samples that evaluation draws")
+    trackers: str = setting(
+        "tensorboard", "what is told of the run beside metrics.jsonl: tensorboard, wandb, mlflow, some of them, or none"
+    )
+
+    def tracker_names(self) -> tuple[str, ...]:
+        """The trackers that `trackers` names; empty where there are none."""
+        return () if self.trackers == "none" else tuple(name.strip() for name in self.trackers.split(","))
 
     def __post_init__(self) -> None:
         for name in ("gallery_every", "evaluate_every", "checkpoint_every"):
@@ -157,3 +171,10 @@ class ReportConfig:
         require_value(self.log_every >= 1, "report.log_every", self.log_every, "at least 1")
         require_value(self.keep_checkpoints >= 1, "report.keep_checkpoints", self.keep_checkpoints, "at least 1")
         require_value(self.evaluation_samples >= 2, "report.evaluation_samples", self.evaluation_samples, "at least 2")
+        names = self.tracker_names()
+        require_value(
+            all(names) and len(set(names)) == len(names),
+            "report.trackers",
+            self.trackers,
+            "'none', or names of trackers, each once, with commas between them, such as 'tensorboard,wandb'",
+        )

@@ -69,6 +69,7 @@ def open_batches(
     window_mb: float = 32.0,
     prefetch: int = 4,
     bad_samples: Literal["stop", "substitute"] = "stop",
+    outage_seconds: float = 0.0,
 ) -> BatchSource:
     """Open a rank's batches from global step `start_step` (counted from 0 through all epochs) on.
 
@@ -90,6 +91,7 @@ def open_batches(
         window_mb: Megabytes of a lane that are shuffled together; it decides the order in every residency.
         prefetch: Number of batches that are read ahead when streaming.
         bad_samples: `stop` with an InputError, or `substitute` the lane's next good sample.
+        outage_seconds: How long streaming waits for a storage that fails.
 
     Raises:
         InputError: The sizes do not fit, the index does not match its shards, or samples are damaged.
@@ -103,7 +105,14 @@ def open_batches(
     chosen = choose_residency(residency, index.num_samples * index.decoded_bytes, memory_mb, device)
     if chosen == "stream":
         return StreamSource(
-            reader, order, own_lanes, start_step=start_step, device=device, prefetch=prefetch, substitute=substitute
+            reader,
+            order,
+            own_lanes,
+            start_step=start_step,
+            device=device,
+            prefetch=prefetch,
+            substitute=substitute,
+            outage_seconds=outage_seconds,
         )
     return ResidentSource(
         reader, order, own_lanes, start_step=start_step, device=device, residency=chosen, substitute=substitute

@@ -18,6 +18,7 @@ unlike `Generator.permutation`, so a run may be resumed under another version of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -96,12 +97,12 @@ class DataOrder:
 
     # ---- Sizes ------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         """N, the number of samples in all shards."""
         return sum(self.shard_samples)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """N // B, the number of global batches in an epoch."""
         return self.num_samples // self.global_batch_size
@@ -154,9 +155,19 @@ class DataOrder:
 
     def window_ids(self, window: Window) -> Ids:
         """The sample ids [n] of a window, in the order in which they are used."""
-        first_ids = np.concatenate([[0], np.cumsum(self.shard_samples)])
-        stored_ids = np.concatenate([first_ids[run.shard] + np.arange(run.start, run.stop) for run in window.runs])
-        return stored_ids[self.window_permutation(window)]
+        return self.stored_ids(window)[self.window_permutation(window)]
+
+    def stored_ids(self, window: Window) -> Ids:
+        """The sample ids [n] of a window as stored, run after run."""
+        first_ids = self._first_ids
+        return np.concatenate(
+            [np.arange(first_ids[run.shard] + run.start, first_ids[run.shard] + run.stop) for run in window.runs]
+        )
+
+    @cached_property
+    def _first_ids(self) -> list[int]:
+        """The id of each shard's first sample."""
+        return [0, *np.cumsum(self.shard_samples[:-1]).tolist()]
 
     def window_permutation(self, window: Window) -> Ids:
         """For each sample [n] of a window in order of use, its place in the window as stored (run after run)."""
@@ -188,9 +199,20 @@ class DataOrder:
     # ---- Steps 1 and 2: the epoch's shards, end to end --------------------------------------------------------
 
     def _lay_out_shards(self, epoch: int) -> _EpochLayout:
+        """The layout of an epoch; the last one is kept, because every lane asks for it."""
+        kept = self._kept_layout.get(epoch)
+        if kept is not None:
+            return kept
         shards, words = _draw_permutation(len(self.shard_samples), _EPOCH_STREAM, self.seed, epoch, 0, 0)
         ends = np.cumsum(np.asarray(self.shard_samples, dtype=np.int64)[shards])
-        return _EpochLayout(shards, ends, rotation=int(words[-1] % np.uint64(self.num_samples)))
+        layout = _EpochLayout(shards, ends, rotation=int(words[-1] % np.uint64(self.num_samples)))
+        self._kept_layout.clear()
+        self._kept_layout[epoch] = layout
+        return layout
+
+    @cached_property
+    def _kept_layout(self) -> dict[int, _EpochLayout]:
+        return {}
 
     def locate_sample(self, sample_id: int) -> tuple[int, int]:
         """Find the shard of a sample, and the sample's number within that shard."""

@@ -10,6 +10,8 @@ in, READERS windows that are read ahead, and the encoded bytes of those that are
 
 from __future__ import annotations
 
+import logging
+import math
 import queue
 import threading
 import time
@@ -29,7 +31,10 @@ from ali_dist.data.batch import DataBatch
 from ali_dist.data.buffers import BufferPool
 from ali_dist.data.order import DataOrder, Ids, Window, find_substitutes
 from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader
+from ali_dist.errors import StorageError
 
+_LOG = logging.getLogger(__name__)
+_PAUSE_SECONDS = 5.0  # before a window is asked for again, after all repetitions of a request have failed
 _JOIN_SECONDS = 2.0  # how long close() waits for threads that are in the middle of a read; they end by themselves later
 _POLL_SECONDS = 0.2
 _CLOSED = "this source of batches is closed"
@@ -75,6 +80,7 @@ class StreamSource:
         device: The device on which batches are needed.
         prefetch: Number of batches that are kept ready.
         substitute: Whether bad samples are replaced instead of ending the run.
+        outage_seconds: How long a window is asked for again while the storage fails.
     """
 
     residency = "stream"
@@ -89,6 +95,7 @@ class StreamSource:
         device: torch.device,
         prefetch: int,
         substitute: bool,
+        outage_seconds: float = 0.0,
     ) -> None:
         self.wait_seconds = 0.0
         self.substituted: list[str] = []
@@ -97,6 +104,7 @@ class StreamSource:
         self._lanes = lanes
         self._device = device
         self._substitute = substitute
+        self._outage_seconds = outage_seconds
         self._windows = self._plan_windows(start_step)
         self._window_buffers = BufferPool(len(lanes) + READERS + 1)
         self._batch_buffers = BufferPool(prefetch + 2)  # in the queue, with the consumer, and being filled
@@ -254,9 +262,28 @@ class StreamSource:
         while (task := self._tasks.get()) is not None:
             window, future = task
             try:
-                future.set_result(self._load_window(window))
+                future.set_result(self._load_through_outage(window))
             except BaseException as error:  # the filling thread hands it on to the consumer
                 future.set_exception(error)
+
+    def _load_through_outage(self, window: Window) -> _LoadedWindow:
+        """Load a window; where the storage itself fails, until it works again or the time that is given is over.
+
+        Raises:
+            StorageError: It is over, or this source has been closed.
+        """
+        give_up_at = math.inf
+        while True:
+            try:
+                return self._load_window(window)
+            except StorageError as error:
+                now = time.monotonic()
+                give_up_at = min(give_up_at, now + self._outage_seconds)
+                if now >= give_up_at:
+                    raise
+                _LOG.warning("outage_seconds_left=%.0f error=%r", give_up_at - now, str(error))
+                if self._closed.wait(min(_PAUSE_SECONDS, give_up_at - now)):
+                    raise
 
     def _load_window(self, window: Window) -> _LoadedWindow:
         index = self._reader.index
@@ -275,7 +302,7 @@ class StreamSource:
             num_read += count
         y = self._reader.read_labels(window.runs)
         y = None if y is None else y[permutation]
-        loaded = _LoadedWindow(window, x, y, self._order.window_ids(window), {})
+        loaded = _LoadedWindow(window, x, y, self._order.stored_ids(window)[permutation], {})
         return self._substitute_bad(loaded, bad) if bad else loaded
 
     def _substitute_bad(self, loaded: _LoadedWindow, bad: BadSamples) -> _LoadedWindow:

@@ -21,6 +21,8 @@ LARGEST_FACTOR = 4
 BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 FEATURES = 64
+LARGEST_SIDE = 64
+"""Pixels of the shorter side from which images are averaged down, by a whole factor: time grows with their area."""
 
 OnBatch = Callable[[int], None]
 """Called with the number of samples or updates just done; may raise to end the work."""
@@ -202,7 +204,7 @@ def _build_network(
 ) -> tuple[nn.Module, nn.Module]:
     """Build two convolutions and a hidden layer, for images of any size."""
     with torch.device("meta"):
-        trunk = nn.Sequential(
+        trunk = _Trunk(
             nn.Conv2d(channels, 32, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1),
@@ -216,6 +218,14 @@ def _build_network(
         head = nn.Linear(FEATURES, classes)
     fill_weights(nn.Sequential(trunk, head), draws)
     return trunk.to(device), head.to(device)
+
+
+class _Trunk(nn.Sequential):
+    """A sequence of layers that sees large images smaller."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = min(x.shape[2:]) // LARGEST_SIDE
+        return super().forward(F.avg_pool2d(x, factor, ceil_mode=True) if factor > 1 else x)
 
 
 def fill_weights(network: nn.Module, draws: torch.Generator) -> None:

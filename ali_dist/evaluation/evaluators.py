@@ -26,6 +26,7 @@ from ali_dist.evaluation.interfaces import BidirectionalModel, LabelledArrays, M
 from ali_dist.evaluation.label_metrics import make_label_metrics
 from ali_dist.evaluation.latent import latent_match
 from ali_dist.evaluation.monitor import EvaluationMonitor, WatchedModel
+from ali_dist.evaluation.protocol import LEAST_SAMPLES
 from ali_dist.evaluation.reconstruction import (
     constant_image_error,
     mean_image,
@@ -36,8 +37,6 @@ from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.evaluation.sample_quality import SampleQuality
 from ali_dist.model.data_spec import DataSpec
 
-LEAST_SAMPLES = 2
-"""Fewest samples of a split, and of the decoder, that the metrics are defined for."""
 _ROWS_AT_ONCE = 2000  # a multiple of the batch, so that a model sees the same batches as in one piece
 
 

@@ -145,7 +145,8 @@ def _blur(x: Tensor) -> Tensor:
 
 def sliced_distance(a: Tensor, b: Tensor) -> float:
     """Mean absolute difference of sorted projections [directions, N]: W1 in one dimension, over the directions."""
-    return float((a.double() - b.double()).abs().mean())
+    total = sum(float((line.double() - other.double()).abs().sum()) for line, other in zip(a, b, strict=True))
+    return total / a.numel()
 
 
 def project_sorted(patches: Tensor, directions: Tensor) -> Tensor:
@@ -185,7 +186,8 @@ def _take_patches(level: Tensor, places: Tensor) -> Tensor:
 
 
 def _normalize(patches: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return ((patches - mean) / std).flatten(1)
+    """Scale patches in place, because they are the largest thing here; returns them flat, [N * patches, C * 49]."""
+    return patches.sub_(mean).div_(std).flatten(1)
 
 
 def _level_distance(real: _RealLevel, level: Tensor) -> float:

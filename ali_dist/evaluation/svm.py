@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from ali_dist.errors import InputError
 from ali_dist.evaluation.probe import balanced_rows
+from ali_dist.evaluation.protocol import SVM_DRAWS, SVM_LABELS
 
-LABELS = 1000
-DRAWS = 100
 PENALTIES = np.exp(np.linspace(-20, 20, 50))
 VALIDATION_SHARE = 10_000 / 73_257
 ROWS_AT_ONCE = 4096
@@ -145,8 +144,8 @@ def svm_protocol(
     validation: EmbeddedSplit,
     test: EmbeddedSplit,
     *,
-    labels: int = LABELS,
-    draws: int = DRAWS,
+    labels: int = SVM_LABELS,
+    draws: int = SVM_DRAWS,
     seed: int = 0,
     penalties: Sequence[float] | NDArray[np.float64] = PENALTIES,
     standardize: bool = False,

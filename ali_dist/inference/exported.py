@@ -20,24 +20,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from ali_dist import __version__
 from ali_dist.config import StorageConfig
 from ali_dist.config.loading import from_mapping
 from ali_dist.errors import InputError
-from ali_dist.inference.load import RUNS, LoadedRun, make_inference_model
+from ali_dist.inference.load import LoadedRun, make_inference_model
 from ali_dist.model.build import build_networks
 from ali_dist.model.data_spec import DataSpec
-from ali_dist.runs.checkpoint import CheckpointMetadata
+from ali_dist.runs.checkpoint_files import CheckpointMetadata
 from ali_dist.runs.datasets import open_url
+from ali_dist.runs.find_run import RUNS
 from ali_dist.storage.base import Store
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EXPORT_VERSION = 1
 _MODEL_TYPE = "ali_dist"
-_NOT_EXPORTED = ("config", "data", "precision", "format_version")  # of a checkpoint's metadata: said elsewhere, or moot
+# Of a checkpoint's metadata: said elsewhere, moot, or of the machines that trained it.
+_NOT_EXPORTED = ("config", "data", "precision", "format_version", "spent", "starts")
 
 
 def native_shape(run: LoadedRun) -> tuple[int, ...]:
@@ -83,7 +85,8 @@ def write_export(folder: Path, run: LoadedRun, metrics: Mapping[str, float], *, 
     }
     _write_json(folder / CONFIG, config)
     _write_json(folder / "preprocessor_config.json", _preprocessing(run))
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # In one piece through Python: a full disk is then an OSError, and the file has the permissions of those beside it.
+    (folder / WEIGHTS).write_bytes(dump_tensors(tensors, metadata={"format": "pt"}))
     return [CONFIG, "preprocessor_config.json", WEIGHTS]
 
 

@@ -1,5 +1,7 @@
 """Writers of a data set's features: one .npz for all of them, or a folder with one .npz for each shard.
 
+A single .parquet is written by `feature_parquet.py`.
+
 Every .npz holds `features` float32 [n, F], `ids` int64 [n] (places in the index, counted through its shards) and,
 where the data have them, `labels` (int64 [n], or float32 [n, A]) and `origins` (text [n]: the file or key of each row).
 """
@@ -20,12 +22,17 @@ from numpy.typing import NDArray
 from ali_dist.config import StorageConfig
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
+from ali_dist.inference.feature_parquet import ParquetWriter
 from ali_dist.inference.features import EncodedShard
 from ali_dist.runs.datasets import open_url
 from ali_dist.storage.base import Store
 
 NOTE_KEY = "features.json"
 """The file of a folder that says what its features are."""
+
+
+SINGLE_FILES = (".npz", ".parquet")
+"""Endings of what is one file for all shards; anything else is a folder."""
 
 
 class FeatureWriter(Protocol):
@@ -59,7 +66,7 @@ def open_feature_writer(out: str, index: Index, settings: Mapping[str, Any], sto
     """Open the place for features that a user has named.
 
     Args:
-        out: FILE.npz or a folder, on a disk or in S3.
+        out: FILE.npz, FILE.parquet or a folder, on a disk or in S3.
         index: The data's index; says which shards there are.
         settings: What decides the features, JSON-able; a folder holds features of one such mapping only.
         storage: How to reach S3.
@@ -67,12 +74,15 @@ def open_feature_writer(out: str, index: Index, settings: Mapping[str, Any], sto
     Raises:
         InputError: The place cannot be one, or the folder holds features of other settings.
     """
-    if out.endswith(".npz"):
+    if out.endswith(SINGLE_FILES):
         folder, _, name = out.rpartition("/")
-        if not name.removesuffix(".npz") or folder.endswith(":/"):  # the latter: a file without a bucket
-            raise InputError(f"--out is {out!r}: give FILE.npz, a folder, or s3://bucket/prefix.")
+        if name in SINGLE_FILES or folder.endswith(":/"):  # the latter: a file without a bucket
+            raise InputError(f"--out is {out!r}: give FILE.npz, FILE.parquet, a folder, or s3://bucket/prefix.")
         root = folder or ("/" if out.startswith("/") else ".")
-        return SingleFileWriter(open_url(root, storage), name, index)
+        store = open_url(root, storage)
+        if name.endswith(".parquet"):
+            return ParquetWriter(store, name, index, settings)
+        return SingleFileWriter(store, name, index)
     return ShardFolderWriter(open_url(out, storage), index, settings)
 
 

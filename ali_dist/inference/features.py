@@ -23,13 +23,6 @@ from ali_dist.inference.samples import conditions_for_samples, read_samples, run
 from ali_dist.model.inference_model import InferenceModel
 from ali_dist.runs.datasets import DataSplit
 
-FEATURES = {
-    "mu": "the encoder's mean (one draw of z with --sample)",
-    "mu+sigma": "mean and standard deviation",
-    "mu+hidden": "mean and the encoder's last hidden layer",
-    "mu+layers": "mean and what the activations of its last three hidden layers are given (the paper's SVM features)",
-    "joint": "the discriminator's last hidden layer, of (x, z)",
-}
 SVM_LAYERS = 3
 """Hidden layers of the encoder that the paper's SVM is given."""
 _CHUNK_BYTES = 64_000_000  # samples that one thread holds at a time

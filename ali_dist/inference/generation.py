@@ -28,16 +28,6 @@ from ali_dist.report.gallery_layouts import Gallery
 from ali_dist.report.image_grids import save_image
 from ali_dist.runs.datasets import DataSplit
 
-DEFAULT_COUNTS = {
-    "samples": galleries.SAMPLES,
-    "reconstructions": galleries.RECONSTRUCTIONS,
-    "interpolations": galleries.ROWS,
-    "attributes": galleries.ROWS,
-}
-"""The galleries that can be written, and their default numbers of samples, pairs or rows."""
-DEFAULT_STEPS = galleries.STEPS
-"""Decoded images of an interpolation."""
-
 
 @dataclass(frozen=True, slots=True)
 class GalleryWriter:

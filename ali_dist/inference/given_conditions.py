@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ali_dist.errors import InputError
 from ali_dist.inference.conditions import find_attribute, find_class
+from ali_dist.inference.given_arrays import check_plain
 from ali_dist.inference.load import LoadedRun
 from ali_dist.model.data_space import condition_vectors
 
 Condition = int | str | Mapping[str, float] | Sequence[int | str | Mapping[str, float]] | NDArray[Any] | Tensor
 """A class (name or number), attributes (`{"Smiling": 1}`, all others 0), one of these for each sample, or vectors
-float [A] or [N, A]."""
+numbers [A] or [N, A]."""
 
 
 def make_conditions(run: LoadedRun, condition: Condition | None, count: int) -> Tensor | None:
@@ -78,9 +79,17 @@ def _vectors(run: LoadedRun, condition: Condition) -> Tensor:
     """The vectors float32 [M, A] that a condition names: one, or one for each sample."""
     size = run.model.condition_size
     if isinstance(condition, np.ndarray | Tensor):
-        array = condition.detach().cpu().numpy() if isinstance(condition, Tensor) else condition
-        if array.dtype.kind == "f":
-            return _check_vectors(run, torch.from_numpy(np.atleast_2d(array).astype(np.float32)))
+        check_plain(condition, "condition")
+        if isinstance(condition, Tensor):
+            condition = condition.detach().cpu()
+            array = (condition.float() if condition.is_floating_point() else condition).numpy()
+        else:
+            array = condition
+        # Whole numbers are classes where they stand in a row, and else the entries of vectors, as in a table of labels.
+        is_table = array.ndim > (1 if run.config.model.condition == "classes" else 0)
+        if array.dtype.kind == "f" or (array.dtype.kind in "iub" and is_table):
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+                return _check_vectors(run, torch.from_numpy(np.atleast_2d(array).astype(np.float32)))
         condition = list(np.atleast_1d(array))
     is_one = isinstance(condition, str | Mapping) or not isinstance(condition, Sequence)
     entries: Sequence[object] = [condition] if is_one else list(cast("Sequence[object]", condition))

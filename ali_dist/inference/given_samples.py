@@ -7,6 +7,7 @@ hold bytes (uint8, 0 to 255) or floats (0 to 1).
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ali_dist.data.sources.images import CenterCrop
 from ali_dist.errors import InputError
+from ali_dist.inference.given_arrays import check_plain
 from ali_dist.inference.load import LoadedRun
 
 Samples = NDArray[Any] | Tensor | Image.Image | Sequence[NDArray[Any] | Tensor | Image.Image]
@@ -91,7 +93,15 @@ def _warn_of_resize(run: LoadedRun, x: Tensor) -> None:
         return
     space = dataclasses.replace(run.space, stored_shape=tuple(x.shape[1:]))
     if sentence := space.describe_resize():
-        warnings.warn(f"{sentence} The data of run {run.name!r} are {_size(run)}.", stacklevel=5)
+        warnings.warn(f"{sentence} The data of run {run.name!r} are {_size(run)}.", stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` that names the user's line, from whichever method the samples came."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "ali_dist":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _size(run: LoadedRun) -> str:
@@ -103,6 +113,8 @@ def _picture_sample(run: LoadedRun, picture: Image.Image, name: str) -> Tensor:
     channels, height, width = run.spec.shape if run.spec.is_images else (0, 0, 0)
     if channels not in (1, 3):
         raise InputError(f"{name} is a PIL image, but run {run.name!r} takes {_expected(run)}: give an array of these.")
+    if 0 in picture.size:
+        raise InputError(f"{name} has {picture.height}x{picture.width} pixels, which is nothing: give another one.")
     if height != width and picture.size != (width, height):
         raise InputError(
             f"{name} has {picture.height}x{picture.width} pixels, but the data of run {run.name!r} are {_size(run)}, "
@@ -122,12 +134,14 @@ def _picture_sample(run: LoadedRun, picture: Image.Image, name: str) -> Tensor:
 
 def _checked_array(run: LoadedRun, given: NDArray[Any] | Tensor, name: str) -> Tensor:
     """An array or tensor as [N, C, H, W] or [N, D], uint8 or float32, on the CPU."""
+    check_plain(given, name)
     if isinstance(given, Tensor):
         x, shape = given.detach().cpu(), tuple(given.shape)
     else:
         if given.dtype.kind not in "fu" or given.dtype.kind == "u" and given.dtype != np.uint8:
             raise _type_error(name, str(given.dtype), run)
-        array = given.astype(np.float32) if given.dtype.kind == "f" else given
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+            array = given.astype(np.float32) if given.dtype.kind == "f" else given
         x, shape = torch.from_numpy(np.array(array, order="C")), given.shape  # a copy: torch takes no read-only memory
     is_bytes = x.dtype == torch.uint8
     if not (x.is_floating_point() or (is_bytes and run.spec.is_images)):

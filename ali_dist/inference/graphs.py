@@ -9,21 +9,21 @@ networks need beside that, such as another range or size, is part of the graphs.
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ali_dist.errors import InputError
+from ali_dist.inference.choices import GRAPH_SUFFIXES, GraphFormat
 from ali_dist.inference.exported import native_shape
 from ali_dist.inference.load import LoadedRun
 
-GraphFormat = Literal["torch", "onnx"]
-SUFFIXES: dict[GraphFormat, str] = {"torch": ".pt2", "onnx": ".onnx"}
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ROWS = 3  # of the example that a graph is recorded with; 1 would be taken for a constant
 
@@ -98,7 +98,7 @@ def write_graphs(folder: Path, run: LoadedRun, graph_format: GraphFormat) -> tup
     names, largest = [], 0.0
     for graph in (EncoderGraph(run), DecoderGraph(run)):
         name = "encoder" if isinstance(graph, EncoderGraph) else "decoder"
-        path = folder / f"{name}{SUFFIXES[graph_format]}"
+        path = folder / f"{name}{GRAPH_SUFFIXES[graph_format]}"
         given = [inputs[name], *condition]
         graph.eval()
         with torch.no_grad():  # before it is recorded: what is computed once and kept must not be a recorder's stand-in
@@ -123,7 +123,9 @@ def _record(graph: nn.Module, given: Sequence[Tensor]) -> torch.export.ExportedP
 
 
 def _write_torch(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:
-    torch.export.save(_record(graph, given), path)
+    archive = io.BytesIO()  # on a full disk, torch's own writer ends the process
+    torch.export.save(_record(graph, given), archive)
+    path.write_bytes(archive.getbuffer())
 
 
 def _write_onnx(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ali_dist.config import Config, StorageConfig
-from ali_dist.config.loading import did_you_mean, from_mapping
+from ali_dist.config.loading import from_mapping
 from ali_dist.data.shards.index import find_split, load_index
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
@@ -21,14 +20,13 @@ from ali_dist.model.build import build_networks
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.inference_model import InferenceModel
-from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.checkpoint_files import Checkpoint, CheckpointMetadata
 from ali_dist.runs.datasets import open_url
+from ali_dist.runs.find_run import find_run
 from ali_dist.storage.base import Store
 
-RUNS = "runs"
-"""Folder in which bare names of runs are looked for: the default of run.dir."""
-_CHECKPOINT = re.compile(r"(?P<run>.*?)/+checkpoints(?:/+step-(?P<step>\d{9}))?")
-_MOST_NAMES = 10
+_ONLY_IN_EXPORTS = "preprocessor_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,12 @@ def load_run(
             one that this version cannot read.
     """
     storage = storage or StorageConfig()
-    store, step = _find_run(path, storage)
+    store, step = find_run(path, storage)
+    if store.stat(_ONLY_IN_EXPORTS) is not None and not store.list("checkpoints/"):
+        raise InputError(
+            f"{path!r} is an exported model, not a run, and has no checkpoints: open it in Python with ali_dist.load, "
+            "or give the run that it was exported from."
+        )
     checkpoints = CheckpointStore(store, 1, _write_warning)
     skip = ("optimizer",)
     checkpoint = checkpoints.read_newest(skip) if step is None else checkpoints.read_step(step, skip)
@@ -105,39 +108,6 @@ def load_run(
 
 def _write_warning(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-
-
-def _find_run(path: str, storage: StorageConfig) -> tuple[Store, int | None]:
-    """Find the run folder that `path` means, and the step if it names one checkpoint."""
-    if not path.strip():
-        raise InputError("RUN is empty: give a run folder, a checkpoint folder in one, or the name of a run.")
-    url = path.rstrip("/") or "/"
-    checkpoint = _CHECKPOINT.fullmatch(url)
-    step = int(checkpoint["step"]) if checkpoint and checkpoint["step"] else None
-    url = checkpoint["run"] if checkpoint else url
-    is_bare_name = "/" not in url
-    stores = [open_url(candidate, storage) for candidate in ([url, f"{RUNS}/{url}"] if is_bare_name else [url])]
-    for store in stores:
-        if store.stat("config.json") or store.list("checkpoints/"):
-            return store, step
-    raise _no_run_error(path, stores[-1].url, storage)
-
-
-def _no_run_error(path: str, url: str, storage: StorageConfig) -> InputError:
-    """The error for a run that is missing; it names the runs that are beside it."""
-    parent, _, name = url.rpartition("/")
-    if not parent or parent.endswith(":/"):  # a bare name, or a bucket itself: there is no folder to list
-        return InputError(f"There is no run {path!r}: give a run folder, or the name of a run under {RUNS}/.")
-    keys = [info.key.split("/") for info in open_url(parent, storage).list()]
-    names = sorted({key[0] for key in keys if len(key) > 1 and (key[1] == "checkpoints" or key[1:] == ["config.json"])})
-    if not names:
-        return InputError(
-            f"There is no run {path!r}, and no other in {parent}: train one with `python -m ali_dist.train`, or give "
-            "the folder that holds its checkpoints."
-        )
-    hint = did_you_mean(name, names).removesuffix("?")
-    shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-    return InputError(f"There is no run {path!r}{hint}; the runs in {parent} are: {shown}.")
 
 
 def _read_config(checkpoint: Checkpoint, store: Store) -> Config:

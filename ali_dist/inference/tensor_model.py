@@ -18,11 +18,14 @@ from ali_dist.config.loading import did_you_mean
 from ali_dist.errors import InputError
 from ali_dist.evaluation.batched import decode_batched, in_batches, make_generator, sample_decoder
 from ali_dist.evaluation.interpolation import lerp_path
-from ali_dist.inference.features import FEATURES, features_of_samples
+from ali_dist.inference.choices import FEATURES
+from ali_dist.inference.features import features_of_samples
+from ali_dist.inference.given_arrays import check_plain
 from ali_dist.inference.given_conditions import Condition, class_turns, make_conditions
 from ali_dist.inference.given_samples import Samples, stored_samples
 from ali_dist.inference.load import LoadedRun
-from ali_dist.report.galleries import STEPS, choose_path_function
+from ali_dist.report.galleries import choose_path_function
+from ali_dist.report.gallery_sizes import STEPS
 
 Latents = NDArray[Any] | Tensor
 
@@ -55,7 +58,7 @@ class TensorModel:
     ) -> Tensor:
         """Features float32 [N, F] of samples; see `TrainedModel.encode`."""
         if features not in FEATURES:
-            hint = did_you_mean(features, FEATURES).removesuffix("?")
+            hint = did_you_mean(str(features), FEATURES).removesuffix("?")
             raise InputError(f"features is {features!r}, but must be one of {', '.join(FEATURES)}{hint}.")
         if features == "joint":
             self._require_discriminator("features='joint'")
@@ -166,8 +169,18 @@ class TensorModel:
         """Latents as float32 [N, n_z]."""
         size = self.run.model.latent_size
         try:
-            given = z.detach().cpu() if isinstance(z, Tensor) else torch.from_numpy(np.array(z, dtype=np.float32))
-        except (TypeError, ValueError) as error:
+            given = z if isinstance(z, Tensor | np.ndarray) else np.array(z)
+            check_plain(given, "z")
+            if isinstance(given, Tensor):
+                given = given.detach().cpu()
+            elif given.dtype.kind in "fiub":
+                with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+                    given = torch.from_numpy(given.astype(np.float32))
+            else:
+                raise TypeError(f"z is of {given.dtype}")
+        except InputError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"z is no array of numbers, but must be float [N, {size}] or [{size}].") from error
         latents = given.float().reshape(1, -1) if given.dim() == 1 else given.float()
         if latents.dim() != 2 or latents.shape[1] != size:

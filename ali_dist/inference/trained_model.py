@@ -17,7 +17,7 @@ from ali_dist.inference.given_conditions import Condition
 from ali_dist.inference.given_samples import Samples
 from ali_dist.inference.load import LoadedRun, load_run
 from ali_dist.inference.tensor_model import Latents, TensorModel
-from ali_dist.report.galleries import STEPS
+from ali_dist.report.gallery_sizes import STEPS
 
 Array = NDArray[Any]
 
@@ -32,7 +32,7 @@ class TrainedModel:
     their number, samples are worked on in batches. Nothing here touches torch's global random generators.
 
     A conditional model takes a `condition`: a class by name or number, or attributes by name, those not named being 0
-    (`{"Smiling": 1}`); one for all samples, or a list with one for each; or vectors, float [A] or [N, A].
+    (`{"Smiling": 1}`); one for all samples, or a list with one for each; or vectors, numbers [A] or [N, A].
 
     Every method raises `InputError` where a sample, a latent or a condition is of another shape, type or range (the
     sample is named by its place), and FloatingPointError where the model has diverged.
@@ -209,8 +209,8 @@ def load_model(
         raise InputError(f"weights is {weights!r}, but must be auto, ema or raw.")
     place = _choose_device(device)
     storage = StorageConfig(endpoint_url=endpoint_url, anonymous=anonymous)
-    url = os.fspath(path)
-    if not isinstance(url, str):
+    url = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(url, str) or "\0" in url:
         raise InputError(f"The run is given as {path!r}, but must be a text or a Path.")
     if checkpoint is not None:
         url = f"{url.rstrip('/')}/checkpoints/{_checkpoint_folder(checkpoint)}"
@@ -239,8 +239,12 @@ def _choose_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device is {device!r}, but must be auto, cpu, cuda or cuda:N.") from error
+        if chosen.type == "meta":
+            raise TypeError("meta holds no numbers")
+        if chosen.type != "cuda":
+            torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError, ImportError) as error:  # each kind of device has its own
+        raise InputError(f"device is {str(device)!r}, but must be auto, cpu, cuda or cuda:N.") from error
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
         raise InputError(f"device is {str(device)!r}, but torch sees no such GPU here: use cpu or auto.")
     return chosen

@@ -25,10 +25,26 @@ ACCESS_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
 )
 
+_JOB_FOLDER = "/working_dir_files/"  # stands in the path of what `ray job submit --working-dir` has brought to the head
+
 
 def storage_access() -> dict[str, str]:
     """The variables of this process with which S3 is reached; none where machines have a role of their own."""
     return {name: os.environ[name] for name in ACCESS_VARIABLES if os.environ.get(name)}
+
+
+def check_results_stay(config: Config) -> None:
+    """Refuse a relative run.dir in a Ray job: it would lie in the copy of the project that Ray made for this job.
+
+    Raises:
+        InputError: It would.
+    """
+    folder = os.getcwd()
+    if is_local(config.run.dir) and not Path(config.run.dir).expanduser().is_absolute() and _JOB_FOLDER in folder:
+        raise InputError(
+            f"run.dir is {config.run.dir!r}, but a Ray job runs in a copy of the project that Ray deletes after it "
+            f"({folder}): give --run.dir s3://bucket/prefix, or the whole path of a folder that all machines mount."
+        )
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -41,7 +57,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute_url(url: str) -> str:
-    return str(Path(url).absolute()) if is_local(url) else url
+    return os.path.abspath(os.path.expanduser(url)) if is_local(url) else url
 
 
 def open_ray_storage(config: Config) -> tuple[str, Any]:

@@ -29,7 +29,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
 from ali_dist.distributed import World, waiting_for_ranks
-from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.errors import InputError, OutageError, Stopped, TrainingError
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.local import prepare_builtin_data
 from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT, RankWatch
@@ -52,7 +52,10 @@ from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 
 _POLL_SECONDS = 0.1
-RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}  # also the pace at which reports reach the driver
+RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also the pace at which reports reach the driver
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come seconds before a machine is gone
+}
 # The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
@@ -128,6 +131,19 @@ class RayContext(UnhurriedContext):
         """Whether the driver asked to save and stop; rank 0 knows it first. See `Context`."""
         return self._stop_event.is_set()
 
+    def count_leaving_machines(self) -> int:
+        """How many machines Ray drains, such as spot instances that were given notice; see `Context`.
+
+        Ray tells each worker by itself. Its public function for this, `get_preemption_info`, waits for all workers,
+        which would cost more than many updates; so this reads what that would return (Ray 2.60; others may have none).
+        """
+        with contextlib.suppress(ImportError, AttributeError):
+            from ray.train.v2._internal.execution.context import get_train_context
+
+            info = get_train_context().preemption_context.preemption_info
+            return 0 if info is None else len(info.preempted_node_ids)
+        return 0
+
     def report(self, metrics: dict[str, float]) -> None:
         """Hand evaluation metrics to Ray, which carries them to Tune; checkpoints stay ours. Collective."""
         with waiting_for_ranks("a report"):
@@ -154,7 +170,7 @@ def _train_worker(settings: dict[str, Any]) -> Record:
             summary = fit(config, context)
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
-    except (InputError, TrainingError) as error:
+    except (InputError, TrainingError, OutageError) as error:
         # Other ranks may be waiting in a collective, and only a failure ends them. The restart will find the refusal.
         ray.get(coordinator.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
         raise

@@ -5,6 +5,7 @@ Shapes: images are [B, C, H, W], points are [B, D]; a `Shape` leaves the batch a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -39,8 +40,6 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         return self._normalize_globally(x)
 
-    # A collective in a compiled graph would have to be known to the compiler; a break in the graph is as fast.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalize_globally(self, x: Tensor) -> Tensor:
         assert self.sum_over_ranks is not None
         self._check_input_dim(x)
@@ -56,6 +55,17 @@ class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(unbiased, self.momentum)
         y: Tensor = _Normalize.apply(x, self.weight, self.bias, mean, variance, count, self.eps, self.sum_over_ranks)
         return y
+
+
+def keep_out_of_compiled_graphs() -> None:
+    """Tell torch's compiler to leave batch norm over all ranks alone: call it before networks are compiled.
+
+    A collective in a compiled graph would have to be known to the compiler; a break in the graph is as fast. This loads
+    the compiler, which takes a second or more, so it is not done where nothing is compiled.
+    """
+    _GlobalBatchNorm._normalize_globally = torch.compiler.disable(  # type: ignore[method-assign]
+        inspect.unwrap(_GlobalBatchNorm._normalize_globally)
+    )
 
 
 class BatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ali_dist.report.chart_hover import HoverArea, draw_bands
+
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 10, 36  # margins around the axes
 MOST_POINTS = 400
@@ -27,7 +29,13 @@ class ChartCurve:
 
 
 def line_chart(
-    curves: Sequence[ChartCurve], *, x_label: str, y_label: str, guide: float | None = None, from_zero: bool = False
+    curves: Sequence[ChartCurve],
+    *,
+    x_label: str,
+    y_label: str,
+    guide: float | None = None,
+    from_zero: bool = False,
+    shows_values: bool = True,
 ) -> str:
     """Draw an SVG element with axes and grid, and with a legend where there are several lines.
 
@@ -37,6 +45,7 @@ def line_chart(
         y_label: Quantity and unit of the vertical axis.
         guide: Height of a dashed horizontal line, e.g. an ideal value; None: no such line.
         from_zero: Whether the vertical axis includes 0.
+        shows_values: Whether it shows the values of the place where a pointer is; see `chart_hover.py`.
 
     Raises:
         ValueError: No point is finite.
@@ -55,6 +64,9 @@ def line_chart(
         elements.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
     for index, curve in enumerate(curves):
         elements.extend(_draw_line(curve, scale, f"line c{index}"))
+    area = HoverArea(LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM, scale.x, scale.y)
+    if shows_values:
+        elements += draw_bands([curve.name for curve in curves], [curve.points for curve in curves], x_label, area)
     legend = "".join(f'<span class="key c{i}">{escape(curve.name)}</span>' for i, curve in enumerate(curves))
     legend = f'<div class="legend">{legend}</div>' if len(curves) > 1 else ""
     names = escape(", ".join(curve.name for curve in curves))

@@ -35,13 +35,8 @@ from ali_dist.report.gallery_layouts import (
     ReconstructionGallery,
     SampleGallery,
 )
+from ali_dist.report.gallery_sizes import RECONSTRUCTIONS, ROWS, SAMPLES, STEPS
 
-SAMPLES = 100
-RECONSTRUCTIONS = 50
-ROWS = 8
-"""Interpolations of a gallery, and latents whose condition is changed."""
-STEPS = 11
-"""Decoded points of each interpolation, as in the paper's figure 6."""
 FIGURE_POINTS = 2_500
 """Points of a mixture's figure."""
 IMAGES_NEEDED = RECONSTRUCTIONS + 2 * ROWS
@@ -212,7 +207,12 @@ def draw_mixture(
 
 def has_galleries(spec: DataSpec) -> bool:
     """Whether data can be shown: points of a known mixture, or images of 1 or 3 channels."""
-    return spec.mixture is not None or (spec.is_images and spec.shape[0] in (1, 3))
+    return spec.mixture is not None or has_pictures(spec)
+
+
+def has_pictures(spec: DataSpec) -> bool:
+    """Whether data are images of 1 or 3 channels."""
+    return spec.is_images and spec.shape[0] in (1, 3)
 
 
 def choose_shown(spec: DataSpec, count: int, *, seed: int) -> Tensor:

@@ -6,10 +6,12 @@ pixels; values are never stretched, so that a washed-out decoder looks washed ou
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -19,7 +21,8 @@ from ali_dist.names import printable_name
 CELL = 64  # pixels of a side that small images are enlarged to, about
 PAPER = 245  # gray level (0 to 255) of background and gutters
 INK = 60  # gray level of text
-TEXT = 12  # height of text in pixels
+TEXT, TITLE = 12, 18  # heights of text in pixels: of labels, and above a grid
+_WIDTH_OF_LETTERS = 0.52  # on average, as a share of their height
 THIN, GAP, WIDE = 2, 6, 24  # pixels: inside a pair, between cells or pairs, beside the ends of an interpolation
 
 Pixels = NDArray[np.uint8]
@@ -83,6 +86,38 @@ def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
     _write_png(path, np.concatenate([header, grid]))
 
 
+def save_neighbors(path: Path, images: Tensor, neighbors: Tensor, text: str, columns: int = 2) -> None:
+    """Write images, each with its neighbors behind it.
+
+    Args:
+        path: Where the PNG goes.
+        images: Images [N, C, H, W].
+        neighbors: The K neighbors of each [N, K, C, H, W].
+        text: What stands above the grid, broken into lines of its width.
+        columns: Images in a row.
+    """
+    if len(neighbors) != len(images) or not neighbors.shape[1]:
+        raise ValueError(
+            f"Each image must have neighbors, but {len(images)} images are given neighbors of shape "
+            f"{tuple(neighbors.shape)}."
+        )
+    count = neighbors.shape[1]
+    cells = [
+        cell for image, row in zip(images, neighbors, strict=True) for cell in _to_cells(torch.cat([image[None], row]))
+    ]
+    columns = min(columns, len(images))
+    gaps = ([GAP, *[THIN] * (count - 1), WIDE] * columns)[:-1]
+    grid = _lay_out(_to_rows(cells, columns * (1 + count)), gaps)
+    lines = [np.full((GAP, grid.shape[1], 3), PAPER, np.uint8)]
+    for words in textwrap.wrap(text, max(10, int(grid.shape[1] / (TITLE * _WIDTH_OF_LETTERS)))):
+        line = _draw_text(words, TITLE)
+        canvas = np.full((line.shape[0], grid.shape[1], 3), PAPER, np.uint8)
+        shown = line[:, : grid.shape[1] - 2 * GAP]
+        canvas[:, GAP : GAP + shown.shape[1]] = shown
+        lines.append(canvas)
+    _write_png(path, np.concatenate([*lines, grid]))
+
+
 def save_image(path: Path, image: Tensor) -> None:
     """Write one image [C, H, W], pixel by pixel."""
     _write_png(path, _to_bytes(image[None])[0])
@@ -109,12 +144,12 @@ def _to_bytes(images: Tensor) -> Pixels:
     return rgb
 
 
-def _draw_text(text: str) -> Pixels:
+def _draw_text(text: str, size: int = TEXT) -> Pixels:
     """Draw a line of text, dark on paper, [h, w, 3]; every text is equally high, and control characters are escaped."""
     text = printable_name(text)
-    font = ImageFont.load_default(TEXT)
+    font = ImageFont.load_default(size)
     width = max(1, round(font.getlength(text)))
-    image = Image.new("RGB", (width, TEXT + GAP), (PAPER,) * 3)
+    image = Image.new("RGB", (width, size + GAP), (PAPER,) * 3)
     ImageDraw.Draw(image).text((0, 0), text, font=font, fill=(INK,) * 3)
     return np.asarray(image)
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from ali_dist.evaluation.catalog import METRICS, MetricInfo, family_of, metric_caveats, reference_keys
 
+# What a run is judged by: its samples, its reconstructions and its codes, each by the first of these that it has.
+_ASPECTS = (
+    ("frechet", "high_quality", "swd"),
+    ("reconstruction_mse", "modes"),
+    ("label_kept", "probe_accuracy", "right_mode", "reverse_kl"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
@@ -54,6 +61,12 @@ def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
     hidden = {*METRICS, *reference_keys()}
     others = (key for key in metrics if key not in hidden and not key.endswith("_reference"))
     return rows + [_row_beside_catalog(key, metrics) for key in others]
+
+
+def headline_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
+    """The at most three lines that a run is judged by first."""
+    shown = [next((key for key in keys if key in metrics), None) for keys in _ASPECTS]
+    return [row for row in metric_rows(metrics) if row.key in shown]
 
 
 def format_metric(key: str, value: float) -> str:

@@ -108,6 +108,27 @@ def print_table(estimates: Mapping[str, MetricEstimate], stream: IO[str] | None 
     console.print(table)
 
 
+def print_rows(rows: Sequence[Sequence[str]], stream: IO[str] | None = None) -> None:
+    """Write a table of texts, its headings first; on a terminal, long texts are broken within their columns."""
+    target = stream or sys.stdout
+    if not target.isatty():  # programs read a row in a line
+        target.write(_plain_table(rows))
+        return
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        target.write(_plain_table(rows))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(Text(heading), overflow="fold")
+    for cells in rows[1:]:
+        table.add_row(*map(Text, cells))  # names of runs may hold what rich takes for markup
+    Console(file=target, highlight=False).print(table)
+
+
 def _plain_table(rows: Sequence[Sequence[str]]) -> str:
     """The table without rich: one line for each row, with aligned columns and unbroken texts."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

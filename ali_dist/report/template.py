@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
-_STYLE = """
+from ali_dist.report import chart_hover
+
+STYLE = (
+    """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1f2630; --soft: #647080; --rule: #e3e6ea; --mark: #eef3f9;
-  --c0: #2f6fb0; --c1: #d0692a; --c2: #3b8f5f; --c3: #8a5bb5; }
+  --c0: #2f6fb0; --c1: #d0692a; --c2: #3b8f5f; --c3: #8a5bb5; --c4: #b08a1f; --c5: #8b95a3; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171c; --card: #1b1f26; --ink: #e4e8ee; --soft: #97a2b1; --rule: #2c323c; --mark: #222a35;
-    --c0: #6ba6e3; --c1: #ee9a63; --c2: #6cc393; --c3: #bb95e0; } }
+    --c0: #6ba6e3; --c1: #ee9a63; --c2: #6cc393; --c3: #bb95e0; --c4: #d9b84f; --c5: #77828f; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -24,6 +27,7 @@ p { margin: 6px 0; } .soft, figcaption { color: var(--soft); font-size: 13px; }
 .facts div { flex: 1 1 150px; background: var(--card); padding: 9px 13px; }
 .facts dt { color: var(--soft); font-size: 12.5px; }
 .facts dd { margin: 0; font-size: 17px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.judged dd { font-size: 24px; font-weight: 600; } .judged dd.soft { font-size: 12.5px; font-weight: 400; }
 .scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 8px; background: var(--card); }
 table { border-collapse: collapse; width: 100%; } tr + tr > * { border-top: 1px solid var(--rule); }
 th, td { text-align: left; padding: 7px 13px; vertical-align: top; font-weight: 400; }
@@ -33,6 +37,8 @@ td.soft { min-width: 150px; } tr.changed { background: var(--mark); }
 .config td, .config th { padding: 4px 13px; font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12.5px;
   overflow-wrap: anywhere; }
 .config th { white-space: nowrap; }
+.starts td { overflow-wrap: anywhere; } code { font-family: ui-monospace, "DejaVu Sans Mono", monospace;
+  font-size: 12.5px; }
 .images { align-items: start; }
 .images, .charts { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
@@ -40,6 +46,9 @@ figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid va
 figure img { display: block; max-width: 100%; margin: 0 auto; border-radius: 4px; }
 figure.wide { grid-column: 1 / -1; }
 figcaption { margin-top: 8px; } .chart figcaption { margin: 0 0 6px; color: var(--ink); font-size: 14px; }
+.choices { display: flex; flex-wrap: wrap; gap: 4px; align-items: baseline; color: var(--soft); font-size: 13px; }
+.choices label { padding: 2px 9px; border: 1px solid var(--rule); border-radius: 99px; cursor: pointer;
+  font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 10.5px; }
 svg .axis { font-size: 11px; } svg .grid { stroke: var(--rule); }
 svg .guide { stroke: var(--soft); stroke-dasharray: 4 3; }
@@ -47,17 +56,32 @@ svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg circle.
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 12px; color: var(--soft); min-height: 18px; }
 .key::before { content: ""; display: inline-block; width: 14px; height: 3px; margin-right: 5px; vertical-align: 3px;
   border-radius: 2px; background: currentColor; }
+h1.compared > span:not(.key) { color: var(--soft); font-weight: 400; }
+h1 .key::before { width: 18px; height: 6px; vertical-align: 5px; }
+.across th { white-space: nowrap; } .across td { overflow-wrap: anywhere; min-width: 90px; }
+.across td.best { font-weight: 700; } .across td.best .soft { font-weight: 400; } .across .remark { min-width: 260px; }
+.across tbody td { font-variant-numeric: tabular-nums; }
+.pairs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); margin-bottom: 22px; }
+.pairs figcaption { margin: 0 0 8px; }
+.parts { display: flex; height: 18px; gap: 1px; border-radius: 5px; overflow: hidden; margin: 0 0 8px; }
+.parts span { flex: 0 0 0; background: currentColor; }
 @media (max-width: 640px) {
+  .across .remark { display: none; } .across th { white-space: normal; overflow-wrap: anywhere; }
+  .across th, .across td { padding: 6px 8px; font-size: 13px; min-width: 0; }
   .metrics thead { display: none; } .metrics tr { display: grid; grid-template-columns: 1fr auto; padding: 8px 13px; }
   .metrics tr > * { padding: 0; border: 0; } .metrics tr + tr { border-top: 1px solid var(--rule); }
   .metrics td:nth-child(3), .metrics td:nth-child(4) { grid-column: 1 / -1; font-size: 13px; }
   .metrics td:nth-child(3):not(:empty)::before { content: "reference "; color: var(--soft); }
   .config .soft { display: none; } }
-""" + "".join(
-    f".c{i} {{ stroke: var(--c{i}); }} circle.c{i} {{ fill: var(--c{i}); }} "
-    f".key.c{i}::before {{ background: var(--c{i}); }}\n"
-    for i in range(4)
+"""
+    + chart_hover.STYLE
+    + "".join(
+        f".c{i} {{ stroke: var(--c{i}); }} circle.c{i} {{ fill: var(--c{i}); }} "
+        f".key.c{i}::before {{ background: var(--c{i}); }} .parts .c{i} {{ color: var(--c{i}); }}\n"
+        for i in range(6)
+    )
 )
+"""The style sheet of every page."""
 
 
 def page_html(title: str, body: str) -> str:
@@ -66,7 +90,7 @@ def page_html(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
 

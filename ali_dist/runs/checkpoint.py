@@ -7,103 +7,63 @@
         state.json             position, config and identity of the data; see `CheckpointMetadata`
         manifest.json          size and sha256 of every other file; written last
 
-A save copies tensors to host memory and returns; a thread writes them. At most one save is in flight. What is saved is
-never written again: a kill at any moment leaves every checkpoint that was complete before, but for pruned ones.
+A save copies tensors to host memory and returns; a thread writes them (`background_saver.py`). At most one save is in
+flight. What is saved is never written again: a kill at any moment leaves every checkpoint that was complete before, but
+for pruned ones.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ali_dist.errors import InputError, StorageError
+from ali_dist.runs.background_saver import BackgroundSaver
+from ali_dist.runs.checkpoint_files import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointMetadata,
+    format_files,
+    parse_object,
+    parse_tensors,
+    read_metadata,
+)
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
 from ali_dist.runs.lease import Lease
 from ali_dist.storage.base import MissingObject, Store
 
-FORMAT_VERSION = 1
 _FOLDER = "checkpoints"
-_MANIFEST = "manifest.json"
 _ALWAYS_THERE = {"model.safetensors", "state.json"}  # in every manifest
 _FOLDER_NAME = re.compile(r"step-(\d{9,18})", re.ASCII)
 _FILE_NAME = re.compile(r"state\.json|[a-z]+\.safetensors")
-# Of `CheckpointMetadata`; older checkpoints of this format lack them.
-_LATER_FIELDS = ("data", "metrics_split", "rollbacks", "alarms")
-_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("step", "images_seen", "epoch", "restarts", "world_size", "rollbacks"), int),
-    **dict.fromkeys(("config", "precision", "metrics", "data", "alarms"), dict),
-    **dict.fromkeys(("fingerprint", "metrics_split"), str),
-    "seconds": (int, float),
-}
-
 
 FileSizes = Mapping[str, int]
 """Sizes in bytes of the files in a checkpoint's folder, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointMetadata:
-    """What a checkpoint says beside tensors.
-
-    Attributes:
-        step: Updates done.
-        images_seen: Real images used, over all ranks.
-        epoch: Passes over the data begun, counted from 0.
-        seconds: Training time so far, over all restarts.
-        restarts: How often the run was gone on with.
-        fingerprint: Fingerprint of the training data's index.
-        world_size: Ranks at the time; any other number may continue.
-        config: The config of the run, nested.
-        precision: The loss scale, for fp16.
-        metrics: Metrics of the last evaluation before the save. One that is due at the same moment comes after it, so
-            that they are empty at the end of a run: metrics.jsonl and summary.json have them. In older checkpoints
-            they are of the same moment.
-        metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
-        data: What the networks depend on; see `DataSpec`.
-        rollbacks: How often the run has gone back to an earlier checkpoint because of an alarm.
-        alarms: What the watch for sick runs remembers; see `AlarmWatch.state`.
-        format_version: Version of the whole folder.
-    """
-
-    step: int
-    images_seen: int
-    epoch: int
-    seconds: float
-    restarts: int
-    fingerprint: str
-    world_size: int
-    config: dict[str, Any]
-    precision: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    metrics_split: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-    rollbacks: int = 0
-    alarms: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint, read back and verified.
-
-    Attributes:
-        metadata: What it says beside tensors.
-        tensors: Tensors by file (model, optimizer, ema), then by name.
-    """
+class _Snapshot:
+    """What `CheckpointStore.save` was given, with the tensors in host memory."""
 
     metadata: CheckpointMetadata
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Mapping[str, dict[str, Tensor]]
+    spare: int | None
+    first: Callable[[], None] | None
+    then: Callable[[], None] | None
+
+    @property
+    def folder(self) -> str:
+        return f"{_FOLDER}/{_folder_name(self.metadata.step)}"
+
+    def to_files(self) -> dict[str, bytes]:
+        """The files by name, the manifest last."""
+        return format_files(self.metadata, self.tensors)
 
 
 def _folder_name(step: int) -> str:
@@ -123,22 +83,53 @@ class CheckpointStore:
         keep: How many of the newest checkpoints are kept.
         say: Takes messages for the user.
         lease: The right to write the run; None for who only reads.
+        outage_seconds: How long nothing may be saved before a run ends; 0: the first failure ends it.
     """
 
-    def __init__(self, store: Store, keep: int, say: Callable[[str], None], lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keep: int,
+        say: Callable[[str], None],
+        lease: Lease | None = None,
+        *,
+        outage_seconds: float = 0.0,
+    ) -> None:
         self._store = store
         self._keep = keep
         self._say = say
         self._lease = lease
-        self._writer: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._saver: BackgroundSaver[_Snapshot] = BackgroundSaver(
+            url=store.url,
+            write=self._write,
+            write_files=_write_files,
+            name_of=lambda snapshot: f"the checkpoint at {snapshot.metadata.images_seen:,} images",
+            outage_seconds=outage_seconds,
+            say=say,
+        )
         self._passed_over: set[int] = set()  # steps whose checkpoints are whole, perhaps, but of no use
+        self._torn: set[int] = set()  # steps of which a failed try may have left a part
         self.undeleted: set[int] = set()  # steps whose old checkpoints could not be deleted
+        # Of the saver:
+        self.is_idle = self._saver.is_idle
+        self.has_failed = self._saver.has_failed
+        self.take_failures = self._saver.take_failures
+        self.wait_for_turn = self._saver.wait_for_turn
+        self.wait = self._saver.wait
 
     def save(
-        self, metadata: CheckpointMetadata, tensors: Mapping[str, Mapping[str, Tensor]], *, spare: int | None = None
+        self,
+        metadata: CheckpointMetadata,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        *,
+        spare: int | None = None,
+        first: Callable[[], None] | None = None,
+        then: Callable[[], None] | None = None,
     ) -> None:
-        """Take a snapshot now and write it in the background. Waits for a save that is still in flight.
+        """Take a snapshot now and write it in the background.
+
+        Waits for a save that is still in flight, for 5 s at most where outages are waited for. One that is tried again
+        during an outage is replaced.
 
         A checkpoint of the same step that is complete stays as it is, metadata and all: its tensors are the same.
 
@@ -146,62 +137,56 @@ class CheckpointStore:
             metadata: What it says beside tensors.
             tensors: Tensors by file, then by name.
             spare: A step: of the checkpoints up to it, the newest is kept beside the newest of all. None: of none.
+            first: Called by the thread that writes, before the checkpoint is complete.
+            then: Called by it when the checkpoint is complete.
 
         Raises:
-            StorageError: The previous save failed.
+            OutageError: Nothing could be saved for too long.
+            StorageError, InputError: The previous save failed, where outages are not waited for.
             TrainingError: Another process has taken the run over.
         """
-        self.wait()
+        self.wait_for_turn()
         snapshot = {file: copy_to_host(part) for file, part in tensors.items()}
-        self._writer = threading.Thread(
-            target=self._write, args=(metadata, snapshot, spare), name="checkpoint", daemon=True
-        )
-        self._writer.start()
-
-    def is_idle(self) -> bool:
-        """Whether nothing is in flight, and the last save has not failed."""
-        return self._error is None and (self._writer is None or not self._writer.is_alive())
-
-    def wait(self) -> None:
-        """Return when nothing is in flight.
-
-        Raises:
-            StorageError: The save failed.
-        """
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._error is not None:
-            error = self._error
-            self._error = None
-            raise error
+        self._saver.submit(_Snapshot(metadata, snapshot, spare, first, then))
 
     def close(self) -> None:
         """Let a save in flight come to its end, whatever else went wrong; never raises."""
-        if self._writer is not None:
-            self._writer.join()
+        self._saver.close()
         if len(self.undeleted) > 1:  # the first one has been said
             self._say(f"{len(self.undeleted)} old checkpoints in {self._store.url} could not be deleted.")
 
-    def _write(self, metadata: CheckpointMetadata, tensors: Mapping[str, dict[str, Tensor]], spare: int | None) -> None:
-        try:
-            if metadata.step not in self._passed_over and self._is_complete(metadata.step):
-                return
-            folder = f"{_FOLDER}/{_folder_name(metadata.step)}"
-            files = {f"{file}.safetensors": save_tensors(part) for file, part in tensors.items()}
-            files["state.json"] = json.dumps(asdict(metadata), indent=1).encode()
-            manifest = {
-                name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-            }
-            self._take_manifest_away(metadata.step)
-            for name, data in files.items():
-                self._store.put(f"{folder}/{name}", data)
-            if self._lease is not None:
-                self._lease.check()
-            self._store.put(f"{folder}/{_MANIFEST}", json.dumps(manifest, indent=1).encode())
-            self._prune(metadata.step, spare)
-        except BaseException as error:  # noqa: BLE001  (handed to the training thread by wait())
-            self._error = error
+    def _write(self, snapshot: _Snapshot) -> None:
+        step = snapshot.metadata.step
+        is_complete = step not in self._passed_over and self._is_complete(step)
+        if is_complete and step not in self._torn:
+            return
+        if not is_complete:  # else an earlier try has succeeded without hearing of it
+            self._write_all(snapshot)
+        self._torn.discard(step)
+        if snapshot.then is not None:
+            snapshot.then()
+        self._prune(step, snapshot.spare)
+
+    def _write_all(self, snapshot: _Snapshot) -> None:
+        self._take_manifest_away(snapshot.metadata.step)
+        self._torn.add(snapshot.metadata.step)
+        for name, data in snapshot.to_files().items():
+            if name == MANIFEST:
+                self._complete(snapshot, data)
+            else:
+                self._store.put(f"{snapshot.folder}/{name}", data)
+
+    def _complete(self, snapshot: _Snapshot, manifest: bytes) -> None:
+        """Write the manifest, if the run is still this process's."""
+        if snapshot.first is not None:
+            self._check_lease()
+            snapshot.first()
+        self._check_lease()
+        self._store.put(f"{snapshot.folder}/{MANIFEST}", manifest)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def _list_folders(self) -> dict[int, dict[str, int]]:
         """The files in every checkpoint folder, complete or not, by step."""
@@ -214,7 +199,7 @@ class CheckpointStore:
 
     def has_until(self, step: int) -> bool:
         """Whether there is a checkpoint of that step or an earlier one, by the look of it."""
-        return any(saved <= step and _MANIFEST in files for saved, files in self._list_folders().items())
+        return any(saved <= step and MANIFEST in files for saved, files in self._list_folders().items())
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints of later steps, so that no start goes on from them; no save may be in flight.
@@ -246,14 +231,15 @@ class CheckpointStore:
         except Exception as error:
             self._say(f"Old checkpoints could not be listed, so none are deleted before the next one is saved: {error}")
             return
-        complete = [s for s, files in folders.items() if s <= saved and _MANIFEST in files]
+        self._delete_torn(folders)
+        complete = [s for s, files in folders.items() if s <= saved and MANIFEST in files]
         spared = max((step for step in complete if spare is not None and step <= spare), default=None)
         for step in sorted(complete)[: -self._keep]:
             if step in self.undeleted or step == spared:
                 continue
             try:
-                self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"])
-                others = [name for name in folders[step] if name != _MANIFEST]
+                self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{MANIFEST}"])
+                others = [name for name in folders[step] if name != MANIFEST]
                 self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{name}" for name in others])
             except Exception as error:
                 if not self.undeleted:
@@ -263,11 +249,18 @@ class CheckpointStore:
                     )
                 self.undeleted.add(step)
 
+    def _delete_torn(self, folders: Mapping[int, FileSizes]) -> None:
+        """Delete what failed tries have left of checkpoints that newer ones have replaced; what stays is torn."""
+        for step in [step for step in self._torn if MANIFEST not in folders.get(step, {})]:
+            self._torn.discard(step)
+            with suppress(InputError, StorageError):
+                self._store.delete([f"{_FOLDER}/{_folder_name(step)}/{name}" for name in folders.get(step, {})])
+
     def _take_manifest_away(self, step: int) -> None:
         """See to it that a torn folder of this step does not look complete while it is written again."""
-        if _MANIFEST not in self._list_folders().get(step, {}):
+        if MANIFEST not in self._list_folders().get(step, {}):
             return
-        key = f"{_FOLDER}/{_folder_name(step)}/{_MANIFEST}"
+        key = f"{_FOLDER}/{_folder_name(step)}/{MANIFEST}"
         try:
             self._store.delete([key])
         except (InputError, StorageError):  # it may be replaced where it may not be deleted, and `{}` counts as torn
@@ -298,7 +291,7 @@ class CheckpointStore:
                     "older one."
                 )
                 self._passed_over.add(step)
-                if _MANIFEST in folders[step]:
+                if MANIFEST in folders[step]:
                     passed_over.append(f"{_folder_name(step)} ({unusable})")
         if passed_over:
             raise InputError(
@@ -346,19 +339,19 @@ class CheckpointStore:
             for name, entry in manifest.items()
             if name.removesuffix(".safetensors") not in skip
         }
-        metadata = _read_metadata(_parse_object("state.json", files.pop("state.json")))
+        metadata = read_metadata(parse_object("state.json", files.pop("state.json")))
         if metadata.step != step:
             raise UnusableCheckpoint(f"state.json is of update {metadata.step}")
-        return Checkpoint(metadata, {n.removesuffix(".safetensors"): _parse_tensors(n, b) for n, b in files.items()})
+        return Checkpoint(metadata, {n.removesuffix(".safetensors"): parse_tensors(n, b) for n, b in files.items()})
 
     def _read_manifest(self, step: int, listed: FileSizes) -> dict[str, dict[str, Any]]:
-        manifest = _parse_object(_MANIFEST, self._get(step, _MANIFEST, listed))
+        manifest = parse_object(MANIFEST, self._get(step, MANIFEST, listed))
         if not manifest.keys() >= _ALWAYS_THERE:
-            raise UnusableCheckpoint(f"{_MANIFEST} does not list {' and '.join(sorted(_ALWAYS_THERE))}")
+            raise UnusableCheckpoint(f"{MANIFEST} does not list {' and '.join(sorted(_ALWAYS_THERE))}")
         if not all(_FILE_NAME.fullmatch(name) for name in manifest):
-            raise UnusableCheckpoint(f"{_MANIFEST} lists files of other names")
+            raise UnusableCheckpoint(f"{MANIFEST} lists files of other names")
         if not all(isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in manifest.values()):
-            raise UnusableCheckpoint(f"{_MANIFEST} lacks sizes or hashes")
+            raise UnusableCheckpoint(f"{MANIFEST} lacks sizes or hashes")
         return manifest
 
     def _read_file(self, step: int, name: str, entry: Mapping[str, Any], listed: FileSizes) -> bytes:
@@ -378,36 +371,7 @@ class CheckpointStore:
             raise UnusableCheckpoint(str(missing).rstrip(".")) from missing
 
 
-def _parse_object(name: str, data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as damaged:
-        raise UnusableCheckpoint(f"{name} is damaged") from damaged
-    if not isinstance(content, dict):
-        raise UnusableCheckpoint(f"{name} is not an object")
-    return content
-
-
-def _parse_tensors(name: str, data: bytes) -> dict[str, Tensor]:
-    try:
-        return load_tensors(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as damaged:
-        raise UnusableCheckpoint(f"{name} cannot be read ({' '.join(str(damaged).split())})") from damaged
-
-
-def _read_metadata(mapping: dict[str, Any]) -> CheckpointMetadata:
-    version = mapping.get("format_version")
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"The checkpoint has format {version}, but this version of ali_dist reads format {FORMAT_VERSION}: "
-            "continue with the version that wrote it, or choose another run.name."
-        )
-    for f in fields(CheckpointMetadata):
-        expected = _FIELD_TYPES.get(f.name, int)
-        value = mapping.get(f.name)
-        if f.name in mapping and (not isinstance(value, expected) or isinstance(value, bool)):
-            raise UnusableCheckpoint(f"state.json has {f.name} {str(value)[:20]!r}")
-        if f.name not in mapping and f.name not in _LATER_FIELDS:
-            raise UnusableCheckpoint(f"state.json has no {f.name}")
-    # Checkpoints written before a field was added lack it.
-    return CheckpointMetadata(**{f.name: mapping[f.name] for f in fields(CheckpointMetadata) if f.name in mapping})
+def _write_files(store: Store, snapshot: _Snapshot) -> None:
+    """Write a checkpoint to another store, where nothing is in its way."""
+    for name, data in snapshot.to_files().items():
+        store.put(f"{snapshot.folder}/{name}", data)

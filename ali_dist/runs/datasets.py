@@ -54,7 +54,9 @@ class RunData:
 
 def open_url(url: str, storage: StorageConfig) -> Store:
     """Open the store at `url` with the run's storage settings."""
-    return open_store(url, **dataclasses.asdict(storage))
+    access = dataclasses.asdict(storage)
+    del access["outage_minutes"]  # of runs, not of requests
+    return open_store(url, **access)
 
 
 def open_run_store(config: Config) -> Store:

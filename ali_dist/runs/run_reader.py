@@ -11,7 +11,10 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-IMAGE_KINDS = ("samples", "reconstructions", "interpolations", "conditions")
+GalleryFiles = Mapping[float, Path]
+"""The PNGs of one kind of picture, by the number of images that had been seen; a final one is at infinity."""
+
+IMAGE_KINDS = ("samples", "reconstructions", "latents", "nearest", "interpolations", "conditions")
 """Kinds of pictures that a report shows first, in this order."""
 
 
@@ -26,7 +29,8 @@ class RunReader:
         evaluations: The evaluation records of metrics.jsonl, likewise; all of one split, the first one's, so that a
             curve through them means one thing.
         alarms: The alarms of metrics.jsonl, and the rollbacks, which stand for the alarms that they answered.
-        images: The newest PNG of each kind, in the order of the report.
+        neighbors: The distances of samples to the nearest training images, likewise.
+        galleries: The PNGs of each kind, in the order of the report.
         problems: One sentence for each file that is missing or cannot be read.
     """
 
@@ -35,7 +39,8 @@ class RunReader:
     train: list[Record]
     evaluations: list[Record]
     alarms: list[Record]
-    images: dict[str, Path]
+    neighbors: list[Record]
+    galleries: dict[str, GalleryFiles]
     problems: list[str]
 
     @classmethod
@@ -50,8 +55,8 @@ class RunReader:
             for r in records
             if r.get("event") == "failure"
         ]
-        images = newest_images(folder / "images")
-        if not images:
+        galleries = find_galleries(folder / "images")
+        if not galleries:
             problems.append("There are no images yet.")
         return cls(
             config,
@@ -59,7 +64,8 @@ class RunReader:
             _latest_by_images([r for r in records if r.get("event") == "train"]),
             _latest_by_images(_of_one_split([r for r in records if r.get("event") == "evaluation"])),
             [r for r in records if r.get("event") in ("alarm", "rollback")],
-            images,
+            _latest_by_images([r for r in records if r.get("event") == "neighbors"]),
+            galleries,
             problems,
         )
 
@@ -69,19 +75,17 @@ def _of_one_split(evaluations: list[Record]) -> list[Record]:
     return [record for record in evaluations if record.get("split") == evaluations[0].get("split")]
 
 
-def newest_images(folder: Path) -> dict[str, Path]:
-    """Find the newest PNG of each kind: `samples-000064.png` and `samples.png` are of the kind `samples`.
+def find_galleries(folder: Path) -> dict[str, GalleryFiles]:
+    """Find the PNGs of each kind by images seen: `samples-000064.png` and `samples.png` are of the kind `samples`.
 
-    The newest has the largest number in its name; a name without a number counts as the final one.
+    A name without a number counts as the final one.
     """
-    newest: dict[str, tuple[float, Path]] = {}
+    found: dict[str, dict[float, Path]] = {}
     for path in sorted(folder.glob("*.png")):
         kind, number = re.findall(r"^(.*?)(?:[-_.]?(\d+))?$", path.stem)[0]
-        age = int(number) if number else float("inf")
-        if kind not in newest or age >= newest[kind][0]:
-            newest[kind] = (age, path)
-    order = [kind for kind in IMAGE_KINDS if kind in newest] + sorted(set(newest) - set(IMAGE_KINDS))
-    return {kind: newest[kind][1] for kind in order}
+        found.setdefault(kind, {})[int(number) if number else float("inf")] = path
+    order = [kind for kind in IMAGE_KINDS if kind in found] + sorted(set(found) - set(IMAGE_KINDS))
+    return {kind: dict(sorted(found[kind].items())) for kind in order}
 
 
 def _read_mapping(path: Path, problems: list[str]) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 A read continues at the byte where its connection broke, pinned to the object's etag, and the length of every answer is
 checked. Requests are tried again on 408, 429, 5xx, broken connections and timeouts, after a jittered wait that doubles,
-or that the server asks for.
+or that the server asks for. What is missing is looked for once more, because one of a service's many servers may lag
+behind the others or have a wrong clock.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ali_dist.storage.s3_errors import (
     asked_wait_seconds,
     error_text,
     explain_error,
+    is_missing,
     is_skewed,
     is_unreachable,
     may_be_stale_credentials,
@@ -111,11 +113,15 @@ class S3Store:
             query["ContinuationToken"] = reply["NextContinuationToken"]
 
     def stat(self, key: str) -> ObjectInfo | None:
+        head = methodcaller("head_object", Bucket=self.bucket, Key=self.object_name(key))
         try:
-            reply = self._request(key, methodcaller("head_object", Bucket=self.bucket, Key=self.object_name(key)))
+            reply = self._request(key, head)
         except MissingObject:  # a 404 to HEAD has no body that could say that the bucket is missing
             self._request(key, methodcaller("head_bucket", Bucket=self.bucket))
-            return None
+            try:  # once more, at once: most of what is looked for in this way is not there
+                reply = self._request(key, head)
+            except MissingObject:
+                return None
         return ObjectInfo(key, reply["ContentLength"], clean_tag(reply.get("ETag")))
 
     def get(self, key: str) -> bytes:
@@ -164,6 +170,7 @@ class S3Store:
         return f"{self.prefix}/{clean_key(key, self.url)}".lstrip("/")
 
     def _download(self, key: str, **part: Any) -> Download:
+        part = {"patience_seconds": self.access.timeout_seconds, **part}
         return Download(url=self.url, key=key, bucket=self.bucket, name=self.object_name(key), **part)
 
     def _request(self, key: str, request: Callable[[Any], T], *, by_boto: bool = False) -> T:
@@ -171,7 +178,7 @@ class S3Store:
         answered, access = process_state().answered, self.access
         boto_attempts = access.attempts if by_boto else 1
         attempt = access.attempts - 1 if by_boto else 0
-        is_first_refusal = True
+        is_first_refusal = is_first_miss = True
         while True:
             attempt += 1
             client = client_for(access, boto_attempts)
@@ -185,6 +192,10 @@ class S3Store:
                     or (may_be_stale_credentials(error) and renew_client(access, boto_attempts, client))
                 ):
                     is_first_refusal = False  # asked again at once, and signed anew
+                    continue
+                if is_first_miss and is_missing(error):
+                    is_first_miss = False
+                    time.sleep(self._wait_seconds(1))
                     continue
                 final = explain_error(error, self.url, access, key)
                 if final is error:
@@ -200,10 +211,13 @@ class S3Store:
                 answered.add(access.endpoint_url)
                 return result
 
-    def _wait_before_retry(self, key: str, attempt: int, error: Exception) -> None:
+    def _wait_seconds(self, attempt: int) -> float:
         longest = min(_LONGEST_WAIT_SECONDS, self.wait_seconds * 2 ** (attempt - 1))
+        return longest * (0.5 + 0.5 * _JITTER.random())
+
+    def _wait_before_retry(self, key: str, attempt: int, error: Exception) -> None:
         asked = min(_LONGEST_ASKED_SECONDS, asked_wait_seconds(error))
-        seconds = max(asked, longest * (0.5 + 0.5 * _JITTER.random()))
+        seconds = max(asked, self._wait_seconds(attempt))
         _LOG.warning(
             "s3_retry=%d url=%s key=%s wait_seconds=%.2f error=%r",
             *(attempt, self.url, key, seconds, error_text(error)),

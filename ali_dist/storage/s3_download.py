@@ -6,6 +6,8 @@ sent with strong ones only, and in either case the reply's own etag is compared.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from ali_dist.storage.base import changed_error, truncated_error
 from ali_dist.storage.s3_errors import reply_status
 
 _CHUNK_BYTES = 256 * 1024  # most that a broken connection can make us read twice
+_LEAST_BYTES_PER_SECOND = 10_000  # a body that comes more slowly is as good as a silent one
 _WEAK = "W/"
 
 
@@ -39,6 +42,7 @@ class Download:
         position: The next byte that is needed.
         stop: Where the wanted bytes end; None: at the end of the object.
         etag: Clean etag of the content that is wanted; None: whatever there is.
+        patience_seconds: Over how long a time the body must come at 10,000 bytes a second on average.
     """
 
     url: str
@@ -48,6 +52,7 @@ class Download:
     position: int = 0
     stop: int | None = None
     etag: str | None = None
+    patience_seconds: float = 20.0
     _chunks: list[bytes] = field(default_factory=list)
     _is_conditional: bool = True
 
@@ -58,22 +63,29 @@ class Download:
         """Read what is missing and return all of it.
 
         Raises:
-            ConnectionError: The answer broke off or contradicts itself; call again.
+            ConnectionError: The answer broke off, comes too slowly or contradicts itself; call again.
             ChangedObject, StorageError, InputError: Calling again would not help.
         """
         reply = self._ask(client)
         body = reply["Body"]
         try:  # not `with body`, which hands out the raw stream without boto3's own checks
             self._check_reply(reply)
+            read = _reader_of(body)
+            since, arrived = time.monotonic(), 0
             while self.stop is None or self.position < self.stop:
                 wanted = _CHUNK_BYTES if self.stop is None else min(_CHUNK_BYTES, self.stop - self.position)
-                chunk = body.read(wanted)
+                chunk = read(wanted)
                 if not chunk and self.stop is None:  # a reply without a length ends where it ends
                     break
                 if not chunk:
                     raise ConnectionError(f"the answer ended at byte {self.position} instead of {self.stop}")
                 self._chunks.append(chunk)
                 self.position += len(chunk)
+                arrived += len(chunk)
+                seconds = time.monotonic() - since
+                if seconds >= self.patience_seconds:
+                    self._check_speed(arrived / seconds)
+                    since, arrived = time.monotonic(), 0
         except BaseException:
             if self.stop is None or not self.etag:  # nothing says where it would go on, or with the same content
                 self._begin_again()
@@ -118,6 +130,14 @@ class Download:
         if length not in (None, self.stop - self.position):
             raise ConnectionError(f"an answer of {self.stop - self.position} bytes says that it has {length}")
 
+    def _check_speed(self, bytes_per_second: float) -> None:
+        """A server may keep a connection alive with a byte now and then, which no timeout of silence ends."""
+        if bytes_per_second < _LEAST_BYTES_PER_SECOND:
+            raise ConnectionError(
+                f"the answer came at {bytes_per_second:,.0f} bytes a second, where {_LEAST_BYTES_PER_SECOND:,} is the "
+                "least that is waited for"
+            )
+
     def _too_short(self, size: int | None) -> Exception:
         """The error for an object that has fewer bytes than are wanted.
 
@@ -133,3 +153,12 @@ class Download:
     def _begin_again(self) -> None:
         self.position, self.stop = self._asked
         self._chunks.clear()
+
+
+def _reader_of(body: Any) -> Callable[[int], bytes]:
+    """How to read at most so many bytes of a body, returning with what has arrived.
+
+    The body's own `read` returns when all of them have, which at a byte now and then is never.
+    """
+    stream = getattr(body, "_raw_stream", None)
+    return getattr(stream, "read1", None) or body.read  # urllib3 before 2.1 has no read1

@@ -123,6 +123,13 @@ def may_be_stale_credentials(error: Exception) -> bool:
     return is_about_access(error) or (reply_status(error) == 400 and error.operation_name.startswith("Head"))
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether there is no such object or bucket; of a HEAD for an object, that is for who asks to find out."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and reply_status(error) == 404 and error.operation_name != "HeadObject"
+
+
 def is_skewed(error: Exception) -> bool:
     """Whether a request was refused because it was signed too long ago, which a machine that slept can do better."""
     from botocore.exceptions import ClientError

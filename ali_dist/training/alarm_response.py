@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ali_dist.distributed import any_rank
-from ali_dist.errors import TrainingError
+from ali_dist.distributed import any_rank, raise_on_every_rank
+from ali_dist.errors import InputError, StorageError, TrainingError
 from ali_dist.training.alarms import Alarm
 from ali_dist.training.resume import resume_run
-from ali_dist.training.saving import conclude
+from ali_dist.training.saving import conclude, settle_checkpoints
 from ali_dist.training.setup import TrainingRun
 
 MOST_ROLLBACKS = 3
@@ -43,13 +43,19 @@ def _discard_what_came_after(run: TrainingRun) -> bool:
     """Delete the checkpoints of the time of trouble, if there is one of before; whether there is. Collective.
 
     Raises:
-        StorageError: A checkpoint could not be written or deleted.
+        StorageError, InputError: A checkpoint could not be written or deleted.
     """
     clear_step = run.progress.watch.clear_step
-    run.checkpoints.wait()
-    there_is_one = run.reporter is not None and run.checkpoints.has_until(clear_step)
-    if run.reporter is not None and there_is_one:
-        run.checkpoints.discard_after(clear_step)
+    settle_checkpoints(run, run.checkpoints.wait)
+    there_is_one, error = False, None
+    if run.reporter is not None:
+        try:
+            there_is_one = run.checkpoints.has_until(clear_step)
+            if there_is_one:
+                run.checkpoints.discard_after(clear_step)
+        except (InputError, StorageError) as failure:
+            error = failure
+    raise_on_every_rank(error, run.device, run.world, "a vote on checkpoints")
     return any_rank(there_is_one, run.device, run.world)
 
 
@@ -59,6 +65,8 @@ def _roll_back(run: TrainingRun, alarm: Alarm) -> None:
     say = run.reporter.say if run.reporter is not None else _say_nothing
     run.progress = resume_run(run.config, run.checkpoints, run.state, run.data.train.index.fingerprint, run.world, say)
     run.progress.seconds = before.seconds  # the clock of this start runs on
+    run.progress.spent = before.spent
+    run.progress.starts = before.starts
     run.progress.restarts = before.restarts
     run.progress.rollbacks = before.rollbacks + 1
     run.last_vote = run.progress.step  # votes on stopping go by updates, of which there are fewer again

@@ -156,16 +156,16 @@ class Alarm:
         }
 
 
-def alarm_of_divergence(step: int) -> Alarm:
-    """The alarm of a loss that is not finite, which has to hold at no second look."""
+def alarm_of_divergence(step: int, measure: str = "d_loss + g_loss", meaning: str = "a loss is not finite") -> Alarm:
+    """The alarm of what is not finite, which has to hold at no second look."""
     return Alarm(
         name="not_finite",
-        measure="d_loss + g_loss",
+        measure=measure,
         value=float("nan"),
         threshold=float("inf"),
         since_step=step,
         looks=1,
-        meaning="a loss is not finite",
+        meaning=meaning,
         advice=_LOWER_RATES,
     )
 

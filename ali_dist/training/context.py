@@ -29,6 +29,9 @@ class Context(Protocol):
     def stop_requested(self) -> bool:
         """Whether this rank was asked to save and stop. Local and cheap: called before every update."""
 
+    def count_leaving_machines(self) -> int:
+        """How many of the run's machines have been said to leave soon, so far. Local and cheap, as above."""
+
     def report(self, metrics: dict[str, float]) -> None:
         """Pass evaluation metrics on to whoever manages the run. Every rank must call."""
 
@@ -47,6 +50,10 @@ class Context(Protocol):
 
 class UnhurriedContext:
     """The part of a context whose process is not ended by requests to stop: somebody else hears them, and waits."""
+
+    def count_leaving_machines(self) -> int:
+        """None; see `Context`."""
+        return 0
 
     def before_training(self) -> AbstractContextManager[None]:
         """Nothing happens; see `Context`."""

@@ -67,7 +67,29 @@ def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:
     # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Running statistics are made equal when they are needed (`average_buffers`), not broadcast at every forward pass.
-    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **_NO_BROADCAST)
+    wrapped = DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **_NO_BROADCAST)
+    _settle_buckets(wrapped)
+    return wrapped
+
+
+def _settle_buckets(wrapped: DistributedDataParallel) -> None:
+    """Bring gradients into the buckets that they keep for the whole run. Collective.
+
+    A reducer divides them anew after its first backward pass, by the order in which they were ready. A gradient of
+    three or more ranks is summed in an order that depends on its place in a bucket. So the first update of every start
+    would be rounded otherwise than that of a run that was never stopped. Here a backward pass of zeros comes first, in
+    the order of most passes: from the last parameter to the first.
+    """
+    parameters = [p for p in wrapped.module.parameters() if p.requires_grad]
+    wrapped.reducer.prepare_for_forward()
+    wrapped.reducer.prepare_for_backward([])
+    total = torch.zeros((), device=parameters[0].device)
+    for parameter in parameters:  # what enters the sum last is ready first
+        total = total + 0.0 * parameter.sum()
+    total.backward()
+    wrapped.reducer._rebuild_buckets()
+    for parameter in parameters:
+        parameter.grad = None
 
 
 # The same switch: torch 2.14 has another name for it, and warns of the old one.

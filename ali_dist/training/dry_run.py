@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 
 import torch
 
@@ -10,24 +11,43 @@ from ali_dist.config import Config
 from ali_dist.config.wording import format_count
 from ali_dist.data.order import check_batch
 from ali_dist.distributed import World, choose_device
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 from ali_dist.model.build import build_networks, find_architecture, usual_image_size
 from ali_dist.model.data_spec import DataSpec
-from ali_dist.runs.datasets import RunData, open_run_data
+from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
+from ali_dist.runs.trackers import check_trackers
 from ali_dist.training.memory import MemoryEstimate, estimate_memory
 from ali_dist.training.setup import check_rows
 from ali_dist.training.speed import time_updates
 from ali_dist.training.update_rules import Situation, choose_update_rule
 
+_LABEL = 13  # characters of the column of labels
 _EXAMPLE_GPU = 16 * 2**30
 
 
-def describe_run(config: Config) -> str:
-    """The resolved settings as JSON and, below, sizes, the update rule, memory and traffic.
+def describe_run(config: Config, width: int | None = None) -> str:
+    """The plan in about ten lines, and below it the resolved settings as JSON.
+
+    Args:
+        config: The run.
+        width: Characters of a line of the plan; None: as many as it has.
 
     Raises:
         InputError: Model and objective do not go together.
     """
+    rows = [f"{name:<{_LABEL}}{text}" for name, text in _plan_run(config)]
+    if width is not None:
+        rows = [_fold(row, max(width, 2 * _LABEL)) for row in rows]
+    return "\n".join([*rows, "", "settings:", json.dumps(config.to_mapping(), indent=2)])
+
+
+def _fold(row: str, width: int) -> str:
+    return textwrap.fill(row, width, subsequent_indent=" " * _LABEL, break_long_words=False, break_on_hyphens=False)
+
+
+def _plan_run(config: Config) -> list[tuple[str, str]]:
+    """What would be done, line by line: a label and a sentence each."""
+    check_trackers(config.report.tracker_names())
     data, why_no_data = _open_data_if_there(config)
     spec = data.train.index.spec if data else _assume_spec(config)
     situation = Situation(
@@ -42,21 +62,53 @@ def describe_run(config: Config) -> str:
         check_batch(data.train.index.num_samples, config.data.global_batch_size)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
     total = sum(sizes.values())
-    return "\n".join(
-        [
-            json.dumps(config.to_mapping(), indent=2),
-            "",
-            "parameters   " + ", ".join(f"{name} {count:,}" for name, count in sizes.items()) + f"; all {total:,}",
-            f"update       {rule.name}, {format_count(config.total_steps(), 'update')} of "
-            f"{format_count(config.data.global_batch_size, 'image')} in "
-            f"{format_count(config.data.num_lanes(), 'lane')}",
-            f"memory       {_describe_memory(config, estimate_memory(config, spec, rule))}",
-            f"speed        {_describe_speed(config, spec)}",
-            f"traffic      {total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one",
-            f"data         {_describe_data(config, data) if data else f'not there yet: {why_no_data}'}",
-            *([f"size         {resize}"] if data and (resize := space.describe_resize()) else []),
-        ]
+    updates = (
+        f"{format_count(config.total_steps(), 'update')} of {format_count(config.data.global_batch_size, 'image')} in "
+        f"{format_count(config.data.num_lanes(), 'lane')}, by the rule {rule.name!r}"
     )
+    shape = " x ".join(map(str, spec.shape)) + ("" if data else " (assumed)")
+    latents = format_count(config.model.latent_size, "latent variable")
+    networks = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    return [
+        ("run", f"{config.run.name}: {format_count(config.run.images, 'image')}, {_describe_workers(config)}"),
+        ("data", _describe_data(config, data) if data else f"not there yet: {why_no_data}"),
+        *([("size", resize)] if data and (resize := space.describe_resize()) else []),
+        ("model", f"{config.model.architecture} for {shape}, {latents}"),
+        ("parameters", f"{networks}; all {total:,}"),
+        ("update", updates),
+        ("memory", _describe_memory(config, estimate_memory(config, spec, rule))),
+        ("speed", _describe_speed(config, spec)),
+        ("traffic", f"{total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one"),
+        ("results", _describe_results(config)),
+    ]
+
+
+def _describe_workers(config: Config) -> str:
+    """What trains, as far as the settings say it."""
+    workers = config.scale.worker_range()
+    if workers is None:
+        return "in this process (inside a Ray job: by a worker for each GPU)"
+    low, high = workers
+    if high == 0:
+        return "in this process"
+    return f"by {low} to {high} Ray workers" if low < high else f"by {format_count(low, 'Ray worker')}"
+
+
+def _describe_results(config: Config) -> str:
+    """Where the results go, and what lies there already."""
+    store = open_run_store(config)
+    try:
+        summary = json.loads(store.get("summary.json")) if store.stat("summary.json") else None
+        has_checkpoints = bool(store.list("checkpoints/"))
+    except (InputError, StorageError, ValueError) as error:
+        return f"{store.url}, of which it cannot be seen whether it holds anything: {error}"
+    if isinstance(summary, dict) and summary.get("status") == "finished":
+        seen = summary.get("images", 0)
+        ends = "it would go on" if seen < config.run.images else "raise run.images, or choose another run.name"
+        return f"{store.url}, where a run of this name has finished after {seen:,} images: {ends}"
+    if has_checkpoints:
+        return f"{store.url}, where a run of this name has checkpoints: it goes on from the newest one"
+    return f"{store.url}: report.html, summary.json, images/ and checkpoints/; nothing of it is there yet"
 
 
 def _describe_memory(config: Config, estimate: MemoryEstimate) -> str:
@@ -96,7 +148,11 @@ def _describe_speed(config: Config, spec: DataSpec) -> str:
         seconds, updates = time_updates(config, spec, device)
     except torch.OutOfMemoryError:
         return "not measured: an update does not fit in this GPU's memory, see scale.micro_batch"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else format_count(torch.get_num_threads(), "CPU thread")
+    )
     of_thousand, of_run = (_format_duration(images * seconds) for images in (1000, config.run.images))
     return (
         f"{1 / seconds:,.0f} images/s in {updates} update{'s' * (updates > 1)} of noise on {name}, without data and "

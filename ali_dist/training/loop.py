@@ -6,6 +6,7 @@ with is built once, in order, by `setup.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from contextlib import ExitStack, nullcontext
@@ -15,7 +16,7 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.distributed import any_rank, awaited_by_ranks, largest_of_ranks, waiting_for_ranks
-from ali_dist.errors import Stopped, TrainingError
+from ali_dist.errors import NotFiniteError, Stopped, TrainingError
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
 from ali_dist.training.alarm_response import respond_to_alarms
@@ -23,7 +24,7 @@ from ali_dist.training.alarms import Alarm, alarm_of_divergence
 from ali_dist.training.context import Context
 from ali_dist.training.memory import advise_on_memory
 from ali_dist.training.reporting import EvaluationOutcome
-from ali_dist.training.saving import average_statistics, conclude, save_checkpoint
+from ali_dist.training.saving import average_statistics, conclude, note_failure, save_checkpoint
 from ali_dist.training.setup import TrainingRun, set_up_run
 from ali_dist.training.step import LossWeights, StepResult, TrainBatch, loss_weights_at
 
@@ -47,6 +48,7 @@ def fit(config: Config, context: Context) -> Record | None:
     with ExitStack() as stack:
         with context.before_training():
             run = set_up_run(config, context, stack)
+        stack.push(functools.partial(note_failure, run))
         if run.progress.step >= run.total_steps:
             with context.all_saved(run.checkpoints.is_idle):
                 return conclude_finished_run(run)
@@ -57,9 +59,8 @@ def fit(config: Config, context: Context) -> Record | None:
             save_checkpoint(run)  # for an alarm to go back to
 
         while run.progress.step < run.total_steps:
-            # Stop, if any rank was asked to: save first, so that the same command goes on from here.
-            if must_stop(run):
-                save_and_stop(run)
+            # Save, if a machine is about to leave. Stop, if any rank was asked to; the same command goes on from here.
+            hear_requests(run)
 
             # Next global batch: which samples and which noise follow from (seed, step) alone.
             batch = read_batch(run)
@@ -94,11 +95,13 @@ def fit(config: Config, context: Context) -> Record | None:
             )
             if due.record:
                 is_due = run.progress.watch.is_due(run.progress.step, is_saved=due.save)
-                alarms = record_losses(run, batch if is_due else None)
+                alarms = record_losses(run, batch if is_due else None, goes_on=True)
                 if alarms and respond_to_alarms(run, alarms):
                     continue  # from an earlier checkpoint
             if due.save:
-                save_checkpoint(run)  # before the looks, so that what fails or is killed there loses no training
+                # Before the looks, so that what fails or is killed there loses no training.
+                if not save_if_finite(run):
+                    continue  # from an earlier checkpoint
             elif due.draw or due.evaluate:
                 average_statistics(run)
             look(run, draws=due.draw, evaluates=due.evaluate, is_saved=due.save)
@@ -140,33 +143,75 @@ def read_batch(run: TrainingRun) -> TrainBatch:
         return run.batches.next_batch(run.progress.step)
 
 
-def must_stop(run: TrainingRun) -> bool:
-    """Whether any rank was asked to stop; several ranks vote now and then. Collective.
+def hear_requests(run: TrainingRun) -> None:
+    """Stop with all saved, if any rank was asked to; save, if a machine is said to leave. Collective.
 
-    After every `STOP_POLL` updates, or where these take longer, about every second. The slowest rank's clock decides
-    when all of them vote next, so that they agree.
+    Several ranks vote after every `STOP_POLL` updates, or where these take longer, about every second. The slowest
+    rank's clock decides when all of them vote next, so that they agree.
+
+    Raises:
+        Stopped: Any rank was asked to stop; a checkpoint has been saved.
+        OutageError, StorageError, InputError, TrainingError: Saving has failed for good.
     """
-    if run.world.size == 1:
-        return run.context.stop_requested()
-    updates = run.progress.step - run.last_vote
-    if updates < run.updates_to_vote:
+    ends = run.context.stop_requested() or run.checkpoints.has_failed()  # the latter is raised by the save
+    requests = [float(ends), float(run.context.count_leaving_machines())]
+    if run.world.size > 1:
+        updates = run.progress.step - run.last_vote
+        if updates < run.updates_to_vote:
+            return
+        requests = _vote(run, requests, updates)
+    must_end, leaving = requests
+    if must_end:
+        save_and_stop(run)
+    if leaving > run.leaving_machines:
+        run.leaving_machines = int(leaving)
+        if run.reporter is not None:
+            run.reporter.say(f"A machine is about to leave: saving a checkpoint at {run.progress.images:,} images.")
+        save_if_finite(run)  # in the background; when the machine is gone, all ranks go on from it
+
+
+def save_if_finite(run: TrainingRun) -> bool:
+    """Save a checkpoint, or roll the run back if it has diverged and may be rolled back. Collective.
+
+    A weight may be NaN before any loss is.
+
+    Returns:
+        Whether it was saved.
+
+    Raises:
+        NotFiniteError: It has diverged, and may not be rolled back.
+        TrainingError: It has diverged, and rolling it back does not mend that.
+        OutageError, StorageError, InputError: It could not be saved.
+    """
+    try:
+        save_checkpoint(run)
+    except NotFiniteError:
+        if run.config.run.on_alarm != "rollback":
+            raise
+        meaning = "a weight, an average, a statistic or a moment of Adam is not finite"
+        respond_to_alarms(run, [alarm_of_divergence(run.progress.step, "training state", meaning)])
         return False
+    return True
+
+
+def _vote(run: TrainingRun, requests: list[float], updates: int) -> list[float]:
+    """The largest of all ranks' requests; sets when to vote next, some `updates` after the last time."""
     now = time.monotonic()
-    flag, seconds = largest_of_ranks(
-        [float(run.context.stop_requested()), now - run.last_vote_at], run.device, run.world, "a vote on stopping"
-    )
+    votes = [*requests, now - run.last_vote_at]
+    *requests, seconds = largest_of_ranks(votes, run.device, run.world, "a vote on stopping")
     run.last_vote, run.last_vote_at = run.progress.step, now
     if updates:
         run.updates_to_vote = max(1, min(STOP_POLL, int(_VOTE_SECONDS * updates / max(seconds, 1e-6))))
-    return bool(flag)
+    return requests
 
 
-def record_losses(run: TrainingRun, batch: TrainBatch | None = None) -> list[Alarm]:
+def record_losses(run: TrainingRun, batch: TrainBatch | None = None, *, goes_on: bool = False) -> list[Alarm]:
     """Write a record of the training since the last one, if it is finite, and look for trouble. Collective.
 
     Args:
         run: The run.
         batch: This rank's part of the last global batch, to look at the networks with; None: they are not looked at.
+        goes_on: Whether training goes on after this, so that it may be rolled back, too.
 
     Returns:
         Alarms that are to be raised now, the same on every rank.
@@ -178,7 +223,7 @@ def record_losses(run: TrainingRun, batch: TrainBatch | None = None) -> list[Ala
     with waiting_for_ranks("the sum of losses"):
         losses = run.meter.take(run.progress.images, run.batches.wait_seconds, sums)
     if not math.isfinite(losses["d_loss"] + losses["g_loss"]):
-        if batch is not None and run.config.run.on_alarm == "rollback":
+        if goes_on and run.config.run.on_alarm == "rollback":
             return [alarm_of_divergence(run.progress.step)]
         raise TrainingError(
             f"Training diverged before image {run.progress.images:,} (d_loss {losses['d_loss']:.3g}, g_loss "
@@ -211,7 +256,7 @@ def look(run: TrainingRun, *, draws: bool, evaluates: bool, is_saved: bool) -> N
             run.reporter.draw_galleries(run.position())
         is_evaluated = not evaluates or evaluate(run)
         if is_evaluated and (draws or evaluates) and run.reporter is not None:
-            run.reporter.publish_looks(run.position())
+            run.reporter.publish_looks(run.outcome("running"), goes_on=run.progress.step < run.total_steps)
     if not is_evaluated:
         save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
 
@@ -268,7 +313,8 @@ def save_and_stop(run: TrainingRun) -> NoReturn:
     """Record, save and conclude an unfinished run. Collective.
 
     Raises:
-        Stopped: Always.
+        OutageError, StorageError, InputError: It could not be saved.
+        Stopped: Otherwise.
     """
     if run.progress.images > run.meter.images:
         record_losses(run)
@@ -311,4 +357,6 @@ def conclude_finished_run(run: TrainingRun) -> Record | None:
         )
     if run.reporter is None:
         return None
+    if summary is not None:
+        run.reporter.conclude(summary)
     return summary or run.reporter.write_summary(run.outcome("finished"), [])

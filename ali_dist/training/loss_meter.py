@@ -45,6 +45,11 @@ class LossMeter:
         self._started = 0.0
         self._waited_before = 0.0
 
+    @property
+    def waited(self) -> float:
+        """Seconds of waiting for data in all stretches that have ended."""
+        return self._total.waited
+
     def start(self, images: int, waited: float) -> None:
         """Begin a stretch.
 

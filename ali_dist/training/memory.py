@@ -79,7 +79,7 @@ def estimate_memory(config: Config, spec: DataSpec, rule: UpdateRule) -> MemoryE
         x = draw(*space.model_shape)
         labelled = LabelledBatch(x, draw().long(), epsilon) if config.objective.supervised else None
         batch = TrainBatch(x, z, epsilon, draw(condition) if condition else None, labelled)
-        kept = _SavedBytes(parameters)
+        kept = SavedBytes(parameters)
         with torch.autograd.graph.saved_tensors_hooks(kept.count, _return_tensor):
             # The first update of a run has a penalty wherever there is one.
             rule.gradients(step, batch, loss_weights_at(config.objective, 0, 1.0))
@@ -90,8 +90,15 @@ def estimate_memory(config: Config, spec: DataSpec, rule: UpdateRule) -> MemoryE
     return MemoryEstimate(BYTES_PER_PARAMETER * sum(p.numel() for p in parameters), per_sample)
 
 
-class _SavedBytes:
-    """Counts what is saved for a backward pass, each piece of memory once, and no parameters."""
+class SavedBytes:
+    """Counts what is saved for a backward pass, each piece of memory once, and no parameters.
+
+    Args:
+        parameters: Those of the networks.
+
+    Attributes:
+        total: Bytes so far.
+    """
 
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         self.total = 0
@@ -99,6 +106,7 @@ class _SavedBytes:
         self._seen = {storage._cdata for storage in self._storages}
 
     def count(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that is saved, and give it back: the first half of a pair of `saved_tensors_hooks`."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)

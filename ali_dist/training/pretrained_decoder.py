@@ -11,7 +11,8 @@ from torch import Tensor
 from ali_dist.config import Config
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
-from ali_dist.runs.checkpoint import Checkpoint, CheckpointStore
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.checkpoint_files import Checkpoint
 from ali_dist.runs.datasets import open_url
 
 

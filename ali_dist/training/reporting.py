@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import functools
-import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import torch
 
 from ali_dist.config import Config
-from ali_dist.data.shards.reader import load_labels
+from ali_dist.config.loading import flatten_mapping
 from ali_dist.errors import InputError
-from ali_dist.evaluation.interfaces import LabelledArrays
-from ali_dist.evaluation.monitor import Advance, EvaluationMonitor, EvaluationStopped
+from ali_dist.evaluation.monitor import EvaluationMonitor, EvaluationStopped
 from ali_dist.evaluation.reference_cache import ReferenceCache
-from ali_dist.evaluation.split_loading import load_rows
 from ali_dist.model.build import build_networks
 from ali_dist.model.inference_model import InferenceModel
-from ali_dist.report.galleries import IMAGES_NEEDED, choose_shown, draw_run_galleries, has_galleries
+from ali_dist.report.galleries import has_galleries, has_pictures
+from ali_dist.report.gallery_layouts import Gallery, SampleGallery
 from ali_dist.report.page import write_page
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.datasets import RunData
+from ali_dist.runs.provenance import add_start, describe_start
 from ali_dist.runs.run_writer import RunWriter
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 from ali_dist.training.alarms import Alarm
+from ali_dist.training.memory_use import measure_memory
 from ali_dist.training.network_modes import modes_kept
 from ali_dist.training.resume import TrainingProgress
-from ali_dist.training.run_evaluation import SEED, Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
+from ali_dist.training.run_evaluation import Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
+from ali_dist.training.run_galleries import RunGalleries
 from ali_dist.training.state import TrainState
+from ali_dist.version import VERSION
 
 _NO_METRICS = ("event", "step", "images", "seconds", "split")  # of an evaluation's record
 
@@ -68,7 +71,15 @@ class RunReporter:
         state: The networks; their averages are shown where there are any.
         store: The run's folder.
         device: Where the networks are.
+        display: Where it is shown.
         should_stop: Whether this rank was asked to stop: an evaluation then ends without metrics. None: never.
+
+    Attributes:
+        say: Shows a sentence that stays.
+        phase: Shows within a block what is done in place of training.
+        spent: Gives the seconds since training began, by phase.
+        flush: Brings all records to the local disk.
+        upload: Brings to the run folder what is on the local disk; from any thread, and never fails.
     """
 
     def __init__(
@@ -78,15 +89,24 @@ class RunReporter:
         state: TrainState,
         store: Store,
         device: torch.device,
+        display: TrainingProgressDisplay,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._config = config
         self._data = data
         self._state = state
         self._device = device
-        self._folder = RunWriter(store)
-        self._display: TrainingProgressDisplay | None = None
+        self._folder = RunWriter(store, display.message, config.report.tracker_names())
+        self._display = display
+        self.phase = display.phase
+        self.spent = display.spent
+        self.say = display.message
+        self.flush = self._folder.flush
+        self.upload = self._folder.upload
         self._evaluations: dict[str, SplitEvaluation] = {}
+        self._galleries = RunGalleries(data, state.space, device)
+        self._nearest_failed = False
+        self._distributions_at = -1
         # References are kept beside the data where they lie in a folder of this machine; else with the run.
         data_store = data.train.store
         self._evaluator = RunEvaluator(
@@ -95,25 +115,26 @@ class RunReporter:
             samples=config.report.evaluation_samples,
             memory_mb=config.data.memory_mb,
             device=device,
-            say=self.say,
-            monitor=EvaluationMonitor(self._start_bar, should_stop),
+            say=display.message,
+            monitor=EvaluationMonitor(display.start_bar, should_stop),
             cache=ReferenceCache([data_store, store] if is_local(data_store.url) else [store]),
         )
 
-    def say(self, text: str) -> None:
-        """Show a line to the user."""
-        if self._display is not None:
-            self._display.message(text)
-        else:
-            sys.stderr.write(f"{text}\n")  # the progress line is not there yet
-
     def begin_training(self, progress: TrainingProgress) -> None:
-        """Begin to show a training that starts, or goes on, from `progress`, which gets the newest metrics."""
+        """Begin to show a training that starts, or goes on, from `progress`, which gets the newest metrics.
+
+        `progress` also gets this start beside the earlier ones.
+        """
         config = self._config
         state = self._state
         for note in self._folder.forget_after(progress.images):
             self.say(note)
         self._recall_metrics(progress)
+        settings = dict(flatten_mapping(config.to_mapping()))
+        self._folder.start_trackers(config.run.name, progress.images, settings)
+        start = describe_start(progress.images, torch_version=torch.__version__)
+        progress.starts = add_start(progress.starts, start)
+        progress.restarts = self._folder.count_start(progress.restarts)
         self._folder.write_json("config.json", config.to_mapping())
         sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in state.ali.named_children()}
         self.say(
@@ -126,7 +147,17 @@ class RunReporter:
             self.say(resize)
         self.say(f"Results go to {self._folder.store.url}.")
         self._say_what_is_measured()
-        self._display = TrainingProgressDisplay(config.run.images, start_images=progress.images)
+        self._take_back_the_end({"step": progress.step, "images": progress.images, "seconds": progress.seconds})
+        self._display.begin_training(progress.images)
+
+    def _take_back_the_end(self, position: Record) -> None:
+        """Let summary and page of an earlier start, which was stopped or failed, say that the run goes on."""
+        with self._going_on("report page", position):
+            summary = self._folder.read_json("summary.json")
+            if summary is not None:
+                summary.pop("reason", None)
+                self._folder.write_json("summary.json", {**summary, "status": "running", "updated": _now()})
+                write_page(self._folder.path)
 
     def _say_what_is_measured(self) -> None:
         """Say before training where nothing is measured, or where that is another split than the one asked for."""
@@ -143,14 +174,15 @@ class RunReporter:
 
     def count_images(self, images: int) -> None:
         """Show that so many images have been seen; cheap enough for every step."""
-        if self._display is not None:
-            self._display.update(images)
+        self._display.update(images)
 
     def log_record(self, record: Record) -> None:
         """Write and show one record of metrics."""
         self._folder.log_record(record)
-        if self._display is not None:
-            self._display.update(record["images"], record)
+        if record["event"] == "train" and self._folder.has_trackers:
+            position = {key: record[key] for key in ("images", "step", "seconds")}
+            self._folder.track_record({"event": "memory", **position, **measure_memory(self._device)})
+        self._display.update(record["images"], record)
 
     def log_measures(self, record: Record) -> None:
         """Write what the networks were measured for alarms; it is not shown."""
@@ -195,14 +227,42 @@ class RunReporter:
         """Rollbacks that are recorded, of all starts of the run."""
         return sum(record.get("event") == "rollback" for record in self._folder.read_records())
 
-    def publish(self) -> None:
-        """Bring what has been written to the run folder, where that is not on this machine."""
-        self._folder.publish()
+    def publish(self, *, is_last: bool = False) -> None:
+        """Bring what has been written to the run folder, where that is not on this machine.
 
-    def publish_looks(self, position: Record) -> None:
-        """Bring pictures and evaluations there; if that fails, they go with what is published next."""
-        with self._going_on("upload", position):
-            self._folder.publish()
+        What cannot be uploaded is said, and goes with what is published next.
+
+        Args:
+            is_last: Whether it is tried again at once, because nothing is published after it.
+        """
+        with self.phase("uploading"):
+            self._folder.publish(is_last=is_last)
+
+    def record_failures(self, what: str, reasons: list[str], position: Record) -> None:
+        """Record what has failed and was said elsewhere, and is tried again.
+
+        Args:
+            what: What it was, in a word.
+            reasons: Why, for each failure.
+            position: Step, images and seconds of the records.
+        """
+        for reason in reasons:
+            self._folder.log_record({"event": "failure", **position, "what": what, "reason": reason})
+
+    def publish_looks(self, outcome: Record, *, goes_on: bool) -> None:
+        """Bring pictures and evaluations there, with summary and page unless these are about to be written at the end.
+
+        Args:
+            outcome: As for `write_summary`.
+            goes_on: Whether there is more to train.
+        """
+        position = _position_of(outcome)
+        if goes_on:
+            with self._going_on("report page", position), self.phase("writing the report"):
+                self._write_summary(self._summarize(outcome))
+                write_page(self._folder.path)
+        self.publish()
+        self.record_failures("upload", self._folder.take_failures(), position)
 
     def has_evaluated(self, images: int) -> bool:
         """Whether the networks of that moment need not be measured, because they were, or will not be."""
@@ -286,12 +346,25 @@ class RunReporter:
         return EvaluationOutcome(result.metrics, result.split, chosen.metrics or result.metrics, is_failed=is_failed)
 
     def _measure(self, position: Record, purpose: Purpose) -> SplitEvaluation:
-        with modes_kept(self._state.ali):
+        with self.phase("evaluating"), modes_kept(self._state.ali):
             result = self._evaluator.measure(self._make_inference_model(), purpose)
         if result.metrics:
             self._evaluations[purpose] = result
             self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
+        self._track_distributions(position)
         return result
+
+    def _track_distributions(self, position: Record) -> None:
+        """Tell the trackers how latents and D's logits are spread, once at a moment."""
+        if not self._folder.has_trackers or self._distributions_at == position["images"]:
+            return
+        self._distributions_at = position["images"]
+        with self._going_on("look at distributions", position):
+            game, packing = self._config.objective.game, self._config.objective.packing
+            histograms = self._galleries.measure_distributions(self._state.ali, game, packing=packing)
+            self._folder.track_histograms(histograms, position["images"])
+            means = {f"mean_{name}": float(values.mean()) for name, values in histograms.items()}
+            self._folder.track_record({"event": "distributions", **position, **means})
 
     def draw_galleries(self, position: Record) -> None:
         """Draw what the current networks make of the same latents and images as at every other time.
@@ -299,32 +372,45 @@ class RunReporter:
         Args:
             position: Images seen, for the files' names, and step and seconds.
         """
-        if has_galleries(self._data.train.index.spec):
-            with self._going_on("gallery", position):
-                self._draw_galleries(position["images"])
-
-    def _draw_galleries(self, images: int) -> None:
-        spec = self._data.train.index.spec
-        data, labels = self._shown
-        with modes_kept(self._state.ali):
+        if not has_galleries(self._data.train.index.spec):
+            return
+        drawn: dict[str, Gallery] = {}
+        with self.phase("drawing"), modes_kept(self._state.ali):
             model = self._make_inference_model()
-            drawn = draw_run_galleries(model, data, spec, seed=SEED, device=self._device, labels=labels)
+            with self._going_on("gallery", position):
+                drawn = self._galleries.draw(model)
+                self._save_pictures(drawn, position["images"])
+            with self._going_on("latent map", position):
+                latents = self._galleries.draw_latents(model)
+                self._save_pictures({} if latents is None else {"latents": latents}, position["images"])
+            samples = drawn.get("samples")
+            if isinstance(samples, SampleGallery):
+                self._draw_nearest(samples, position)
+            self._track_distributions(position)
+
+    def _draw_nearest(self, samples: SampleGallery, position: Record) -> None:
+        """Draw samples beside training images, and record how near they are; if that fails once, it is left out."""
+        if self._nearest_failed:
+            return
+        self._nearest_failed = True
+        with self._going_on("comparison with training images", position):
+            try:
+                gallery, medians = self._galleries.draw_nearest(samples.x_tilde)
+            except InputError as error:  # training says what it thinks of damaged samples; a picture need not
+                raise RuntimeError(str(error)) from error
+            self._save_pictures({"nearest": gallery}, position["images"])
+            if not self._has_compared(position["images"]):  # an earlier start may have, before it was stopped
+                self._folder.log_record({"event": "neighbors", **position, **medians.to_record()})
+            self._nearest_failed = False
+
+    def _has_compared(self, images: int) -> bool:
+        return any(r.get("event") == "neighbors" and r["images"] == images for r in self._folder.read_records())
+
+    def _save_pictures(self, drawn: Mapping[str, Gallery], images: int) -> None:
         for kind, gallery in drawn.items():
             path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
             gallery.save_picture(path)
             self._folder.log_image(path, images)
-
-    @functools.cached_property
-    def _shown(self) -> tuple[LabelledArrays, torch.Tensor | None]:
-        """The samples that galleries show, and the labels of all that they are from; nothing else is read."""
-        split = self._data.holdout or self._data.train
-        count = split.index.num_samples
-        if self._data.holdout is None:
-            count = min(count, IMAGES_NEEDED)
-        shown = choose_shown(split.index.spec, count, seed=SEED)
-        data = load_rows(split.store, split.index, self._state.space, shown.numpy())
-        labels = load_labels(split.store, split.index)
-        return data, None if labels is None else torch.from_numpy(labels[:count])
 
     def write_summary(self, outcome: Record, substituted: list[str]) -> Record:
         """Write the summary and the report page.
@@ -336,9 +422,30 @@ class RunReporter:
         Returns:
             The whole summary.
         """
+        position = _position_of(outcome)
+        self.record_failures("upload", self._folder.take_failures(), position)
+        summary = self._summarize(outcome)
+        if substituted:
+            summary["substituted"] = substituted
+        with self.phase("finishing the trackers"):
+            self._folder.finish_trackers(summary)
+        self._write_summary(summary)
+        num_failures = len(summary.get("failures", ()))
+        with self._going_on("report page", position), self.phase("writing the report"):
+            write_page(self._folder.path)
+        if len(self._failures()) > num_failures:
+            self._write_summary(summary)
+        self.publish(is_last=True)
+        self.conclude(summary)
+        return summary
+
+    def _summarize(self, outcome: Record) -> Record:
         summary = {
             "run": self._config.run.name,
             **outcome,
+            "updated": _now(),
+            "version": VERSION,
+            "torch": torch.__version__,
             "precision": self._state.precision.name,
             "device": _device_name(self._device),
             "update": self._state.step.rule.name,
@@ -349,16 +456,13 @@ class RunReporter:
             summary["evaluation"] = {purpose: result.to_json() for purpose, result in self._evaluations.items()}
         if "choice" in self._evaluations:
             summary["metrics_to_choose_by"] = self._evaluations["choice"].metrics
-        if substituted:
-            summary["substituted"] = substituted
-        self._write_summary(summary)
-        num_failures = len(summary.get("failures", ()))
-        with self._going_on("report page", {key: outcome[key] for key in ("step", "images", "seconds")}):
-            write_page(self._folder.path)
-        if len(self._failures()) > num_failures:
-            self._write_summary(summary)
-        self._folder.publish()
         return summary
+
+    def conclude(self, summary: Record) -> None:
+        """Show what a finished run leaves, and where; nothing more is shown live then."""
+        if summary["status"] == "finished":
+            spec, url = self._data.train.index.spec, self._folder.store.url
+            self._display.conclude(summary, url, draws=has_galleries(spec), explores=has_pictures(spec))
 
     def _write_summary(self, summary: Record) -> None:
         """Write the summary with all alarms and all that has failed."""
@@ -366,6 +470,8 @@ class RunReporter:
         failures = self._failures()
         if failures:
             summary["failures"] = failures
+        if tracker_failures := self._folder.tracker_failures():
+            summary["trackers"] = tracker_failures
         self._folder.write_json("summary.json", summary)
 
     def _failures(self) -> list[Record]:
@@ -398,9 +504,10 @@ class RunReporter:
 
     def close(self) -> None:
         """Release the terminal and the files."""
-        if self._display is not None:
+        try:
+            self._folder.close()
+        finally:
             self._display.close()
-        self._folder.close()
 
     def _make_inference_model(self) -> InferenceModel:
         def make_untrained(seed: int) -> dict[str, torch.nn.Module]:
@@ -408,8 +515,13 @@ class RunReporter:
 
         return InferenceModel(self._state.inference_networks(), self._state.space, make_untrained)
 
-    def _start_bar(self, name: str, total: int | None) -> Advance:
-        return self._display.start_bar(name, total) if self._display is not None else lambda advance: None
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _position_of(outcome: Record) -> Record:
+    return {key: outcome[key] for key in ("step", "images", "seconds")}
 
 
 def _device_name(device: torch.device) -> str:

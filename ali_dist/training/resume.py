@@ -12,11 +12,14 @@ from ali_dist.config import Config, DataConfig
 from ali_dist.config.loading import flatten_mapping
 from ali_dist.distributed import World, sum_over_ranks, waiting_for_ranks
 from ali_dist.errors import InputError
-from ali_dist.runs.checkpoint import Checkpoint, CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.checkpoint_files import Checkpoint, CheckpointMetadata
 from ali_dist.runs.checkpoint_tensors import UnusableCheckpoint
+from ali_dist.runs.provenance import read_starts
 from ali_dist.training.alarms import AlarmWatch
 from ali_dist.training.schedules import learning_rate_factor
 from ali_dist.training.state import TrainState
+from ali_dist.training.time_budget import read_spent
 
 # What decides which numbers the run computes: a checkpoint goes on only with the same.
 _FIXED_SECTIONS = ("model.",)
@@ -51,12 +54,14 @@ class TrainingProgress:
         step: Updates done.
         images: Real images seen, over all ranks.
         seconds: Training time of earlier starts.
-        restarts: How often the run was gone on with.
+        restarts: Starts before this one; on rank 0, with those that were killed before they saved anything.
         metrics: Metrics of the last evaluation; empty if there was none, or if the one at the end has given none.
         metrics_split: Name of the split that they are of; empty where an older checkpoint does not say it.
         planned_images: The length of the run that the checkpoint was saved in; 0 if there is none.
         rollbacks: How often the run went back to an earlier checkpoint because of an alarm.
         watch: What alarms are raised by.
+        spent: Seconds of earlier starts by what they went to; see `time_budget.py`.
+        starts: All starts that led here; on rank 0, with this one once training has begun. See `runs/provenance.py`.
     """
 
     step: int = 0
@@ -68,6 +73,8 @@ class TrainingProgress:
     planned_images: int = 0
     rollbacks: int = 0
     watch: AlarmWatch = field(default_factory=AlarmWatch)
+    spent: dict[str, float] = field(default_factory=dict)
+    starts: list[dict[str, Any]] = field(default_factory=list)
 
     def advance(self, images: int) -> None:
         """Count one update of so many images."""
@@ -134,6 +141,8 @@ def resume_run(
         planned_images=planned_images,
         rollbacks=metadata.rollbacks,
         watch=_read_watch(metadata),
+        spent=read_spent(metadata.spent),
+        starts=read_starts(metadata.starts),
     )
 
 

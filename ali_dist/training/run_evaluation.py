@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 
 from ali_dist.config.wording import format_count
-from ali_dist.evaluation.evaluators import LEAST_SAMPLES, make_evaluator
+from ali_dist.evaluation.evaluators import make_evaluator
 from ali_dist.evaluation.interfaces import LabelledArrays, ModelEvaluator
 from ali_dist.evaluation.monitor import EvaluationMonitor
+from ali_dist.evaluation.protocol import LEAST_SAMPLES
 from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.evaluation.split_loading import (
     count_samples,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from ali_dist.distributed import average_buffers, check_replicas, gather_texts, waiting_for_ranks
-from ali_dist.errors import TrainingError
-from ali_dist.runs.checkpoint import CheckpointMetadata
+from collections.abc import Callable
+from contextlib import suppress
+
+from ali_dist.distributed import (
+    average_buffers,
+    check_replicas,
+    gather_texts,
+    raise_on_every_rank,
+    waiting_for_ranks,
+)
+from ali_dist.errors import NotFiniteError, Stopped, StorageError
+from ali_dist.runs.checkpoint_files import CheckpointMetadata
 from ali_dist.runs.checkpoint_tensors import find_non_finite
 from ali_dist.runs.trackers import Record
 from ali_dist.training.setup import TrainingRun
@@ -14,16 +23,43 @@ def save_checkpoint(run: TrainingRun) -> None:
     """Snapshot this moment as a checkpoint, written in the background. Collective.
 
     Raises:
-        TrainingError: A weight, a statistic, an average or a moment of Adam is not finite.
-        StorageError: The previous checkpoint could not be written.
+        NotFiniteError: A weight, a statistic, an average or a moment of Adam is not finite.
+        OutageError: Checkpoints could not be written for too long.
+        StorageError, InputError: The previous checkpoint could not be written, to a folder.
     """
+    with run.phase("saving"):
+        settle_checkpoints(run, run.checkpoints.wait_for_turn)
+        _save_checkpoint(run)
+
+
+def settle_checkpoints(run: TrainingRun, wait: Callable[[], None]) -> None:
+    """Wait for checkpoints in flight, and raise on every rank what has ended their saving. Collective.
+
+    Args:
+        run: The run.
+        wait: One of the waits of `run.checkpoints`.
+
+    Raises:
+        OutageError, StorageError, InputError, TrainingError: They could not be saved.
+    """
+    error = None
+    try:
+        wait()  # at once where this rank does not write
+    except Exception as failure:  # noqa: BLE001  (raised below)
+        error = failure
+    raise_on_every_rank(error, run.device, run.world, "a vote on checkpoints")
+    if run.reporter is not None:
+        run.reporter.record_failures("checkpoint", run.checkpoints.take_failures(), run.position())
+
+
+def _save_checkpoint(run: TrainingRun) -> None:
     check_replicas(run.state.ali, run.world)
     average_statistics(run)
     with waiting_for_ranks("the sum of augmentation's counts"):
         run.state.gather_counts()
     tensors = run.state.tensors()
     if (name := find_non_finite(tensors)) is not None:  # it would be written over the last good ones
-        raise TrainingError(
+        raise NotFiniteError(
             f"{name} is not finite after image {run.progress.images:,}; earlier checkpoints are kept: lower "
             "optim.lr_d and optim.lr_g, or raise objective.r1 and objective.r2, under another --run.name."
         )
@@ -46,11 +82,21 @@ def save_checkpoint(run: TrainingRun) -> None:
         data=index.spec.to_mapping(),
         rollbacks=run.progress.rollbacks,
         alarms=run.progress.watch.state(),
+        spent=run.spent(),
+        starts=run.progress.starts,
     )
     # What an alarm may have to go back to stays, however many checkpoints come after it.
     spare = None if run.config.run.on_alarm == "warn" else run.progress.watch.clear_step
-    run.checkpoints.save(metadata, tensors, spare=spare)
-    run.reporter.publish()
+    reporter = run.reporter
+    images = run.progress.images
+    reporter.flush()
+    run.checkpoints.save(
+        metadata,
+        tensors,
+        spare=spare,
+        first=reporter.upload,  # so that no checkpoint is newer than the records of how it was come to
+        then=lambda: reporter.say(f"checkpoint at {images:,} images"),
+    )
 
 
 def average_statistics(run: TrainingRun) -> None:
@@ -64,9 +110,27 @@ def average_statistics(run: TrainingRun) -> None:
 def conclude(run: TrainingRun, status: str) -> Record | None:
     """Wait for the last checkpoint, then write summary and page; the summary on rank 0. Collective."""
     substituted = gather_texts(run.substituted_before + run.batches.substituted, run.world)
-    run.checkpoints.wait()  # a run is what its checkpoints are: nothing is finished before they are written
+    with run.phase("saving the last checkpoint"):
+        # A run is what its checkpoints are: nothing is finished before they are written.
+        settle_checkpoints(run, run.checkpoints.wait)
+    run.is_concluded = True
     if run.reporter is None:
         return None
     outcome = run.outcome(status) | run.meter.speed() | {"residency": run.batches.residency}
     with run.context.all_saved(run.checkpoints.is_idle):
         return run.reporter.write_summary(outcome, substituted)
+
+
+def note_failure(
+    run: TrainingRun, kind: type[BaseException] | None, error: BaseException | None, trace: object
+) -> None:
+    """Say in summary and page that an error ends the run, and which; called when `fit` is left. Not a collective.
+
+    Nothing is said where the storage itself failed, which would only be waited for once more.
+    """
+    is_told = run.is_concluded or isinstance(error, Stopped | StorageError | OSError)
+    if run.reporter is None or not isinstance(error, Exception) or is_told:
+        return
+    with suppress(Exception):  # the error that ends the run is the one to be told
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        run.reporter.write_summary(run.outcome("failed") | {"reason": reason}, [])

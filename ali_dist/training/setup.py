@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import World, gather_texts, sum_over_ranks
+from ali_dist.distributed import World, gather_texts, raise_on_every_rank, sum_over_ranks
 from ali_dist.errors import InputError, StorageError
 from ali_dist.model.ali import ALI
 from ali_dist.model.layers import BatchNorm
+from ali_dist.report.library_warnings import say_warnings
+from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
 from ali_dist.runs.lease import Lease, take_lease
-from ali_dist.runs.trackers import Record
+from ali_dist.runs.trackers import Record, check_tracker_names, check_trackers
+from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 from ali_dist.training.context import Context
 from ali_dist.training.health_probe import HealthProbe
@@ -27,6 +30,7 @@ from ali_dist.training.randomness import seed_after_rollbacks
 from ali_dist.training.reporting import RunReporter
 from ali_dist.training.resume import TrainingProgress, resume_run
 from ali_dist.training.state import TrainState, build_train_state
+from ali_dist.training.time_budget import add_up
 from ali_dist.training.train_batches import TrainBatches, rows_of_rank
 
 
@@ -50,9 +54,11 @@ class TrainingRun:
         substituted_before: Samples that were replaced in batches before a rollback.
         started: The value of `time.monotonic` when set-up was done.
         is_first_update: Whether this start has made none yet.
+        is_concluded: Whether the summary says how this start has ended.
         last_vote: The step of the last vote on stopping; -1: there was none.
         last_vote_at: The value of `time.monotonic` then.
         updates_to_vote: Updates until the next one.
+        leaving_machines: Machines that were said to leave, and for which a checkpoint has been saved.
     """
 
     config: Config
@@ -70,9 +76,11 @@ class TrainingRun:
     substituted_before: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     is_first_update: bool = True
+    is_concluded: bool = False
     last_vote: int = -1
     last_vote_at: float = 0.0
     updates_to_vote: int = 1
+    leaving_machines: int = 0
 
     @property
     def world(self) -> World:
@@ -131,6 +139,10 @@ class TrainingRun:
         self.substituted_before += self.batches.substituted
         self.batches.close()
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Show within the block what is done in place of training; on rank 0 alone."""
+        return self.reporter.phase(name) if self.reporter is not None else nullcontext()
+
     def seconds(self) -> float:
         """Wall time since set-up, over all starts of the run."""
         return self.progress.seconds + time.monotonic() - self.started
@@ -153,7 +165,15 @@ class TrainingRun:
             "rollbacks": self.progress.rollbacks,
             "metrics": self.progress.metrics,
             "metrics_split": self.progress.metrics_split,
+            "time": self.spent(),
+            "starts": self.progress.starts,
         }
+
+    def spent(self) -> dict[str, float]:
+        """Seconds over all starts, by what they went to; on rank 0 alone, which draws, measures and saves."""
+        if self.reporter is None:
+            return {}
+        return add_up(self.progress.spent, self.reporter.spent(), self.meter.waited)
 
 
 def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRun:
@@ -168,32 +188,44 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         InputError: Config, data and checkpoint do not go together.
     """
     world, device = context.world, context.device
+    display = stack.enter_context(TrainingProgressDisplay(config.run.images)) if world.is_main else None
+    say = display.message if display is not None else _say_nothing
+    if world.is_main:
+        stack.enter_context(say_warnings(say))
+    begin_phase = display.begin_phase if display is not None else _say_nothing
+    _check_trackers(config, world, device)
 
     # The data first: what they are decides the networks.
+    begin_phase("reading what the data are")
     data = open_run_data(config)
     rows = rows_of_rank(config, world)
 
     # Networks, optimizer, average, and the update that is exact for them.
+    begin_phase("building the networks")
     state = build_train_state(config, data.train.index, device, world)
     check_rows(config, state.ali, rows, world)
     labelled = None
     if config.objective.supervised:
+        begin_phase("reading labelled data")
         labelled = LabelledBatches(data.train, config, rows, device)
 
     # Rank 0 writes, and nobody else's rank 0.
+    begin_phase("opening the run's folder")
     store = open_run_store(config)
-    lease = _take_lease(store, config, world, stack)
+    lease = _take_lease(store, config, world, stack, say)
     reporter = None
-    if world.is_main:
-        reporter = RunReporter(config, data, state, store, device, context.stop_requested)
+    if display is not None:
+        reporter = RunReporter(config, data, state, store, device, display, context.stop_requested)
         stack.callback(reporter.close)
-    say = reporter.say if reporter is not None else _say_nothing
     if state.captured is not None:
         state.captured.say = say
-    checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say, lease)
+    # A folder that cannot be written is full or forbidden, which no wait mends.
+    outage_seconds = 0.0 if is_local(store.url) else 60 * config.storage.outage_minutes
+    checkpoints = CheckpointStore(store, config.report.keep_checkpoints, say, lease, outage_seconds=outage_seconds)
     stack.callback(checkpoints.close)
 
     # Every rank goes on from the same checkpoint, or all begin.
+    begin_phase("looking for a checkpoint")
     progress = resume_run(config, checkpoints, state, data.train.index.fingerprint, world, say)
     return TrainingRun(
         config=config,
@@ -210,7 +242,26 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     )
 
 
-def _take_lease(store: Store, config: Config, world: World, stack: ExitStack) -> Lease | None:
+def _check_trackers(config: Config, world: World, device: torch.device) -> None:
+    """Refuse trackers that cannot work where rank 0 is. Collective.
+
+    Raises:
+        InputError: One does not exist, or lacks its package or its key.
+    """
+    names = config.report.tracker_names()
+    check_tracker_names(names)
+    error = None
+    if world.is_main:
+        try:
+            check_trackers(names)
+        except InputError as refusal:
+            error = refusal
+    raise_on_every_rank(error, device, world, "a vote on trackers")
+
+
+def _take_lease(
+    store: Store, config: Config, world: World, stack: ExitStack, say: Callable[[str], None]
+) -> Lease | None:
     """Take the lease of the run on rank 0; `stack` releases it. Collective.
 
     Raises:
@@ -221,7 +272,7 @@ def _take_lease(store: Store, config: Config, world: World, stack: ExitStack) ->
     failure: InputError | StorageError | None = None
     if world.is_main:
         try:
-            lease = take_lease(store, config.run.name, _write_line)
+            lease = take_lease(store, config.run.name, say)
             stack.callback(lease.release)
         except (InputError, StorageError) as error:  # the others must hear of it, or they would wait for rank 0
             failure = error
@@ -229,11 +280,6 @@ def _take_lease(store: Store, config: Config, world: World, stack: ExitStack) ->
     if refusals:
         raise failure or InputError(refusals[0])
     return lease
-
-
-def _write_line(text: str) -> None:
-    """Say something before there is a reporter."""
-    sys.stderr.write(f"{text}\n")
 
 
 def _count_logits(config: Config) -> int:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ali_dist.config import Config, OptimConfig
+from ali_dist.config import Config
 from ali_dist.data.shards.index import Index
 from ali_dist.distributed import World
 from ali_dist.errors import InputError
@@ -18,7 +18,7 @@ from ali_dist.model.ali import ALI
 from ali_dist.model.augmentation import Augmentation
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
-from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose
+from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose, keep_out_of_compiled_graphs
 from ali_dist.runs.checkpoint_tensors import (
     UnusableCheckpoint,
     check_optimizer,
@@ -31,6 +31,7 @@ from ali_dist.training.adaptive_augmentation import AugmentationProbability
 from ali_dist.training.captured_update import CapturedUpdates, why_not_captured
 from ali_dist.training.ddp import pause_reduction, share_batch_norm, wrap_for_ddp
 from ali_dist.training.ema import WeightAverage
+from ali_dist.training.optimizer import make_optimizer
 from ali_dist.training.precision import Precision
 from ali_dist.training.pretrained_decoder import load_frozen_decoder
 from ali_dist.training.randomness import AugmentationDraws, DropoutMasks
@@ -201,7 +202,7 @@ def build_train_state(config: Config, index: Index, device: torch.device, world:
         # Before the networks are wrapped, which takes it over.
         ali.augmentation = Augmentation(config.objective.augmentations(), space.pixel_range, space.model_shape[-1])
         augmentation = _make_probability(config, device, world)
-    optimizer = _make_optimizer(ali, config.optim, device)
+    optimizer = make_optimizer(ali, config.optim, device)
     networks = _compile_networks(ali, rule, situation) if config.scale.compile else ali
     wrapped = wrap_for_ddp(networks, rule, device, world)
     step = Step(
@@ -323,31 +324,12 @@ def _make_augmentation_draws(
     )
 
 
-def _make_optimizer(ali: ALI, optim: OptimConfig, device: torch.device) -> torch.optim.Adam:
-    on_gpu = device.type == "cuda"
-
-    def as_rate(rate: float) -> float | Tensor:
-        # On a GPU a number that lies there, so that a replayed update takes the rate of its moment.
-        return torch.tensor(rate, device=device) if on_gpu else rate
-
-    return torch.optim.Adam(
-        [
-            {"params": ali.generator_parameters(), "lr": as_rate(optim.lr_g)},
-            {"params": ali.discriminator_parameters(), "lr": as_rate(optim.lr_d)},
-        ],
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        # Exact only for gradients with their parameters' strides, which .backward() makes; never set .grad by hand.
-        fused=True,
-        capturable=on_gpu,
-    )
-
-
 def _compile_networks(ali: ALI, rule: UpdateRule, situation: Situation) -> ALI:
     """The same parameters with the networks compiled; the gate between them stays eager.
 
     So does D where its graph is used or differentiated twice: compiled code cannot be.
     """
+    keep_out_of_compiled_graphs()
     keeps_d_eager = rule.reuses_discriminator_graph or situation.has_penalty
     discriminator = ali.discriminator if keeps_d_eager else cast("nn.Module", torch.compile(ali.discriminator))
     encoder, decoder = (cast("nn.Module", torch.compile(part)) for part in (ali.encoder, ali.decoder))

@@ -22,6 +22,7 @@ from ali_dist.errors import InputError
 from ali_dist.model.ali import LabelledBatch
 from ali_dist.model.data_space import DataSpace, condition_vectors, lay_out_for_device
 from ali_dist.runs.datasets import DataSplit
+from ali_dist.storage import is_local
 from ali_dist.training.labelled_batches import LabelledBatches
 from ali_dist.training.randomness import HorizontalFlips, NoiseSource
 from ali_dist.training.step import TrainBatch
@@ -157,4 +158,5 @@ def _open_source(config: Config, split: DataSplit, world: World, device: torch.d
         window_mb=data.window_mb,
         prefetch=data.prefetch,
         bad_samples=data.bad_samples,
+        outage_seconds=0.0 if is_local(split.store.url) else 60 * config.storage.outage_minutes,
     )

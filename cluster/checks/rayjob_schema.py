@@ -1,6 +1,7 @@
 """Which keys a RayJob has, and of what kind their values are, as KubeRay 1.5.1 to 1.7.0 describe them.
 
-Rare and deprecated keys of Kubernetes' own pods are left out, and are reported as unknown.
+Rare and deprecated keys of Kubernetes' own pods are left out, and are reported as unknown. A test compares all others
+with KubeRay's own schema (`tests/unit/cluster/test_rayjob_schema.py`).
 
 A schema is one of these:
 
@@ -32,22 +33,28 @@ _KINDS = {
     "quantity": ("a quantity", "something such as 500m or 4Gi"),
 }
 
-SECURITY = {
+_SECURITY = {
     "runAsNonRoot": "flag",
     "runAsUser": "whole",
     "runAsGroup": "whole",
+    "seLinuxOptions": ANY,
+    "seccompProfile": {"type": ("RuntimeDefault", "Unconfined", "Localhost"), "localhostProfile": "text"},
+    "appArmorProfile": ANY,
+}
+POD_SECURITY = {
+    **_SECURITY,
     "fsGroup": "whole",
     "fsGroupChangePolicy": "text",
     "supplementalGroups": ["whole"],
+    "sysctls": ANY,
+}
+CONTAINER_SECURITY = {
+    **_SECURITY,
     "allowPrivilegeEscalation": "flag",
     "privileged": "flag",
     "readOnlyRootFilesystem": "flag",
     "procMount": "text",
-    "seLinuxOptions": ANY,
     "capabilities": {"add": ["text"], "drop": ["text"]},
-    "seccompProfile": {"type": ("RuntimeDefault", "Unconfined", "Localhost"), "localhostProfile": "text"},
-    "appArmorProfile": ANY,
-    "sysctls": ANY,
 }
 
 RESOURCES = {"requests": QUANTITIES, "limits": QUANTITIES, "claims": ANY}
@@ -84,7 +91,7 @@ CONTAINER = {
     "volumeMounts": MOUNTS,
     "volumeDevices": ANY,
     "ports": ANY,
-    "securityContext": SECURITY,
+    "securityContext": CONTAINER_SECURITY,
     "lifecycle": ANY,
     "livenessProbe": ANY,
     "readinessProbe": ANY,
@@ -124,7 +131,7 @@ POD = {
     "containers": [CONTAINER],
     "initContainers": [CONTAINER],
     "volumes": [VOLUME],
-    "securityContext": SECURITY,
+    "securityContext": POD_SECURITY,
     "restartPolicy": ("Always", "OnFailure", "Never"),
     "serviceAccountName": "text",
     "automountServiceAccountToken": "flag",
@@ -154,8 +161,9 @@ POD = {
     "hostUsers": "flag",
 }
 
-METADATA = {"name": "text", "generateName": "text", "namespace": "text", "labels": TEXTS, "annotations": TEXTS}
-TEMPLATE = {"metadata": METADATA, "spec": POD}
+TEMPLATE_METADATA = {"name": "text", "namespace": "text", "labels": TEXTS, "annotations": TEXTS}
+METADATA = {**TEMPLATE_METADATA, "generateName": "text"}
+TEMPLATE = {"metadata": TEMPLATE_METADATA, "spec": POD}
 
 HEAD = {
     "template": TEMPLATE,
@@ -191,7 +199,7 @@ AUTOSCALER = {
     "resources": RESOURCES,
     "image": "text",
     "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
-    "securityContext": SECURITY,
+    "securityContext": CONTAINER_SECURITY,
     "env": ENV,
     "envFrom": ENV_FROM,
     "volumeMounts": MOUNTS,

@@ -74,7 +74,7 @@ def test_data_are_prepared_and_a_run_is_trained_evaluated_and_used(bare_env: dic
     config = tiny_config(tmp_path, report__evaluation="auto", report__evaluation_samples=100)
     code, output = run_module_on_terminal(bare_env, tmp_path, "ali_dist.train", *command_line_for(config))
     assert code == 0, output
-    assert "images=192 of=192" in output  # plain lines, as in a log
+    assert "192 / 192 images" in output  # plain lines, as in a log
     generated = run_module(bare_env, tmp_path, "ali_dist.generate", "tiny", "--out", "pictures")
     assert generated.returncode == 0, generated.stderr
     assert list((tmp_path / "pictures").rglob("*.png"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.commands import _describe_ray_variables
 from tests.helpers.head import Head, started_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -74,6 +75,27 @@ def test_the_exit_code_of_training_is_the_launchers(head):
     code, output = head.run_launcher("submit", head.address, "--follow", "--", *words)
     assert code == 2, output
     assert "optim.lr_q" in output
+
+
+def test_a_job_whose_results_would_be_deleted_with_it_is_refused(head):
+    code, output = head.run_launcher("submit", head.address, "--follow", "--", "python", "-m", "ali_dist.train")
+    assert code == 2, output
+    assert "run.dir is 'runs', but a Ray job runs in a copy of the project that Ray deletes" in output
+
+
+def test_rays_own_command_works_with_the_variables_that_up_names(head):
+    said = _describe_ray_variables(int(head.address.rpartition(":")[2]))
+    variables = dict(word.split("=") for word in said.split() if "=" in word)
+    words = ["job", "submit", "--no-wait", "--", "true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", *words],
+        cwd=head.checkout,
+        env={**head.env, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_job_that_is_stopped_saves_and_the_same_command_goes_on(head, tmp_path):

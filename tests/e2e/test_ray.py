@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tests.distributed.test_ranks import train_rank
 from tests.helpers.distributed import run_distributed
-from tests.helpers.processes import checkpoint_names, train_command
+from tests.helpers.processes import TrainCommand, checkpoint_names, train_command
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -68,6 +70,44 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
     # The game is chaotic: a change of 1e-7 in the weights shows in the sixth digit after 10 updates, and in the third
     # after 16. The first record is of 10.
     assert records[1][0][1] == pytest.approx(records[0][0][1], rel=1e-3, abs=1e-4)
+
+
+def test_a_notice_that_the_machine_will_leave_saves_a_checkpoint_and_training_goes_on(tmp_path, ring):
+    config = tiny_config(
+        tmp_path,
+        "mixture-ring",
+        data__url=ring,
+        scale__workers="2",
+        run__images=24 * 1_000_000,
+        report__checkpoint_every=0,
+        report__log_every=24 * 50,
+    )
+    with train_command(config, tmp_path / "log", ENV) as running:
+        running.wait_for(lambda: " img/s" in running.read_output(), timeout=200)
+        drain_node_of(running)
+        running.wait_for(lambda: len(checkpoint_names(config)) == 1)
+        # A worker's words reach the driver when Ray brings them, which may be after its files.
+        running.wait_for(lambda: "A machine is about to leave: saving a checkpoint at" in running.read_output())
+        lines = running.read_output().count(" img/s")
+        running.wait_for(lambda: running.read_output().count(" img/s") > lines)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 75, running.read_output()
+
+
+def drain_node_of(running: TrainCommand) -> None:
+    """Give Ray notice that the only node of a run's cluster will leave in ten minutes, as a cloud's agent does."""
+    raylet = Path(f"/proc/{running.find_descendants('raylet')[0]}/cmdline").read_text()
+    options = dict(word.lstrip("-").split("=", 1) for word in raylet.split("\0") if "=" in word)
+    command = ["drain-node", "--address", options["gcs-address"], "--node-id", options["node_id"]]
+    notice = [
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot",
+        "--deadline-remaining-seconds=600",
+    ]
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    subprocess.run([ray_command, *command, *notice], check=True, env={**os.environ, **ENV}, timeout=120)
 
 
 @pytest.mark.s3

@@ -2,7 +2,7 @@
 
 It knows GET with Range and If-Match, HEAD, PUT, DELETE, DeleteObjects, and ListObjectsV2 in one page; it checks no
 signature. Faults are queued for each object and used up in order, so that a test decides exactly which request breaks,
-and how. `wants_content_md5` and `weak_etags` are habits of real servers.
+and how. `wants_content_md5` and `weak_etags` are habits of real servers. `refuses` makes an outage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 STALL_SECONDS = 60.0  # how long a stalled answer lasts at most; it ends at once when the server is closed
+TRICKLE_SECONDS = 0.05  # between two bytes of an answer that trickles
 ENV = {"AWS_ACCESS_KEY_ID": "fault", "AWS_SECRET_ACCESS_KEY": "fault-secret"}  # any credentials are accepted
 
 
@@ -36,9 +37,10 @@ class Fault:
 
     Attributes:
         kind: `reset` sends `after` bytes of the body, then a TCP reset; `short` the same, then an orderly close;
-            `stall` the same, then nothing; `garbage` a body of the right length with wrong bytes from `after` on;
-            `status` no body, but the HTTP status `status` with the S3 error code `code`; `length` a Content-Length
-            that is `after` bytes too large (or too small, if negative), and then an orderly close.
+            `stall` the same, then nothing; `trickle` the same, then a byte every 50 ms; `garbage` a body of the right
+            length with wrong bytes from `after` on; `status` no body, but the HTTP status `status` with the S3 error
+            code `code`; `length` a Content-Length that is `after` bytes too large (or too small, if negative), and
+            then an orderly close.
         after: Bytes of the body that are sent before it happens.
         status: The HTTP status of a fault of that kind.
         code: The S3 error code of a fault of that kind.
@@ -46,12 +48,18 @@ class Fault:
         replace: The object's content from then on.
     """
 
-    kind: Literal["reset", "short", "stall", "garbage", "status", "length"]
+    kind: Literal["reset", "short", "stall", "trickle", "garbage", "status", "length"]
     after: int = 0
     status: int = 503
     code: str = "SlowDown"
     headers: Mapping[str, str] = field(default_factory=dict)
     replace: bytes | None = None
+
+
+def refuse_nothing(method: str, name: str) -> bool:
+    """What a server refuses while all is well."""
+    del method, name
+    return False
 
 
 @dataclass
@@ -82,6 +90,7 @@ class FaultServer:
         self.requests: list[Request] = []
         self.wants_content_md5 = False  # whether DeleteObjects is refused without it
         self.weak_etags = False  # whether etags are W/"...", which by the standard no If-Match matches
+        self.refuses: Callable[[str, str], bool] = refuse_nothing  # by method and name: what gets a 503
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._queued: dict[str, list[Fault]] = defaultdict(list)
@@ -137,6 +146,7 @@ class FaultServer:
             self.objects = dict(objects)
             self.requests = []
             self.wants_content_md5 = self.weak_etags = False
+            self.refuses = refuse_nothing
             self._queued.clear()
             self._always.clear()
 
@@ -212,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, name, headers.get("range"), headers.get("if-match"), self.number, headers)
         self.faults.requests.append(request)
+        if self.faults.refuses(self.command, name):
+            return Fault("status"), request
         return self.faults.take_fault(name), request
 
     def _serve(self) -> None:
@@ -253,13 +265,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        whole = body
         if fault is not None and fault.kind != "length":
             intact = body[: fault.after]
             body = intact + bytes(255 - b for b in body[fault.after :]) if fault.kind == "garbage" else intact
         request.sent = len(body)  # before it is sent, so that tests see it as soon as the client does
         self.wfile.write(body)
+        if fault is not None and fault.kind == "trickle":
+            self._trickle(whole[fault.after :])
         if fault is not None and fault.kind != "garbage":
             self._break_off(fault)
+
+    def _trickle(self, rest: bytes) -> None:
+        with suppress(OSError):  # the client has had enough
+            for value in rest:
+                self.wfile.write(bytes([value]))
+                if self.faults.closing.wait(TRICKLE_SECONDS):
+                    return
 
     def _break_off(self, fault: Fault) -> None:
         self.close_connection = True
@@ -269,7 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         else:
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the client has closed it already
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     def _refuse(self, status: int, code: str, headers: Mapping[str, str] = {}) -> None:
         body = f"<Error><Code>{code}</Code><Message>{HTTPStatus(status).phrase}</Message></Error>".encode()

@@ -146,6 +146,14 @@ class Machine:
         _run("ip", "netns", "delete", self.name)
         subprocess.run(["ip", "link", "delete", f"v{self.name}"[:15]], capture_output=True, check=False)
 
+    def is_running(self) -> bool:
+        """Whether its power is on."""
+        return self._process is not None
+
+    def set_link(self, state: str) -> None:
+        """Cut it off from the network (`down`), or connect it again (`up`)."""
+        _run("ip", "link", "set", f"v{self.name}"[:15], state)
+
     def command(self, words: Sequence[str | Path]) -> list[str]:
         """`words` as a command line that runs on this machine, in the user's home."""
         spaces = ["nsenter", f"--target={self.init()}", "--net", "--mount", "--pid", "--uts"]
@@ -184,6 +192,11 @@ class Machine:
         """Pids, as the machine sees them, of processes whose command line contains `name`."""
         completed = self.attempt("pgrep", "-f", name)
         return [int(line) for line in completed.stdout.split()] if completed.returncode == 0 else []
+
+    def raylet_options(self) -> dict[str, str]:
+        """Options of Ray's own process on it, by name."""
+        words = self.run("cat", f"/proc/{self.processes('raylet/raylet')[0]}/cmdline").split("\0")
+        return dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
 
 
 class Hosts:

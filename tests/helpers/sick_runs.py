@@ -88,6 +88,12 @@ def drop_modes(ali: ALI) -> None:
     _last_linear(ali.decoder).weight.zero_()
 
 
+def move_samples(ali: ALI) -> None:
+    """Every sample is the same, and far from the data."""
+    _last_linear(ali.decoder).weight.zero_()
+    _biases(ali.decoder)[:] = 20
+
+
 def cut_discriminator(ali: ALI) -> None:
     """D answers the same whatever it sees."""
     _last_linear(ali.discriminator).weight.zero_()

@@ -4,6 +4,11 @@ import json
 
 import pytest
 
+from ali_dist.compare import main as compare
+from ali_dist.exploration import server as explorer_server
+from ali_dist.explore import main as explore
+from ali_dist.fetch import main as fetch
+from ali_dist.list_runs import main as list_runs
 from ali_dist.prepare import main as prepare
 from ali_dist.storage import open_store
 from ali_dist.train import main as train
@@ -40,6 +45,44 @@ def test_a_run_lives_in_s3_from_data_to_report(tmp_path, bucket):
     keys = {info.key.split("/")[0] for info in run.list()}
     assert {"config.json", "images", "tensorboard", "checkpoints", "report.html"} <= keys
     assert list(tmp_path.iterdir()) == []
+    page = tmp_path / "page.html"
+    assert compare([f"{bucket}/runs/tiny", f"{bucket}/runs/tiny", "--out", str(page)]) == 0
+    html = page.read_text()
+    assert html.count(f"{bucket}/runs/tiny</span> after 240 images") == 2 * 5  # of each kind of picture
+    assert "<polyline" in html
+
+
+def test_runs_in_s3_are_listed_and_their_report_is_brought_here(tmp_path, bucket, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(["digits", f"{bucket}/digits"]) == 0
+    places = {"data__url": f"{bucket}/digits", "run__dir": f"{bucket}/runs"}
+    assert train(command_line_for(tiny_config(tmp_path, **places))) == 0
+    capsys.readouterr()
+    assert list_runs([f"{bucket}/runs"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.startswith("tiny")
+    assert "finished" in row
+    assert fetch([f"{bucket}/runs/tiny"]) == 0
+    brought = tmp_path / "fetched" / "tiny"
+    assert {path.name for path in brought.iterdir()} == {
+        *("report.html", "summary.json", "config.json", "metrics.jsonl", "images")
+    }
+    assert (brought / "report.html").read_bytes() == open_store(f"{bucket}/runs/tiny").get("report.html")
+
+
+def test_a_run_in_s3_is_explored_on_its_data_there(tmp_path, bucket, capsys, monkeypatch):
+    pages = []
+
+    def look_and_end(server, poll_interval):
+        pages.append(server.page.content.decode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explorer_server.ExplorerServer, "serve_forever", look_and_end)
+    assert prepare(["digits", f"{bucket}/digits"]) == 0
+    config = tiny_config(tmp_path, data__url=f"{bucket}/digits", run__dir=f"{bucket}/runs")
+    assert train(command_line_for(config)) == 0
+    assert explore([f"{bucket}/runs/tiny", "--images", "40"]) == 0
+    assert "over 40 of the 360 images of &#x27;test&#x27;" in pages[0]
 
 
 def test_a_missing_bucket_is_named(tmp_path, bucket, capsys):

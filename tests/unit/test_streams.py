@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from ali_dist.__main__ import COMMANDS
 from tests.helpers.processes import ROOT
 from tests.helpers.runs import TINY_SETTINGS
 
-MODULES = ("ali_dist.train", "ali_dist.generate", "tuning.sweep", "cluster")
+MODULES = ("ali_dist", *(module for module, _ in COMMANDS.values()))
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 

@@ -49,7 +49,7 @@ def advise_on_unprepared(url: str) -> str:
         url: A folder, or s3://bucket/prefix.
     """
     place = shlex.quote(url)
-    write = f"write pictures of yours there with `python -m ali_dist.prepare folder {place} --from PICTURES --size 64`"
+    write = _how_to_write(url)
     if not is_local(url):
         return f"{write}, or, if tars lie there, index them with `python -m ali_dist.prepare webdataset {place}`"
     folder = Path(url)
@@ -67,6 +67,21 @@ def advise_on_unprepared(url: str) -> str:
             f"{shards}`"
         )
     return f"it holds nothing that could be trained on; {write}"
+
+
+def _how_to_write(url: str) -> str:
+    """Say with which command data come to a place: of a data set that has its name, else of pictures of one's own."""
+    from ali_dist.data.sources.registry import SOURCES  # here, because a place that is prepared needs none of it
+
+    place = shlex.quote(url)
+    name = url.rstrip("/").rpartition("/")[2]
+    if name not in SOURCES or SOURCES[name].lists_folder:
+        return (
+            f"write pictures of yours there with `python -m ali_dist.prepare folder {place} --from PICTURES --size 64`"
+        )
+    files = SOURCES[name].original_files
+    command = f"python -m ali_dist.prepare {name} {place}"
+    return f"write it with `{command} --from PATH`, where PATH is {files}" if files else f"write it with `{command}`"
 
 
 def _advise_on_file(url: str) -> str:

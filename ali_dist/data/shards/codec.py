@@ -1,7 +1,8 @@
 """Encode one sample as bytes, and decode it.
 
-Images go through Pillow, which is imported only where images are compressed: it releases the interpreter lock while
-it decodes, and it raises on truncated files. (torchvision's faster decoders are deprecated since its 0.29.)
+Plain PNG and JPEG files take the short way of `plain_images`; all others go through Pillow, which is imported only
+where images are compressed. Both release the interpreter lock while they decode, and raise on truncated files.
+(torchvision's decoders are deprecated since its 0.29.)
 """
 
 from __future__ import annotations

@@ -107,6 +107,7 @@ def straighten_picture(
             f"make it smaller"
         )
     treatments = _describe_file(image)
+    _scale_transparent_gray(image)
     is_transparent = _find_transparent_color(image)
     orientation = 1 if image.format == "TIFF" else _read_orientation(image)  # Pillow turns TIFFs itself
     if orientation != 1:
@@ -186,6 +187,13 @@ def _scale_to_8_bits(image: Image, treatments: set[str]) -> Image:
         treatments.add("dark-16-bit")
     scaled = Images.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     return scaled if transparent is None else _add_alpha(scaled, values == transparent)
+
+
+def _scale_transparent_gray(image: Image) -> None:
+    """Bring the gray that a PNG of 2 or 4 bits calls transparent to 8 bits, as Pillow does with its pixels only."""
+    gray, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format == "PNG" and isinstance(gray, int) and tiles:
+        image.info["transparency"] = gray * {"L;2": 85, "L;4": 17}.get(tiles[0].args, 1)
 
 
 def _find_transparent_color(image: Image) -> NDArray[np.bool_] | None:

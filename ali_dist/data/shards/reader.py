@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = 4  # threads that read and decode: they hide the latency of S3, and keep a few cores decoding
+_READS = 3  # of what does not verify: one bad read in a hundred is a bad network, three in a row are bad data
+_LOCKED_BYTES = 5 * 1024  # zlib.crc32 keeps the interpreter lock for less
 _CACHED_SIDECARS = 64  # sidecars that a reader keeps in memory; about 28 bytes a sample, and its name
 
 
@@ -64,6 +68,9 @@ class ShardReader:
         self.index = index
         self.tars = open_tars(store, index.extra)
         self._etags = check_listing(store, index, self.tars)
+        # Small raw samples are checked and copied with the interpreter lock held, which threads side by side would only
+        # hand around. Fetching goes on meanwhile, and so does decoding, which releases the lock.
+        self._decoding = threading.Lock() if _keeps_lock(index) else nullcontext()
         load = functools.partial(_load_sound_sidecar, store, index)
         self._load_sidecar: Callable[[int], Sidecar] = functools.lru_cache(maxsize=_CACHED_SIDECARS)(load)
 
@@ -82,9 +89,10 @@ class ShardReader:
         sidecar = self._load_sidecar(run.shard)
         start = int(sidecar.offsets[run.start])
         length = int(sidecar.offsets[run.stop - 1] + sidecar.sizes[run.stop - 1]) - start
-        for _ in range(2):  # a second time if a sample is bad: it may have been damaged on the way, not in the store
+        for _ in range(_READS):  # again if a sample is bad: it may have been damaged on the way, not in the store
             data = self.tars.get_range(shard.key, start, length, etag=self._etags[shard.key])
-            bad = self.decode_run(memoryview(data), start, run, out, rows)
+            with self._decoding:
+                bad = self.decode_run(memoryview(data), start, run, out, rows)
             if not bad:
                 break
             drop_cached(self.tars, shard.key, start, length)
@@ -142,13 +150,18 @@ class ShardReader:
         return f"epoch {epoch}, step {step}: {bad} was replaced by {place}"
 
 
+def _keeps_lock(index: Index) -> bool:
+    return index.encoding == "raw" and index.decoded_bytes < _LOCKED_BYTES
+
+
 def _load_sound_sidecar(store: Store, index: Index, shard_number: int) -> Sidecar:
-    """Read a sidecar; a second time, past any cache, if it is bad: it may have been damaged on the way."""
-    try:
-        return load_sidecar(store, index, shard_number)
-    except InputError:
-        drop_cached(store, index.shards[shard_number].sidecar_key)
-        return load_sidecar(store, index, shard_number)
+    """Read a sidecar; again, past any cache, if it is bad: it may have been damaged on the way."""
+    for _ in range(_READS - 1):
+        try:
+            return load_sidecar(store, index, shard_number)
+        except InputError:
+            drop_cached(store, index.shards[shard_number].sidecar_key)
+    return load_sidecar(store, index, shard_number)
 
 
 def _whole_shards(index: Index) -> tuple[SampleRun, ...]:

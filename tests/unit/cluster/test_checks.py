@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def test_what_is_copied_to_aws_machines_exists_and_is_neither_git_nor_the_whole_
     for source in sources:
         assert (ROOT / source).exists(), source
     assert {"constraints.txt", "pyproject.toml", "ali_dist", "tuning"} <= set(sources)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {project["readme"], *project["license-files"]} <= set(sources), "without these pip cannot build it there"
 
 
 def test_the_commented_out_container_block_is_right_in_the_place_that_it_names() -> None:

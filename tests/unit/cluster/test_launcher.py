@@ -6,14 +6,18 @@ Run: `make test ARGS=tests/unit/cluster/test_launcher.py`
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from ali_dist.errors import InputError
-from cluster import ray_cli, ssh
+from cluster import jobs, ray_cli, ssh
 from cluster.__main__ import Request, main, parse_request
 from cluster.cluster_file import ClusterFile
+from cluster.commands import describe_use
 from cluster.entry import ACCESS_PREFIX, unpack_access
 from cluster.jobs import collect_variables
 
@@ -51,6 +55,35 @@ def test_submit_takes_its_options_in_any_order_and_leaves_those_of_the_job_alone
         variables=("A", "B=1"),
         entrypoint=("python", "--env", "C", "--", "x"),
     )
+
+
+def test_a_cluster_that_is_up_says_how_jobs_get_there(tmp_path: Path) -> None:
+    """Both commands can be run as they stand; Ray's own one ends in a traceback without these variables."""
+    file = tmp_path / "my cluster.yaml"
+    said = describe_use(ClusterFile(file, "local", "10.0.0.1", (), "me", None))
+    submit, tunnel = re.findall(r"python -m cluster ((?:submit|tunnel) .*?)(?:`|\n)", said)
+    request = parse_request(shlex.split(submit))
+    assert (request.target, request.follow, request.entrypoint[:3]) == (
+        str(file),
+        True,
+        ("python", "-m", "ali_dist.train"),
+    )
+    assert parse_request(shlex.split(tunnel)).target == str(file)
+    assert "RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265" in said
+
+
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after `up`, Ray's job server answers with status 500 and would do so as a traceback."""
+    monkeypatch.setattr(jobs, "_AGENT_POLL_SECONDS", 0.0)
+    refusal = RuntimeError("Request failed with status code 500: No available agent to submit job, please try again.")
+    answers: list[object] = [refusal, refusal, "job_1"]
+    assert jobs._retry_without_agent(Mock(side_effect=answers)) == "job_1"
+    monkeypatch.setattr(jobs, "_AGENT_SECONDS", 0.0)
+    with pytest.raises(InputError, match="takes no jobs yet"):
+        jobs._retry_without_agent(Mock(side_effect=refusal))
+    other = RuntimeError("Request failed with status code 500: something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        jobs._retry_without_agent(Mock(side_effect=other))
 
 
 def test_a_help_option_of_the_submitted_command_is_not_the_launchers(capsys: pytest.CaptureFixture[str]) -> None:

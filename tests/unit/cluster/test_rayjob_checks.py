@@ -105,6 +105,8 @@ RAYJOB_CASES: list[tuple[KeyPath, object, tuple[str, ...]]] = [
     ((*CLUSTER, "workerGroupSpecs"), [], ("workerGroupSpecs is missing", "add a group")),
     ((*CONTAINER, "resources", "limits", "nvidia.com/gpu"), 2, ("nvidia.com/gpu is 2", "request, which is 1")),
     ((*CONTAINER, "resources", "limits", "memory"), DELETED, ("limits.memory is missing", "12Gi")),
+    ((*CONTAINER, "securityContext", "fsGroup"), 1000, ("containers[0].securityContext.fsGroup ", "Kubernetes")),
+    ((*POD, "securityContext", "privileged"), False, ("spec.securityContext.privileged ", "Kubernetes")),
     ((*CONTAINER, "image"), "registry/ali-dist", ("image is 'registry/ali-dist'", "name a version")),
     ((*CONTAINER, "image"), "registry:5000/ali-dist:latest", ("image is", "name a version")),
     ((*CONTAINER, "imagePullPolicy"), DELETED, ("imagePullPolicy is missing", "IfNotPresent")),

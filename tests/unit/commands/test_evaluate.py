@@ -17,7 +17,7 @@ import torch
 from ali_dist import encode, evaluate, generate
 from ali_dist.errors import INTERRUPTED
 from ali_dist.evaluation.catalog import is_known_key
-from ali_dist.inference import evaluations
+from ali_dist.inference import measurements
 from ali_dist.report.tables import MetricEstimate, print_table
 from tests.helpers.arrays import write_arrays
 from tests.helpers.processes import ROOT
@@ -66,8 +66,8 @@ def test_fid_compares_samples_with_the_training_images_at_the_stored_size(plain,
         seen.update(options, generated=generated, real=real)
         return {"fid": 3.0, "kid": 0.1, "kid_std": 0.01}
 
-    monkeypatch.setattr(evaluations, "inception_distances", distances)
-    monkeypatch.setattr(evaluations, "check_inception_available", lambda: None)
+    monkeypatch.setattr(measurements, "inception_distances", distances)
+    monkeypatch.setattr(measurements, "check_inception_available", lambda: None)
     torch.save({"any": torch.zeros(1)}, tmp_path / "w.pth")
     words = ("--what", "fid", "--inception-weights", tmp_path / "w.pth", "--samples", 20, "--seed", 6)
     metrics = evaluate_to_json(tmp_path, plain, *words)["metrics"]
@@ -163,12 +163,12 @@ def test_a_signal_while_features_are_measured_leaves_no_file_behind(what, measur
     program = (
         "import sys, time\n"
         "from ali_dist import evaluate\n"
-        "from ali_dist.inference import evaluations\n"
+        "from ali_dist.inference import measurements\n"
         "def wait(pool, *words, **options):\n"
         "    assert pool.features[:].any()\n"
         "    print('measuring', flush=True)\n"
         "    time.sleep(300)\n"
-        f"evaluations.{measures} = wait\n"
+        f"measurements.{measures} = wait\n"
         "sys.exit(evaluate.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, plain, "--what", what, "--device", "cpu"]
@@ -198,7 +198,7 @@ def bars(monkeypatch) -> dict[str, list[int | None]]:
 
         yield start_bar
 
-    monkeypatch.setattr("ali_dist.inference.evaluations.show_progress_bars", show_bars)
+    monkeypatch.setattr("ali_dist.inference.measurements.show_progress_bars", show_bars)
     return begun
 
 
@@ -213,9 +213,9 @@ def test_fid_shows_how_far_reading_drawing_and_comparing_are(plain, tmp_path, ba
         on_images(len(generated) + len(real))
         return {"fid": 1.0}
 
-    monkeypatch.setattr("ali_dist.inference.evaluations.read_weights", lambda file: {})
-    monkeypatch.setattr("ali_dist.inference.evaluations.check_inception_available", lambda: None)
-    monkeypatch.setattr("ali_dist.inference.evaluations.inception_distances", compare)
+    monkeypatch.setattr("ali_dist.inference.measurements.read_weights", lambda file: {})
+    monkeypatch.setattr("ali_dist.inference.measurements.check_inception_available", lambda: None)
+    monkeypatch.setattr("ali_dist.inference.measurements.inception_distances", compare)
     evaluate_to_json(tmp_path, plain, "--what", "fid", "--inception-weights", "w.pth", "--samples", 40)
     assert set(bars) == {"Reading train", "Drawing samples", "Inception"}
     assert all(total == done and total for total, done in bars.values())

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 import ali_dist
-from ali_dist import export
+from ali_dist import export, generate
 from ali_dist.errors import InputError
 from ali_dist.inference.graphs import READERS
 from ali_dist.model import data_space
@@ -134,7 +136,9 @@ def test_nothing_exported_names_a_place_of_this_machine(plain, folder, tmp_path)
     succeed(export, plain, tmp_path)
     for path in tmp_path.iterdir():
         assert str(folder).encode() not in path.read_bytes(), path.name
-    assert "storage" not in json.loads((tmp_path / "config.json").read_text())["settings"]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "storage" not in config["settings"]
+    assert not {"starts", "spent"} & config["training"].keys(), "hosts and commands"
 
 
 def test_an_older_export_is_replaced_with_its_graphs_and_nothing_else_is_touched(plain, tmp_path, capsys):
@@ -196,3 +200,29 @@ def test_a_damaged_export_is_one_sentence(plain, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(InputError, match="damaged"):
         ali_dist.load(tmp_path)
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(plain, tmp_path):
+    """torch's own writer of archives aborts there, which is why it is asked in a process of its own."""
+    code = (
+        "import sys, pathlib, torch; from ali_dist.inference import graphs, load\n"
+        "run = load.load_run(sys.argv[1]); graph = graphs.DecoderGraph(run).eval()\n"
+        "z = torch.zeros(3, run.model.latent_size)\n"
+        "try: graphs._write_torch(pathlib.Path('/dev/full'), graph, [z])\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(plain)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "No space left on device\n"), done.stderr[-500:]
+
+
+def test_every_file_may_be_read_by_whom_the_folder_lets(plain, tmp_path):
+    succeed(export, plain, tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+
+
+def test_an_export_in_place_of_a_run_is_said(plain, tmp_path, capsys):
+    succeed(export, plain, tmp_path / "out")
+    sentence = refusal(capsys, generate, tmp_path / "out")
+    assert "is an exported model, not a run" in sentence
+    with pytest.raises(InputError, match="is an exported model, not a run"):
+        ali_dist.load(tmp_path / "out", checkpoint=5)

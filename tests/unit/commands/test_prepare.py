@@ -22,6 +22,8 @@ from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
 from tests.helpers.arrays import damage_sample, make_labelled_arrays, write_arrays
 from tests.helpers.commands import content, refused, run, state
+from tests.helpers.originals import write_files
+from tests.helpers.tars import encode_image, write_foreign_tar
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -291,3 +293,28 @@ def test_preparing_digits_as_png_gives_the_same_pixels(tmp_path: Path) -> None:
     stores = [LocalStore(tmp_path / encoding / "test") for encoding in ("raw", "png")]
     raw, compressed = (load_arrays(store, load_index(store))[0].numpy() for store in stores)
     assert np.array_equal(raw, compressed)
+
+
+def test_own_images_are_followed_by_the_command_that_trains_on_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(4):
+        write_files(tmp_path / "my pictures" / "cat", {f"{n}.png": encode_image(n, size=(20, 20))})
+    place = str(tmp_path / "out put")
+    code, out, _ = run(capsys, "folder", place, "--from", tmp_path / "my pictures", "--size", "16", "--holdout", "0")
+    assert code == 0
+    assert out.endswith(f"Next:\n  python -m ali_dist.train --preset images --data.url '{place}'\n")
+    code, out, _ = run(capsys, "digits", tmp_path / "digits", "--only", "3")
+    assert (code, "Next:" in out) == (0, False)
+
+
+@pytest.mark.parametrize(("size", "is_taken"), [((16, 16), True), ((32, 16), False), ((20, 20), False)])
+def test_training_is_suggested_where_the_index_is_and_for_sides_that_networks_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int], is_taken: bool
+) -> None:
+    members = [(f"{n}.png", encode_image(n, size=size)) for n in range(4)]
+    write_foreign_tar(tmp_path / "tars" / "0.tar", members)
+    code, out, _ = run(capsys, "webdataset", tmp_path / "tars", "--out", tmp_path / "index")
+    assert code == 0
+    assert (f"--preset images --data.url {tmp_path / 'index'}\n" in out) == is_taken
+    assert ("Next:" in out) == is_taken

@@ -207,8 +207,8 @@ def test_memory_stays_within_the_stated_budget(world_size: int) -> None:
     assert 0.1 * budget < peak < 1.1 * budget
 
 
-def test_ten_million_samples_are_planned_in_a_moment() -> None:
-    """The bench of reading measures some 20 ms; this is ten times as much, for slow machines."""
+def test_an_epoch_of_ten_million_samples_is_planned_whole() -> None:
+    """How long it takes is for `python -m tests.bench.data` to say."""
     order = DataOrder(
         shard_samples=(10_000,) * 1_000,
         sample_bytes=7_682,
@@ -217,8 +217,6 @@ def test_ten_million_samples_are_planned_in_a_moment() -> None:
         global_batch_size=1024,
         window_bytes=32_000_000,
     )
-    began = time.process_time()
     windows = all_windows(order, 0)
-    assert time.process_time() - began < 0.25
     assert sum(window.stop - window.start for window in windows) == order.steps_per_epoch * 1024
     assert np.all([len(window.runs) <= 3 for window in windows])

@@ -48,15 +48,16 @@ def test_what_lies_under_transparent_pixels_is_never_seen(mode: str, background:
     assert x.shape[0] == (1 if mode == "LA" else 3)
 
 
-def encode_16_bits(values: np.ndarray, transparent: tuple[int, ...]) -> bytes:
-    """A PNG of 16 bits, [H, W] or [H, W, 3], that calls one color transparent; Pillow writes none."""
+def encode_with_color(values: np.ndarray, bits: int, transparent: tuple[int, ...]) -> bytes:
+    """A PNG of 16 bits [H, W] or [H, W, 3], or of fewer [H, W], that calls a color transparent; Pillow writes none."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = values.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    all_bits = np.unpackbits(values.astype(">u2").reshape(height, -1, 1).view(np.uint8), axis=2)[..., 16 - bits :]
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in all_bits)
     color = struct.pack(f">{len(transparent)}H", *transparent)
     chunks = ((b"IHDR", header), (b"tRNS", color), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in chunks)
@@ -68,12 +69,21 @@ def test_a_transparent_color_of_16_bits_is_put_on_the_background(color: tuple[in
     values = np.full((4, 4, len(color)), 40000, np.uint16)
     values[2] = color
     values[3] = np.array(color) + 1
-    x, treatments = read_image(encode_16_bits(values[..., 0] if len(color) == 1 else values, color))
+    x, treatments = read_image(encode_with_color(values[..., 0] if len(color) == 1 else values, 16, color))
     assert x.shape == (len(color), 4, 4)
     assert (x[:, :2] == 156).all()
     assert (x[:, 2] == 255).all()
     assert (x[:, 3] <= 1).all()
     assert treatments == {"background", "16-bit"}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_gray_of_few_bits_is_put_on_the_background(bits: int) -> None:
+    values = np.array([[0, 1, 2, 3]] * 2) % 2**bits
+    x, treatments = read_image(encode_with_color(values, bits, (1,)), background="#808080")
+    expected = np.where(values == 1, 128, values * 255 // (2**bits - 1))
+    assert np.array_equal(x, np.array([expected]))
+    assert treatments == {"background"}
 
 
 def test_half_transparent_pixels_are_mixed() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 import sys
 import types
+import zlib
 from typing import Any
 
 import numpy as np
@@ -18,16 +21,16 @@ from ali_dist.data.shards.codec import read_image
 from ali_dist.data.shards.plain_images import decode_plain
 
 RNG = np.random.default_rng(3)
-MAKERS = [
-    lambda: None,  # Pillow's own decoder
-    lambda: pytest.importorskip("simplejpeg", reason="the extra jpeg is not installed").decode_jpeg,
-]
 
 
-@pytest.fixture(params=MAKERS, ids=["pillow", "simplejpeg"])
+@pytest.fixture(params=["fast", "pillow"])
 def _decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = request.param()
-    monkeypatch.setattr(plain_images, "_find_jpeg_decoder", lambda: decode)
+    """What is installed with the project, and Pillow's own decoders, which do where that is missing."""
+    for name in ("_find_jpeg_decoder", "_find_png_decoder"):
+        if request.param == "fast":
+            assert getattr(plain_images, name)() is not None
+        else:
+            monkeypatch.setattr(plain_images, name, lambda: None)
 
 
 def picture(width: int = 37, height: int = 21, mode: str = "RGB") -> Image.Image:
@@ -103,6 +106,7 @@ NOT_PLAIN = [
     ("PNG", "RGB", {"icc_profile": b"made up"}),
     ("JPEG", "RGB", {"exif": _rotated()}),
     ("JPEG", "CMYK", {}),
+    ("JPEG", "RGB", {"comment": b"what looks like a scan: \xff\xda, but is none"}),
     ("GIF", "P", {}),
 ]
 
@@ -147,18 +151,56 @@ def test_damaged_files_give_what_the_long_way_gives(kind: str, data: st.DataObje
         assert np.array_equal(plain, decode_the_long_way(bytes(payload), None, patch))
 
 
-def test_a_decoder_with_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("package", "function", "find"),
+    [
+        ("simplejpeg", "decode_jpeg", plain_images._find_jpeg_decoder),
+        ("imagecodecs", "png_decode", plain_images._find_png_decoder),
+    ],
+)
+def test_a_decoder_with_other_pixels_is_not_used(
+    package: str, function: str, find: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that differs in a single bit of a single pixel would make runs on two machines differ."""
 
-    def decode(data: bytes, colorspace: str) -> np.ndarray:
+    def decode(data: bytes, *colorspace: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.atleast_3d(np.asarray(image)).copy()
         if right is not True:
             pixels[-1, -1, -1] ^= 1
         return pixels
 
-    monkeypatch.setitem(sys.modules, "simplejpeg", types.SimpleNamespace(decode_jpeg=decode))
+    monkeypatch.setitem(sys.modules, package, types.SimpleNamespace(**{function: decode}))
     for right in (True, False):
-        plain_images._find_jpeg_decoder.cache_clear()
-        assert (plain_images._find_jpeg_decoder() is decode) == right
-    plain_images._find_jpeg_decoder.cache_clear()
+        find.cache_clear()
+        assert (find() is not None) == right
+    find.cache_clear()
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_notes_on_colors_and_significant_bits_change_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encode(picture(), "PNG")
+    notes = [
+        _png_chunk(b"gAMA", struct.pack(">I", 100_000)),
+        _png_chunk(b"sBIT", bytes([5, 6, 5])),
+        _png_chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+    ]
+    payload = whole[:33] + b"".join(notes) + whole[33:]
+    plain, bare = decode_plain(payload), decode_plain(whole)
+    assert plain is not None
+    assert bare is not None
+    assert np.array_equal(plain, bare)
+    assert np.array_equal(plain, decode_the_long_way(payload, None, monkeypatch))
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_a_damaged_png_is_refused_without_a_line_of_a_library(capfd: pytest.CaptureFixture[str]) -> None:
+    payload = bytearray(encode(picture(), "PNG"))
+    payload[len(payload) // 2] ^= 255
+    with contextlib.suppress(ValueError):  # Pillow decides
+        read_image(bytes(payload))
+    assert capfd.readouterr().err == ""

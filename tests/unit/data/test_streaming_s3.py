@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.data.shards.writer import SampleFormat
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, StorageError
 from ali_dist.storage import open_store
 from ali_dist.storage.s3 import S3Store
 from tests.helpers.arrays import SHAPE, write_arrays, write_shards
@@ -52,6 +53,41 @@ def test_resets_short_bodies_and_refusals_do_not_change_a_batch(
         take_batches(open_batch_source(store, index), 2 * STEPS),
         take_batches(open_batch_source(local, index), 2 * STEPS),
     )
+
+
+def test_an_outage_is_waited_for_and_changes_no_batch(
+    tmp_path: Path, server: FaultServer, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ali_dist.data.streaming._PAUSE_SECONDS", 0.01)
+    local, index = write_arrays(tmp_path, X, Y)
+    refused: list[str] = []
+
+    def refuse(method: str, name: str) -> bool:
+        is_refused = name.endswith(index.shards[0].key) and len(refused) < 20
+        if is_refused:
+            refused.append(method)
+        return is_refused
+
+    server.refuses = refuse
+    assert_same_batches(
+        take_batches(open_batch_source(store, index, outage_seconds=60.0), STEPS),
+        take_batches(open_batch_source(local, index), STEPS),
+    )
+    assert len(refused) == 20
+
+
+def test_an_outage_that_lasts_ends_the_batches_in_one_sentence(
+    tmp_path: Path, server: FaultServer, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ali_dist.data.streaming._PAUSE_SECONDS", 0.01)
+    _, index = write_arrays(tmp_path, X, Y)
+    server.refuses = lambda method, name: name.endswith(index.shards[0].key)
+    with pytest.raises(StorageError, match="failed 4 times"):
+        take_batches(open_batch_source(store, index, outage_seconds=0.1), STEPS)
+    began = time.monotonic()
+    with open_batch_source(store, index, outage_seconds=60.0):
+        time.sleep(0.1)
+    assert time.monotonic() - began < 5, "a source that waits for the storage can be closed"
 
 
 def test_garbage_on_the_way_is_caught_and_fetched_again(tmp_path: Path, server: FaultServer, store: S3Store) -> None:

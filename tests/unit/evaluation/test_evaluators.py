@@ -245,6 +245,17 @@ def test_a_split_that_is_too_small_is_named() -> None:
         ImageEvaluator(stripes(10, 0), stripes(1, 1), samples=2, seed=0)
 
 
+@pytest.mark.parametrize(("side", "factor"), [(16, 1), (64, 1), (128, 2), (256, 4)])
+def test_a_classifier_takes_no_more_time_for_larger_images(side: int, factor: int) -> None:
+    """It sees them at 64 pixels: what only differs within a square of that reduction is the same to it."""
+    x = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(side))
+    data = LabelledArrays(x, torch.arange(8) % 2)
+    classifier = classifiers.train_classifier(data, seed=0, device="cpu", steps=2)
+    reduced = F.avg_pool2d(x, factor)
+    assert min(reduced.shape[2:]) <= classifiers.LARGEST_SIDE
+    assert torch.equal(classifier.features(x), classifier.features(reduced))
+
+
 def test_on_real_digits_the_classifier_is_right_and_notices_a_lost_class() -> None:
     """It is right on 96 % or more; holdout is far closer to training than noise, or than nine of the ten digits."""
     from sklearn.datasets import load_digits

@@ -8,7 +8,9 @@ import pytest
 
 from ali_dist.config.loading import from_mapping
 from ali_dist.errors import InputError
-from ali_dist.launchers.ray_storage import open_ray_storage, with_absolute_paths
+from ali_dist.launchers.ray_storage import check_results_stay, open_ray_storage, with_absolute_paths
+from ali_dist.train import main as train
+from tuning.sweep import main as sweep
 
 
 def test_processes_in_other_folders_get_absolute_paths_and_the_same_urls(tmp_path, monkeypatch):
@@ -23,6 +25,30 @@ def test_the_cache_lies_at_one_path_on_all_machines_or_in_the_home_of_each(tmp_p
     for given, expected in [("cache", str(tmp_path / "cache")), ("/fast/cache", "/fast/cache"), ("~/cache", "~/cache")]:
         assert with_absolute_paths(from_mapping({"data.cache_dir": given})).data.cache_dir == expected
     assert with_absolute_paths(from_mapping({})).data.cache_dir is None
+
+
+@pytest.mark.parametrize("command", [train, sweep], ids=["train", "sweep"])
+def test_a_job_whose_results_ray_would_delete_is_refused_with_the_remedy(command, tmp_path, monkeypatch, capsys):
+    job = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1f"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    for words in ([], ["--run.dir", "some/runs"]):
+        assert command(words) == 2
+        sentence = capsys.readouterr().err
+        assert "that Ray deletes" in sentence
+        assert "--run.dir s3://bucket/prefix" in sentence
+        assert sentence.count("\n") == 1
+    assert list(job.iterdir()) == []
+    for place in ("s3://bucket/runs", "/shared/runs", "~/runs"):
+        check_results_stay(from_mapping({"run.dir": place}))
+    monkeypatch.chdir(tmp_path)
+    check_results_stay(from_mapping({"run.dir": "runs"}))
+
+
+def test_the_home_is_a_folder_of_its_own_wherever_the_current_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert with_absolute_paths(from_mapping({"run.dir": "~/runs"})).run.dir == "/home/somebody/runs"
 
 
 def test_rays_own_files_lie_in_the_run_folder(tmp_path):

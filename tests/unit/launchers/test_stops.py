@@ -53,7 +53,7 @@ PHASES = {
     "opening data": Phase("ali_dist.training.setup.TrainBatches"),
     "reading data": Phase("ali_dist.data.streaming.StreamSource._load_window", before=8, data__residency="stream"),
     "evaluating": Phase("ali_dist.training.reporting.RunReporter._measure", report__evaluation="auto"),
-    "drawing": Phase("ali_dist.training.reporting.RunReporter._draw_galleries"),
+    "drawing": Phase("ali_dist.training.run_galleries.RunGalleries.draw"),
     "uploading pictures": Phase("ali_dist.training.reporting.RunReporter.publish_looks"),
     "writing the page": Phase("ali_dist.training.reporting.write_page"),
 }

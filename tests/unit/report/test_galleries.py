@@ -13,7 +13,7 @@ from torch import Tensor
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.inference_model import InferenceModel
-from ali_dist.report import galleries
+from ali_dist.report import galleries, gallery_sizes
 
 CPU = torch.device("cpu")
 
@@ -92,9 +92,9 @@ def test_a_run_shows_its_galleries_for_any_number_of_images(count: int, tmp_path
     data = LabelledArrays(torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))[rows])
     shown = galleries.draw_run_galleries(make_model(), data, DataSpec((1, 4, 4)), seed=0, device=CPU)
     assert list(shown) == ["interpolations", "reconstructions", "samples"]
-    assert len(shown["samples"].named_images()) == galleries.SAMPLES
-    assert len(shown["reconstructions"].named_images()) == 2 * min(count, galleries.RECONSTRUCTIONS)
-    assert len(shown["interpolations"].named_images()) == min(count // 2, galleries.ROWS) * galleries.STEPS
+    assert len(shown["samples"].named_images()) == gallery_sizes.SAMPLES
+    assert len(shown["reconstructions"].named_images()) == 2 * min(count, gallery_sizes.RECONSTRUCTIONS)
+    assert len(shown["interpolations"].named_images()) == min(count // 2, gallery_sizes.ROWS) * gallery_sizes.STEPS
     again = galleries.draw_run_galleries(make_model(), data, DataSpec((1, 4, 4)), seed=0, device=CPU)
     for kind, gallery in shown.items():
         gallery.save_picture(tmp_path / "one.png")

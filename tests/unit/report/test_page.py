@@ -13,11 +13,15 @@ import torch
 from ali_dist.config import Config
 from ali_dist.evaluation.catalog import METRICS, metric_keys
 from ali_dist.report import charts
+from ali_dist.report.chart_hover import MOST_BANDS
 from ali_dist.report.charts import ChartCurve, axis_ticks, line_chart, thin_out
+from ali_dist.report.embedding import compress
 from ali_dist.report.image_grids import save_samples
 from ali_dist.report.metric_rows import format_metric, metric_rows
-from ali_dist.report.page import format_duration, write_page
-from ali_dist.runs.run_reader import RunReader, newest_images
+from ali_dist.report.moments import choose_moments
+from ali_dist.report.page import write_page
+from ali_dist.report.run_facts import format_duration
+from ali_dist.runs.run_reader import RunReader, find_galleries
 
 
 def train(images: int, **values: Any) -> dict[str, Any]:
@@ -46,6 +50,8 @@ def test_a_finished_run_is_shown_in_full(tmp_path: Path) -> None:
     html = page(tmp_path)
     for text in ("night-run", "finished", "64,000", "3 min 05 s", "21.34", "8.6 (", "93.4 %", "98.1 % ("):
         assert text in html, text
+    judged = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd><dd", html)
+    assert judged == [("Fréchet distance", "21.34"), ("Label kept", "93.4 %")]
     assert html.count("<svg") == 3  # losses, D, throughput; no learning rate was logged
     assert html.count("data:image/png;base64,") == 1
 
@@ -55,6 +61,7 @@ def test_figures_of_few_samples_and_of_unseen_classes_say_so(tmp_path: Path) -> 
     write_run(tmp_path, [], metrics=metrics)
     cells = dict(re.findall(r'<tr><th>([^<]*)</th><td class="number">(.*?)</td>', page(tmp_path)))
     assert "few samples (3)" in cells["Fréchet distance"]
+    assert '<dd class="soft">few samples (3)' in page(tmp_path)  # on top of the page, too
     assert "2 classes not in training" in cells["Label kept"]
     assert cells["Mean σ(x)"] == "0.1"
 
@@ -136,13 +143,67 @@ def test_settings_that_differ_from_the_default_are_marked(tmp_path: Path) -> Non
     assert {"run.images", "scale.workers", "report.log_every"} <= {key for _, key in rows}
 
 
+def test_the_time_is_shown_by_what_it_went_to(tmp_path: Path) -> None:
+    write_run(tmp_path, [], time={"compute": 150.0, "data": 0.0, "saving": 50.0, "start": "<b>"})
+    html = page(tmp_path)
+    shown = re.findall(r'<span class="key c\d">([^<]*)<span class="soft">([^<]*)</span>', html)
+    assert shown == [("computing 75.0 % ", "2 min 30 s"), ("saving 25.0 % ", "50 s")]
+    write_run(tmp_path, [], time=[1.0])
+    assert "<h2>Time</h2>" not in page(tmp_path)
+
+
+def test_the_page_says_where_the_weights_come_from(tmp_path: Path) -> None:
+    first = {"started": "2026-01-02T03:04:05+00:00", "images": 0, "host": "<b>box", "command": "ali <i>train"}
+    second = {"started": "2026-01-02T05:04:05+00:00", "images": 6400, "commit": "abc+", "ali_dist": "1.2"}
+    write_run(tmp_path, [], starts=[first, "odd", second], updated="2026-01-03T00:00:00+00:00")
+    html = page(tmp_path)
+    assert "Started 2026-01-02 03:04:05 UTC on &lt;b&gt;box<br><code>ali &lt;i&gt;train</code>" in html
+    assert "Started 2026-01-02 05:04:05 UTC, after 6,400 images<br>" in html
+    assert "ali_dist 1.2, commit abc+" in html
+    assert "Finished as of 2026-01-03 00:00:00 UTC" in html
+
+
 def test_the_newest_grid_of_each_kind_is_shown(tmp_path: Path) -> None:
     """By number, not by spelling; a name without a number is the final one; known kinds come first."""
     for name in ("samples-9", "samples-10", "reconstructions-000200", "reconstructions", "extra-3"):
         (tmp_path / f"{name}.png").touch()
-    newest = {kind: path.name for kind, path in newest_images(tmp_path).items()}
+    newest = {kind: list(files.values())[-1].name for kind, files in find_galleries(tmp_path).items()}
     assert newest == {"samples": "samples-10.png", "reconstructions": "reconstructions.png", "extra": "extra-3.png"}
     assert list(newest) == ["samples", "reconstructions", "extra"]
+
+
+def draw_at(folder: Path, kind: str, *moments: int, side: int = 8) -> None:
+    for images in moments:
+        save_samples(folder / "images" / f"{kind}-{images:09d}.png", torch.rand(4, 3, side, side) * 2 - 1, columns=2)
+
+
+def test_earlier_galleries_can_be_chosen_and_the_newest_is_shown_first(tmp_path: Path) -> None:
+    write_run(tmp_path, [])
+    draw_at(tmp_path, "samples", *range(100, 2100, 100))
+    draw_at(tmp_path, "interpolations", 2000)
+    html = page(tmp_path)
+    labels = re.findall(r'<label for="moment-(\d)">([\d,]+)</label>', html)
+    assert [int(k) for k, _ in labels] == list(range(8))
+    assert (labels[0][1], labels[-1][1]) == ("64", "2,000")
+    assert re.findall(r'id="moment-(\d)" checked', html) == ["7"]
+    shown = re.findall(r'<div class="at ([^"]*)"><img alt="([^"]*)"', html)
+    assert [marks for marks, alt in shown if alt.startswith("Decoder")] == [f"at-{k}" for k in range(8)]
+    assert [marks for marks, alt in shown if alt.startswith("Straight")] == ["at-7"]
+    for k in range(8):
+        assert f"#moment-{k}:checked ~ .images .at-{k}" in html
+
+
+def test_large_galleries_leave_room_for_fewer_moments_but_the_newest_is_always_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_at(tmp_path, "samples", *range(100, 900, 100), side=64)
+    galleries = find_galleries(tmp_path / "images")
+    size = max(len(compress(path, 0)) for path in galleries["samples"].values())
+    for most, moments in ((100 * size, 8), (2 * size, 3), (0, 1)):
+        monkeypatch.setattr("ali_dist.report.moments._MOST_BYTES", most)
+        chosen = choose_moments(galleries)
+        assert len(chosen) == moments
+        assert chosen[-1] == 800
 
 
 def test_metrics_that_the_catalog_lacks_are_still_shown() -> None:
@@ -181,6 +242,39 @@ def test_a_break_in_the_data_is_a_break_in_the_line() -> None:
         y_label="",
     )
     assert svg.count("<polyline") == 2
+
+
+def bands_of(svg: str) -> list[tuple[list[str], list[str]]]:
+    """The lines of text of each band of a chart, and the curves whose points it marks."""
+    bands = re.findall(r'<g class="band">(.*?)</g>', svg)
+    return [(re.findall(r"<tspan[^>]*>([^<]*)<", band), re.findall(r'circle class="(c\d)"', band)) for band in bands]
+
+
+def test_every_record_of_a_short_curve_can_be_read_where_it_is() -> None:
+    curves = [
+        ChartCurve("<a>", [(100.0, 1.0), (2000.0, 0.123456), (3000.0, float("nan"))]),
+        ChartCurve("b", [(2000.0, 5.0)]),
+    ]
+    assert bands_of(line_chart(curves, x_label="images", y_label="")) == [
+        (["100 images", "&lt;a&gt; 1"], ["c0"]),
+        (["2,000 images", "&lt;a&gt; 0.1235", "b 5"], ["c0", "c1"]),
+    ]
+
+
+def test_long_curves_have_few_bands_that_cover_the_chart_without_gaps() -> None:
+    """Runs need not have records at the same places: each shows its nearest one."""
+    first = ChartCurve("a", [(float(x), 1.0) for x in range(10, 5000, 10)])
+    second = ChartCurve("b", [(float(x), 2.0) for x in range(7, 2500, 10)])
+    svg = line_chart([first, second], x_label="images", y_label="")
+    bands = bands_of(svg)
+    assert len(bands) == MOST_BANDS
+    assert bands[0][1] == bands[20][1] == ["c0", "c1"]
+    assert bands[-1][1] == ["c0"], "the shorter run has nothing there"
+    edges = [tuple(map(float, pair)) for pair in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)]
+    assert edges[0][0] == charts.LEFT
+    for (start, width), (following, _) in zip(edges, edges[1:], strict=False):
+        assert start + width == pytest.approx(following, abs=0.2)
+    assert sum(edges[-1]) == pytest.approx(charts.WIDTH - charts.RIGHT, abs=0.2)
 
 
 def test_a_chart_without_a_finite_point_is_refused() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ali_dist.errors import InputError, StorageError
-from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.checkpoint_files import CheckpointMetadata
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Listing
 from ali_dist.storage.s3 import S3Store

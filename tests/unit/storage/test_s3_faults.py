@@ -86,6 +86,25 @@ def test_breaks_in_the_middle_of_a_range_and_refusals_in_between_still_give_exac
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("read", READS, ids=["get", "get_range"])
+def test_a_body_that_trickles_goes_on_where_it_was_cut_off(
+    store: S3Store, server: FaultServer, content: bytes, read: Callable[[S3Store], bytes]
+) -> None:
+    """A byte every 50 ms is no silence, so that a timeout alone would wait for days."""
+    store = replace(store, access=replace(store.access, timeout_seconds=0.5))
+    server.inject_faults(NAME, Fault("trickle", after=BROKEN_AT))
+    assert read(store) == content
+    assert len(server.requests) >= 2
+    assert server.requests[-1].sent <= SIZE - BROKEN_AT, "the rest, not all of it again"
+
+
+def test_a_body_that_always_trickles_ends_in_one_sentence(store: S3Store, server: FaultServer) -> None:
+    store = replace(store, access=replace(store.access, timeout_seconds=0.2, attempts=2))
+    server.inject_lasting_fault(NAME, Fault("trickle", after=10))
+    with pytest.raises(StorageError, match=r"failed 2 times for 'a.tar'; last: the answer came at \d+ bytes a second"):
+        store.get("a.tar")
+
+
 def test_an_object_that_changes_during_a_read_is_never_mixed(store: S3Store, server: FaultServer) -> None:
     server.inject_faults(NAME, Fault("reset", after=BROKEN_AT, replace=bytes(SIZE)))
     with pytest.raises(ChangedObject, match=r"'a.tar' in s3://bucket/data was replaced"):
@@ -192,8 +211,6 @@ def test_a_connection_that_always_breaks_ends_too(store: S3Store, server: FaultS
 @pytest.mark.parametrize(
     ("status", "code", "expected", "says"),
     [
-        (404, "NoSuchKey", MissingObject, "no 'a.tar' in s3://bucket/data"),
-        (404, "NoSuchBucket", InputError, "no bucket 'bucket' at http://127.0.0.1"),
         (403, "SignatureDoesNotMatch", InputError, "AWS_SECRET_ACCESS_KEY"),
         (403, "InvalidAccessKeyId", InputError, "AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", InputError, "bucket's policy"),
@@ -212,6 +229,38 @@ def test_final_refusals_are_not_tried_again_and_say_what_to_do(
     assert says in str(caught.value)
     assert ENV["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "says"),
+    [
+        ("NoSuchKey", MissingObject, "no 'a.tar' in s3://bucket/data"),
+        ("NoSuchBucket", InputError, "no bucket 'bucket' at http://127.0.0.1"),
+    ],
+)
+def test_what_is_missing_is_looked_for_once_more(
+    store: S3Store, server: FaultServer, content: bytes, code: str, expected: type[Exception], says: str
+) -> None:
+    missing = Fault("status", status=404, code=code)
+    server.inject_faults(NAME, missing)
+    assert store.get("a.tar") == content
+    server.inject_faults(NAME, missing)
+    assert store.get_range("a.tar", 5, 7) == content[5:12]
+    server.inject_lasting_fault(NAME, missing)
+    server.requests.clear()
+    with pytest.raises(InputError) as caught:
+        store.get("a.tar")
+    assert type(caught.value) is expected
+    assert says in str(caught.value)
+    assert len(server.requests) == 2
+
+
+def test_an_object_that_one_answer_denies_is_there(store: S3Store, server: FaultServer) -> None:
+    server.objects["bucket"] = b""
+    server.inject_faults(NAME, Fault("status", status=404, code="NoSuchKey"))
+    info = store.stat("a.tar")
+    assert info is not None
+    assert info.size == SIZE
 
 
 def test_a_missing_object_and_a_missing_bucket_are_told_apart_by_stat(store: S3Store, server: FaultServer) -> None:

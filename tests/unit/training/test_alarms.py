@@ -20,6 +20,7 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World
 from ali_dist.errors import Stopped, TrainingError
+from ali_dist.model.ali import ALI
 from ali_dist.runs.image_sizes import sizes_for_images
 from ali_dist.training import alarm_response
 from ali_dist.training.alarms import HOLD_UPDATES, RULES, AlarmWatch
@@ -34,6 +35,7 @@ from tests.helpers.sick_runs import (
     drop_modes,
     folder_of,
     move_latents,
+    move_samples,
     raised_names,
     read_events,
     sickness,
@@ -68,8 +70,19 @@ def read_summary(config: Config) -> dict[str, Any]:
 
 NO_CYCLE = {"objective__cycle_x": 0}
 FAST_D = {"objective__loss": "nonsaturating", "objective__r1": 0, "objective__r2": 0, "optim__lr_d": 3.0}
+NO_PENALTY = {"objective__r1": 0, "objective__r2": 0, "model__discriminator_dropout": 0.0, "optim__lr_d": 0.01}
 SICK: dict[str, tuple[Callable, dict[str, Any], set[str]]] = {
     "D's rate is far too high": (stay_healthy, FAST_D, {"discriminator_saturated"}),
+    "D tells all pairs apart": (
+        move_samples,
+        {"objective__loss": "nonsaturating", **NO_PENALTY},
+        {"discriminator_won"},
+    ),
+    "D tells all pairs apart by a margin": (
+        move_samples,
+        {"objective__loss": "hinge", **NO_PENALTY},
+        {"discriminator_won", "dead_discriminator"},
+    ),
     "D is blind to z": (blind_discriminator, {}, {"discriminator_blind_to_z"}),
     "sigma is 0": (collapse_encoder, {}, {"encoder_collapsed"}),
     "latents lie beside the prior": (move_latents, {}, {"latents_off_prior"}),
@@ -243,6 +256,38 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_other_noise(
     assert "rolled back" in page
 
 
+class LeavingContext(StoppingContext):
+    """A rank that is told before its update 121 that one of the run's machines will leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def count_leaving_machines(self) -> int:
+        self._calls += 1
+        return int(self._calls > 120)
+
+
+def lose_a_weight(ali: ALI) -> None:
+    """A weight is NaN, while the losses of the update before it were finite."""
+    next(iter(ali.encoder.parameters())).view(-1)[0] = math.nan
+
+
+@pytest.mark.parametrize("moment", ["at a due save", "at a notice"])
+def test_a_weight_that_is_not_finite_when_it_would_be_saved_rolls_a_run_back(
+    make_config: MakeConfig, moment: str
+) -> None:
+    config = make_config(run__on_alarm="rollback", run__name="sick")
+    update, context = (100, StoppingContext()) if moment == "at a due save" else (120, LeavingContext())
+    with sickness(lose_a_weight, first=update, last=update):
+        summary = fit(config, context)
+    assert summary is not None
+    assert (summary["status"], summary["step"], summary["rollbacks"]) == ("finished", 200, 1)
+    assert [alarm["alarm"] for alarm in summary["alarms"]] == ["not_finite"]
+    (rollback,) = read_events(config, "rollback")
+    assert rollback["alarm_images"] == update * BATCH
+
+
 class Killed(BaseException):
     """The process is gone."""
 
@@ -282,11 +327,14 @@ def test_trouble_that_other_noise_does_not_mend_stops_the_run(
     assert find_newest_checkpoint(config).name == "step-000000000"
 
 
-def test_a_loss_that_is_not_finite_is_rolled_back(make_config: MakeConfig) -> None:
+@pytest.mark.parametrize("record_every", [5, 25])
+def test_a_loss_that_is_not_finite_is_rolled_back_at_records_with_a_look_and_without(
+    make_config: MakeConfig, record_every: int
+) -> None:
     def spoil(ali: Any) -> None:
         next(ali.parameters()).fill_(math.nan)
 
-    config = make_config(run__on_alarm="rollback", updates=100)
+    config = make_config(run__on_alarm="rollback", updates=100, report__log_every=record_every * BATCH)
     with sickness(spoil, first=60, last=60):
         summary = fit(config, StoppingContext())
     assert summary is not None

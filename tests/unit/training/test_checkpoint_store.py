@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from ali_dist.errors import InputError
-from ali_dist.runs.checkpoint import CheckpointMetadata, CheckpointStore
+from ali_dist.runs.checkpoint import CheckpointStore
+from ali_dist.runs.checkpoint_files import CheckpointMetadata
 from ali_dist.storage.base import Listing, ObjectInfo, Store
 from ali_dist.storage.local import LocalStore
 from tests.helpers.memory_store import MemoryStore

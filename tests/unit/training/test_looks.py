@@ -15,7 +15,7 @@ import pytest
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError, Stopped, StorageError
-from ali_dist.training import reporting, run_evaluation
+from ali_dist.training import reporting, run_evaluation, run_galleries
 from ali_dist.training.loop import fit
 from ali_dist.training.state import TrainState
 from tests.helpers.arrays import write_arrays
@@ -25,7 +25,7 @@ COUNTS = {"train": 200, "valid": 60, "test": 80}
 LOOKS = ("gallery", "evaluation", "report page")
 PLACES = {
     "update": (TrainState, "update"),
-    "gallery": (reporting, "draw_run_galleries"),
+    "gallery": (run_galleries, "draw_run_galleries"),
     "evaluation": (run_evaluation.RunEvaluator, "measure"),
     "report page": (reporting, "write_page"),
 }
@@ -127,6 +127,50 @@ def picture_names(config: Config) -> list[str]:
     return sorted(path.name for path in (folder_of(config) / "images").iterdir())
 
 
+def test_summary_and_page_tell_of_a_run_that_goes_on(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its second half: what was drawn and measured in the middle is there to be looked at."""
+    config = make_config()
+    with monkeypatch.context() as patch:
+        fail_in(patch, "update", Killed(), at=(6,))
+        with pytest.raises(Killed):
+            fit(config, StoppingContext())
+    summary = read_summary(config)
+    assert (summary["status"], summary["images"]) == ("running", 96)
+    assert summary["metrics"]
+    page = (folder_of(config) / "report.html").read_text()
+    assert ">running<" in page
+    assert "data:image/png" in page
+    fit(config, StoppingContext())
+    assert read_summary(config)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("a pipe has burst"), "failed"), (OSError("gone"), "running")]
+)
+def test_summary_and_page_say_why_a_run_has_failed(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    """Where the storage itself fails, nothing more is written."""
+    config = make_config()
+    with monkeypatch.context() as patch:
+        fail_in(patch, "update", error, at=(6,))
+        with pytest.raises(type(error)):
+            fit(config, StoppingContext())
+    assert read_summary(config)["status"] == status
+    told = "It ended here: a pipe has burst" in (folder_of(config) / "report.html").read_text()
+    assert told == (status == "failed")
+    with monkeypatch.context() as patch:
+        fail_in(patch, "update", Killed())
+        with pytest.raises(Killed):
+            fit(config, StoppingContext())
+    assert read_summary(config)["status"] == "running"  # as soon as it goes on
+    assert "It ended here" not in (folder_of(config) / "report.html").read_text()
+    fit(config, StoppingContext())
+    assert "reason" not in read_summary(config)
+
+
 @pytest.mark.parametrize(
     ("place", "call", "saved"),
     [("gallery", 0, 4), ("evaluation", 0, 4), ("gallery", 1, 8), ("evaluation", 1, 8), ("evaluation", 2, 8)],
@@ -154,6 +198,33 @@ def test_a_run_killed_while_it_looks_trains_nothing_again_and_ends_as_an_unbroke
         assert summary[key] == expected[key], key
 
 
+def test_samples_are_recorded_beside_training_images_at_every_gallery(unbroken: Config) -> None:
+    found = [record for record in read_records(unbroken, "neighbors")]
+    assert [record["images"] for record in found] == [96, 192]
+    assert all(0 < record["samples"] < 1 and 0 < record["holdout"] < 1 for record in found)
+    assert found[0]["holdout"] == found[1]["holdout"], "of the same images"
+
+
+def test_a_damaged_training_image_costs_the_comparison_with_it_and_nothing_else(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether training minds it is for data.bad_samples to say; it is told once, and not tried again."""
+    calls = []
+
+    def fail(*words: Any, **options: Any) -> None:
+        calls.append(1)
+        raise InputError("Sample 7 of shard 0 is damaged.")
+
+    monkeypatch.setattr(run_galleries, "draw_nearest", fail)
+    summary = fit(make_config(report__evaluation="none"), StoppingContext())
+    assert summary is not None
+    assert summary["status"] == "finished"
+    [failure] = summary["failures"]
+    assert failure["what"] == "comparison with training images"
+    assert "Sample 7 of shard 0 is damaged" in failure["reason"]
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("place", LOOKS)
 @pytest.mark.parametrize("error", [RuntimeError("no memory\nleft"), StorageError("The bucket is gone.")], ids=type)
 def test_what_fails_in_a_look_is_said_and_recorded_and_training_goes_on(
@@ -174,7 +245,7 @@ def test_what_fails_in_a_look_is_said_and_recorded_and_training_goes_on(
     assert summary == read_summary(config)
     assert summary["status"] == "finished"
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    moments = [192] if place == "report page" else [96, 192]
+    moments = [96, 192]  # the page of a run that goes on, and of one that has ended
     assert summary["failures"] == [{"what": place, "images": images, "reason": reason} for images in moments]
     for images in moments:
         assert f"The {place} after {images} images failed ({reason}); the run goes on without it" in said

@@ -5,6 +5,7 @@ Run: `make test ARGS=tests/unit/training/test_loop.py`
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from ali_dist.data.preparation.builtin import ensure_prepared
+from ali_dist.distributed import World
 from ali_dist.errors import InputError, Stopped, TrainingError
+from ali_dist.training import loop
 from ali_dist.training.loop import fit
 from ali_dist.training.state import TrainState
 from tests.helpers.runs import (
@@ -61,6 +64,8 @@ def test_a_run_leaves_what_the_readme_promises(make_config):
         "samples",
         "reconstructions",
         "interpolations",
+        "latents",
+        "nearest",
     }
     assert list((folder / "tensorboard").iterdir())
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -107,6 +112,29 @@ def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one_bit_for_bit(
     for file in ("model", "optimizer") + (("ema",) if unbroken.optim.ema_half_life else ()):
         assert_bitwise_equal(load_weights(unbroken, file), load_weights(broken, file))
     assert_records_continue(read_records(unbroken), read_records(broken))
+
+
+class WarnedContext(StoppingContext):
+    """A rank that is told before its third update that one of the run's machines will leave."""
+
+    def __init__(self, world: World | None = None) -> None:
+        super().__init__(world)
+        self._calls = 0
+
+    def count_leaving_machines(self) -> int:
+        self._calls += 1
+        return int(self._calls > 2)
+
+
+def test_a_machine_that_is_about_to_leave_makes_a_run_save_once_and_go_on(make_config, capsys):
+    changes = {"report__checkpoint_every": 0, "report__keep_checkpoints": 9}
+    unbroken, warned = (make_config(run__name=name, **changes) for name in ("unbroken", "warned"))
+    train(unbroken)
+    fit(warned, WarnedContext())
+    saved = sorted(path.name for path in (Path(warned.run.dir) / "warned" / "checkpoints").iterdir())
+    assert saved == ["step-000000002", "step-000000008"]
+    assert capsys.readouterr().err.count("A machine is about to leave: saving a checkpoint at 48 images.") == 1
+    assert_bitwise_equal(load_weights(unbroken), load_weights(warned))
 
 
 def assert_records_continue(unbroken: list[dict], broken: list[dict]) -> None:
@@ -240,10 +268,53 @@ def test_a_finished_run_says_so_and_changes_nothing(make_config, capsys):
     assert (find_newest_checkpoint(config) / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_the_log_of_a_run_is_short_lines_with_clock_time_and_ends_with_what_it_left(make_config, capsys):
+    summary = train(make_config())
+    log, _, block = capsys.readouterr().err.partition("Done: ")
+    events = [line[6:] for line in log.splitlines() if re.fullmatch(r"\d\d:\d\d \S.*", line)]
+    assert len(events) == len(log.splitlines())
+    assert "checkpoint at 192 images" in events
+    assert any(line.startswith("192 / 192 images · ") for line in events)
+    assert "d_loss=" not in log
+    assert block.startswith("run 'tiny', 192 images in ")
+    assert "report.html\nNext:\n  python -m ali_dist.generate " in block
+    assert summary["images"] == 192
+
+
+def test_a_stopped_run_has_no_closing_block(make_config, capsys):
+    with pytest.raises(Stopped):
+        fit(make_config(), StoppingContext(stop_before=4))
+    assert "Done" not in capsys.readouterr().err
+
+
 def test_a_longer_budget_continues_a_finished_run(make_config):
     train(make_config())
     summary = train(make_config(run__images=240))
     assert (summary["images"], summary["restarts"]) == (240, 1)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_starts_that_are_killed_before_they_save_anything_are_counted(make_config, monkeypatch):
+    config = make_config(report__checkpoint_every=0)
+
+    def kill(*arguments):
+        raise Killed
+
+    def start_and_be_killed():
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "update_networks", kill)
+            train(config)
+
+    with pytest.raises(Killed):
+        start_and_be_killed()
+    with pytest.raises(Killed):
+        start_and_be_killed()
+    assert train(config)["restarts"] == 2
+    (Path(config.run.dir) / config.run.name / "starts.json").write_text("{")  # what is damaged counts as nothing
+    assert train(make_config(report__checkpoint_every=0, run__images=240))["restarts"] == 3
 
 
 def test_only_the_newest_checkpoints_are_kept(make_config):

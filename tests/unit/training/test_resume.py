@@ -14,7 +14,8 @@ from torch import nn
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.distributed import World
-from ali_dist.runs.checkpoint import CheckpointMetadata, copy_to_host
+from ali_dist.runs.checkpoint import copy_to_host
+from ali_dist.runs.checkpoint_files import CheckpointMetadata
 from ali_dist.runs.checkpoint_tensors import load_optimizer, optimizer_tensors
 from ali_dist.training.captured_update import why_not_captured
 from ali_dist.training.resume import _check_same_run

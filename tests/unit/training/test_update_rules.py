@@ -110,7 +110,8 @@ def test_a_rule_is_refused_in_exactly_the_situations_where_it_is_not_exact(rule:
 
 
 @pytest.mark.parametrize(
-    ("rule", "feature"), [(rule, feature) for rule, features in REFUSED_FEATURES.items() for feature in features]
+    ("rule", "feature"),
+    [(rule, feature) for rule, features in REFUSED_FEATURES.items() for feature in sorted(features)],
 )
 def test_a_refusal_names_the_rule_and_the_one_feature_that_is_in_its_way(rule: str, feature: str) -> None:
     refusal = UPDATE_RULES[rule].why_not(situation_with(feature))

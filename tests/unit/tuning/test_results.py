@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -26,9 +27,34 @@ def test_best_yaml_is_a_preset_that_trains_what_the_trial_trained(tmp_path):
         )
     )
     different = {name for name in of_preset if of_preset[name] != of_trial[name]}
-    places = {"run.name", "run.dir", "scale.workers", "scale.device"}
+    places = {"run.name", "run.dir", "run.images", "data.url", "scale.workers", "scale.device"}
     assert different <= places | {f"report.{name}_every" for name in ("evaluate", "gallery", "checkpoint")}
     assert of_preset["optim.lr_d"] == best.settings["optim.lr_d"]
+
+
+def test_best_yaml_is_as_long_as_the_preset_and_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    """A sweep's trials are short; what they find is to be trained for as long as the preset is."""
+    monkeypatch.chdir(tmp_path)
+    plan, best = small_plan(tmp_path), make_record(1, 0.7)
+    text = format_best_yaml(plan, best)
+    (tmp_path / "best.yaml").write_text(text, encoding="utf-8")
+    config = from_mapping(load_preset("best.yaml"))
+    assert plan.budget == 8000
+    assert config.run.images == from_mapping(load_preset("mixture")).run.images > 8000
+    assert "Trials saw 8,000 images" in text
+    assert config.data.url == "data/mixture-grid"
+    assert str(tmp_path) not in text
+    longer = dataclasses.replace(plan, preset_images=0)  # of an earlier version
+    assert "Trials saw" not in format_best_yaml(longer, best)
+
+
+def test_best_yaml_keeps_data_that_lie_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for url in (f"{tmp_path}/data", "s3://bucket/data"):
+        plan = small_plan(tmp_path)
+        base = {**plan.base, "data": {**plan.base["data"], "url": url}}
+        assert f'url: "{url}"' in format_best_yaml(dataclasses.replace(plan, base=base), make_record(1, 0.7))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 import torch._dynamo
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from tests.bench import step as bench
+from tests.bench.operations import OperationCounter
 from tests.gpu.check.task import PartTask
 
 TINY_SETTINGS: dict[str, Any] = {"model.width": 0.1, "model.latent_size": 4}
@@ -70,28 +69,12 @@ def plan_cells(tiny: bool) -> list[StepCell]:
     return eager + compiled
 
 
-class _OperationCounter(TorchDispatchMode):
-    """Counts as `FlopCounterMode` does, which raises where gradients are differentiated (torch 2.11 to 2.14)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
-        return out
-
-
 def count_operations(preset: str, device: torch.device, layer: dict[str, Any]) -> dict[str, float]:
     """Count the floating-point operations of an update for each image, by step: matrix products and convolutions."""
     settings = bench.Settings(preset=preset, batch=COUNTED_IMAGES, precision="fp32")
     operations = {}
     for contestant in bench.make_contestants(settings, device, **layer):
-        with _OperationCounter() as counter:
+        with OperationCounter() as counter:
             contestant.update()
         operations[contestant.name] = counter.total / COUNTED_IMAGES
     return operations

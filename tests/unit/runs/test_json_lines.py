@@ -1,6 +1,6 @@
 """metrics.jsonl when a run goes on: nothing of it is lost by a kill, and what is no record is kept aside.
 
-Run: `make test ARGS=tests/unit/training/test_trackers.py`
+Run: `make test ARGS=tests/unit/runs/test_json_lines.py`
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ali_dist.runs.trackers import FOREIGN_LINES, JsonLinesTracker
+from ali_dist.runs.json_lines import FOREIGN_LINES, JsonLinesTracker
 
 RECORDS = [b'{"images": 1}', b'{"images": 2}']
 FOREIGN = [b"\xff\xfe", b"[1]", b"null", b"7", b'{"step": 1}', b'{"images": "many"}', b"[" * 100_000, b'{"ima']
