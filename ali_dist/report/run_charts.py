@@ -36,7 +36,12 @@ _NETWORKS = ("discriminator", "encoder and decoder")
 CHARTS = (
     ChartPlan("Losses", "nats", dict(zip(("d_loss", "g_loss"), _NETWORKS, strict=True))),
     ChartPlan("What D believes", "mean probability", {"d_q": "encoder pairs", "d_p": "decoder pairs"}, guide=0.5),
-    ChartPlan("Penalty on D", "", {"penalty": "R1 + R2"}, from_zero=True),
+    ChartPlan(
+        "Gradient penalty on D",
+        "",
+        {"penalty_q": "R1, encoder pairs", "penalty_p": "R2, decoder pairs"},
+        from_zero=True,
+    ),
     ChartPlan("Reconstruction term", "", {"cycle": "of the generators' loss"}, from_zero=True),
     ChartPlan("Learning rate", "", dict(zip(("lr_d", "lr_g"), _NETWORKS, strict=True)), from_zero=True),
     ChartPlan("Throughput", "images per second", {"images_per_second": "all processes"}, from_zero=True),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LAYOUT: dict[str, dict[str, list[str]]] = {
     "Losses": {
         "D beside E and G": ["train/d_loss", "train/g_loss"],
-        "gradient penalty (R1 and R2)": ["train/penalty"],
+        "gradient penalty, of encoder pairs (R1) and of decoder pairs (R2)": ["train/penalty_q", "train/penalty_p"],
         "cycle and supervised": ["train/cycle", "train/supervised"],
     },
     "Discriminator": {

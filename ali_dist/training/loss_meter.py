@@ -84,6 +84,7 @@ class LossMeter:
         self._total.seconds += stretch.seconds
         self._total.waited += stretch.waited
         record = {name: value / stretch.images for name, value in zip(StepResult._fields, sums, strict=True)}
+        record["penalty"] = record["penalty_q"] + record["penalty_p"]
         if self._logits_of_jsd:
             record["jsd"] = jsd_estimate(record["d_loss"], self._logits_of_jsd)
         return record | stretch.metrics()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,6 @@ from ali_dist.evaluation.reference_cache import ReferenceCache
 from ali_dist.model.build import build_networks
 from ali_dist.model.inference_model import InferenceModel
 from ali_dist.report.galleries import has_galleries, has_pictures
-from ali_dist.report.gallery_layouts import Gallery, SampleGallery
 from ali_dist.report.page import write_page
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.datasets import RunData
@@ -31,9 +30,9 @@ from ali_dist.storage.base import Store
 from ali_dist.training.alarms import Alarm
 from ali_dist.training.memory_use import measure_memory
 from ali_dist.training.network_modes import modes_kept
+from ali_dist.training.picture_reporting import PictureReporter
 from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.run_evaluation import Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
-from ali_dist.training.run_galleries import RunGalleries
 from ali_dist.training.state import TrainState
 from ali_dist.version import VERSION
 
@@ -104,9 +103,7 @@ class RunReporter:
         self.flush = self._folder.flush
         self.upload = self._folder.upload
         self._evaluations: dict[str, SplitEvaluation] = {}
-        self._galleries = RunGalleries(data, state.space, device)
-        self._nearest_failed = False
-        self._distributions_at = -1
+        self._pictures = PictureReporter(config, data, state, self._folder, device, self._going_on)
         # References are kept beside the data where they lie in a folder of this machine; else with the run.
         data_store = data.train.store
         self._evaluator = RunEvaluator(
@@ -351,20 +348,8 @@ class RunReporter:
         if result.metrics:
             self._evaluations[purpose] = result
             self.log_record({"event": "evaluation", **position, "split": result.split, **result.metrics})
-        self._track_distributions(position)
+        self._pictures.track_distributions(position)
         return result
-
-    def _track_distributions(self, position: Record) -> None:
-        """Tell the trackers how latents and D's logits are spread, once at a moment."""
-        if not self._folder.has_trackers or self._distributions_at == position["images"]:
-            return
-        self._distributions_at = position["images"]
-        with self._going_on("look at distributions", position):
-            game, packing = self._config.objective.game, self._config.objective.packing
-            histograms = self._galleries.measure_distributions(self._state.ali, game, packing=packing)
-            self._folder.track_histograms(histograms, position["images"])
-            means = {f"mean_{name}": float(values.mean()) for name, values in histograms.items()}
-            self._folder.track_record({"event": "distributions", **position, **means})
 
     def draw_galleries(self, position: Record) -> None:
         """Draw what the current networks make of the same latents and images as at every other time.
@@ -374,43 +359,8 @@ class RunReporter:
         """
         if not has_galleries(self._data.train.index.spec):
             return
-        drawn: dict[str, Gallery] = {}
         with self.phase("drawing"), modes_kept(self._state.ali):
-            model = self._make_inference_model()
-            with self._going_on("gallery", position):
-                drawn = self._galleries.draw(model)
-                self._save_pictures(drawn, position["images"])
-            with self._going_on("latent map", position):
-                latents = self._galleries.draw_latents(model)
-                self._save_pictures({} if latents is None else {"latents": latents}, position["images"])
-            samples = drawn.get("samples")
-            if isinstance(samples, SampleGallery):
-                self._draw_nearest(samples, position)
-            self._track_distributions(position)
-
-    def _draw_nearest(self, samples: SampleGallery, position: Record) -> None:
-        """Draw samples beside training images, and record how near they are; if that fails once, it is left out."""
-        if self._nearest_failed:
-            return
-        self._nearest_failed = True
-        with self._going_on("comparison with training images", position):
-            try:
-                gallery, medians = self._galleries.draw_nearest(samples.x_tilde)
-            except InputError as error:  # training says what it thinks of damaged samples; a picture need not
-                raise RuntimeError(str(error)) from error
-            self._save_pictures({"nearest": gallery}, position["images"])
-            if not self._has_compared(position["images"]):  # an earlier start may have, before it was stopped
-                self._folder.log_record({"event": "neighbors", **position, **medians.to_record()})
-            self._nearest_failed = False
-
-    def _has_compared(self, images: int) -> bool:
-        return any(r.get("event") == "neighbors" and r["images"] == images for r in self._folder.read_records())
-
-    def _save_pictures(self, drawn: Mapping[str, Gallery], images: int) -> None:
-        for kind, gallery in drawn.items():
-            path = self._folder.path / "images" / f"{kind}-{images:09d}.png"
-            gallery.save_picture(path)
-            self._folder.log_image(path, images)
+            self._pictures.draw(self._make_inference_model(), position)
 
     def write_summary(self, outcome: Record, substituted: list[str]) -> Record:
         """Write the summary and the report page.
@@ -433,7 +383,7 @@ class RunReporter:
         num_failures = len(summary.get("failures", ()))
         with self._going_on("report page", position), self.phase("writing the report"):
             write_page(self._folder.path)
-        if len(self._failures()) > num_failures:
+        if len(_list_failures(self._folder.read_records())) > num_failures:
             self._write_summary(summary)
         self.publish(is_last=True)
         self.conclude(summary)
@@ -466,36 +416,13 @@ class RunReporter:
 
     def _write_summary(self, summary: Record) -> None:
         """Write the summary with all alarms and all that has failed."""
-        summary["alarms"] = self._alarms()
-        failures = self._failures()
+        summary["alarms"] = _list_alarms(self._folder.read_records())
+        failures = _list_failures(self._folder.read_records())
         if failures:
             summary["failures"] = failures
         if tracker_failures := self._folder.tracker_failures():
             summary["trackers"] = tracker_failures
         self._folder.write_json("summary.json", summary)
-
-    def _failures(self) -> list[Record]:
-        return [
-            {key: record.get(key) for key in ("what", "images", "reason")}
-            for record in self._folder.read_records()
-            if record.get("event") == "failure"
-        ]
-
-    def _alarms(self) -> list[Record]:
-        """Alarms so far, and what was done; one that a rollback answered is known by the record of that."""
-        return [
-            {
-                "alarm": record.get("alarm"),
-                "images": record.get("alarm_images", record["images"]),
-                "value": record.get("value"),
-                "threshold": record.get("threshold"),
-                "response": "rollback" if record["event"] == "rollback" else record.get("response"),
-                "meaning": record.get("meaning"),
-                "advice": record.get("advice"),
-            }
-            for record in self._folder.read_records()
-            if record.get("event") in ("alarm", "rollback")
-        ]
 
     def read_finished_summary(self) -> Record | None:
         """Read the summary of a run that has finished before; None if it has not."""
@@ -526,3 +453,29 @@ def _position_of(outcome: Record) -> Record:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _list_failures(records: Iterable[Record]) -> list[Record]:
+    """What has failed, in the form of the summary."""
+    return [
+        {key: record.get(key) for key in ("what", "images", "reason")}
+        for record in records
+        if record.get("event") == "failure"
+    ]
+
+
+def _list_alarms(records: Iterable[Record]) -> list[Record]:
+    """Alarms so far, and what was done; one that a rollback answered is known by the record of that."""
+    return [
+        {
+            "alarm": record.get("alarm"),
+            "images": record.get("alarm_images", record["images"]),
+            "value": record.get("value"),
+            "threshold": record.get("threshold"),
+            "response": "rollback" if record["event"] == "rollback" else record.get("response"),
+            "meaning": record.get("meaning"),
+            "advice": record.get("advice"),
+        }
+        for record in records
+        if record.get("event") in ("alarm", "rollback")
+    ]

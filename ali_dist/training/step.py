@@ -53,11 +53,17 @@ class StepResult(NamedTuple):
     g_loss: Tensor
     d_q: Tensor  # probability D gives encoder pairs of being encoder pairs
     d_p: Tensor  # probability D gives decoder pairs of being encoder pairs
-    penalty: Tensor
+    penalty_q: Tensor  # the gradient penalty of encoder pairs, R1
+    penalty_p: Tensor  # and of decoder pairs, R2
     cycle: Tensor  # cycle terms, and the encoder's error as an inverse of G where it learns that
     supervised: Tensor  # cross-entropy of the labelled data's classes, not weighted
     d_sign: Tensor  # sign of D's logit of encoder pairs (relativistic: of its lead over decoder pairs)
     logits_beyond_30: Tensor  # share of each sample's logits, over both sides, whose magnitude is above 30
+
+    @property
+    def penalty(self) -> Tensor:
+        """The gradient penalty of both sides."""
+        return self.penalty_q + self.penalty_p
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +270,7 @@ class Step:
         return total
 
     def gradient_penalty(self, gradients: InputGradients, weights: LossWeights) -> Tensor:
-        """r1/2 |grad D|^2 over encoder pairs + r2/2 |grad D|^2 over decoder pairs, with respect to D's inputs.
+        """[2]: r1/2 |grad D|^2 over encoder pairs, and r2/2 |grad D|^2 over decoder pairs, with respect to D's inputs.
 
         Source: Mescheder et al., arXiv 1801.04406; both sides as in Huang et al., arXiv 2501.05441.
         """
@@ -274,7 +280,7 @@ class Step:
             on_z_hat, on_z = gradients.z.square().chunk(2)
             on_q = on_q + on_z_hat.sum()
             on_p = on_p + on_z.sum()
-        return 0.5 * self.packing * (weights.r1 * on_q + weights.r2 * on_p)
+        return 0.5 * self.packing * torch.stack([weights.r1 * on_q, weights.r2 * on_p])
 
     # ---- (5): what update rules compute gradients with -------------------------------------------------------------
 
@@ -311,13 +317,15 @@ class Step:
         """What is reported of the update that `output` belongs to."""
         with torch.no_grad():
             zero = output.d_q.new_zeros(())
+            penalty_q, penalty_p = (zero, zero) if penalty is None else penalty.detach().unbind()
             supervised = None if output.classes is None else output.classes.supervised
             return StepResult(
                 d_loss=self._sum_over_logits(self.objective.d_loss, output),
                 g_loss=self._sum_over_logits(self.objective.g_loss, output),
                 d_q=output.d_q.sigmoid().sum() * self.packing,
                 d_p=output.d_p.sigmoid().sum() * self.packing,
-                penalty=zero if penalty is None else penalty.detach(),
+                penalty_q=penalty_q,
+                penalty_p=penalty_p,
                 cycle=cycle.detach(),
                 supervised=zero if supervised is None else supervised.detach().sum(),
                 d_sign=self.objective.lead_of_data(output.d_q, output.d_p).sign().sum() * self.packing,

@@ -179,7 +179,7 @@ def penalised_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> 
     gradients = step.input_gradients(output)
     penalty = step.gradient_penalty(gradients, weights)
     cycle = step.cycle_loss(output, weights)
-    step.backward(step.d_loss(output, weights) + penalty + _surrogate_g_loss(step, output, gradients) + cycle)
+    step.backward(step.d_loss(output, weights) + penalty.sum() + _surrogate_g_loss(step, output, gradients) + cycle)
     return step.result(output, penalty=penalty, cycle=cycle)
 
 
@@ -223,10 +223,10 @@ def _why_not_penalised(situation: Situation) -> str | None:
 def alternating_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
     """D moves first; E and G then see the new D in a second forward pass. Not Algorithm 1."""
     output = step.forward(batch, StopGradient(differentiable=weights.has_penalty))
-    penalty = output.d_q.new_zeros(())
+    penalty = output.d_q.new_zeros(2)
     if weights.has_penalty:
         penalty = step.gradient_penalty(step.input_gradients(output), weights)
-    step.backward(step.d_loss(output, weights) + penalty, inputs=step.theta_d)
+    step.backward(step.d_loss(output, weights) + penalty.sum(), inputs=step.theta_d)
     step.update_parameters()
     output_of_new_d = step.forward(batch, PassThrough())
     cycle = step.cycle_loss(output_of_new_d, weights)

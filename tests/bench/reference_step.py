@@ -1,14 +1,16 @@
 """The update as most public ALI and BiGAN code in PyTorch writes it: first D, then E and G, each with its own pass.
 
 The step bench measures against it. It has the same networks, losses and terms as `ali_dist.training.step`, and it is
-not slower than it has to be: the step of D runs E and G without gradient, gradients are set to None, and nothing is
-logged. As in that code, D is called once for each kind of pair, and D and the generators each have an Adam with
-PyTorch's defaults, which on CUDA are the foreach kernels, and on a CPU one tensor at a time.
+not slower than it has to be: gradients are set to None, and nothing is logged. As in that code, D is called once for
+each kind of pair, and D and the generators each have an Adam with PyTorch's defaults, which on CUDA are the foreach
+kernels, and on a CPU one tensor at a time.
+
+Public code differs in how it comes by the pairs of the two steps, see `STYLES`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,13 @@ from ali_dist.model.layers import Dropout, Maxout
 from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, TrainBatch
+
+STYLES = {
+    "usual": "E and G run twice, in the step of D without gradient",
+    "usual, graph kept": "E and G run twice, on two draws of noise, and the step of D goes back through them in vain",
+    "usual, one draw": "E and G run once; D judges their output twice, first as a constant",
+}
+"""How the pairs of the step of D and of that of E and G are made, by the name in tables."""
 
 
 class StockMaxout(nn.Module):
@@ -45,6 +54,22 @@ def use_stock_layers(module: nn.Module) -> None:
             use_stock_layers(child)
 
 
+class _Pairs(NamedTuple):
+    """What E and G make of a batch, and what of."""
+
+    x: Tensor
+    z_hat: Tensor
+    x_tilde: Tensor
+    z: Tensor
+    epsilon: Tensor
+    e: Tensor | None
+
+    def detach(self) -> _Pairs:
+        """The same as constants."""
+        x, z_hat, x_tilde, z, epsilon, e = self
+        return _Pairs(x, z_hat.detach(), x_tilde.detach(), z, epsilon, None if e is None else e.detach())
+
+
 class UsualStep:
     """One alternating update, against which all others are measured.
 
@@ -53,6 +78,7 @@ class UsualStep:
         loss: Name of the objective.
         optim: Learning rates and Adam's settings.
         precision: What is cast and scaled.
+        style: A name in `STYLES`.
         compiled: Whether the networks are compiled.
         has_penalty: Whether there is a gradient penalty; torch.compile cannot differentiate it, so D then stays eager.
         fused: Whether Adam is the fused one, as in our own step.
@@ -65,11 +91,13 @@ class UsualStep:
         optim: OptimConfig,
         precision: Precision,
         *,
+        style: str = "usual",
         compiled: bool = False,
         has_penalty: bool = False,
         fused: bool = False,
     ) -> None:
         self.objective = OBJECTIVES[loss]
+        self.style = style
         self.precision = precision
         self.native = ali.native
         self.embedding = ali.embedding
@@ -83,19 +111,29 @@ class UsualStep:
 
     def __call__(self, batch: TrainBatch, weights: LossWeights) -> tuple[Tensor, Tensor]:
         """Do one update; returns the mean losses of D, and of E and G."""
-        return self._update_discriminator(batch, weights), self._update_generators(batch, weights)
+        if self.style == "usual, one draw":
+            pairs = self._make_pairs(batch)
+            return self._update_discriminator(pairs.detach(), weights), self._update_generators(pairs, weights)
+        with torch.set_grad_enabled(self.style == "usual, graph kept"):
+            pairs = self._make_pairs(batch)
+        d_loss = self._update_discriminator(pairs, weights)
+        if self.style == "usual, graph kept":
+            batch = batch._replace(z=torch.randn_like(batch.z), epsilon=torch.randn_like(batch.epsilon))
+        return d_loss, self._update_generators(self._make_pairs(batch), weights)
 
-    def _update_discriminator(self, batch: TrainBatch, weights: LossWeights) -> Tensor:
+    def _make_pairs(self, batch: TrainBatch) -> _Pairs:
         x, z, epsilon = batch[:3]
         with self.precision.autocast():
-            with torch.no_grad():
-                e = self._embed(batch.c)
-                z_hat = self.encoder(x, epsilon, e)[0]
-                x_tilde = self.decoder(z, e)
-            encoder_pair = _make_leaves(x, z_hat, weights.has_penalty)
-            decoder_pair = _make_leaves(x_tilde, z, weights.has_penalty)
-            d_q = self._discriminate(*encoder_pair, e)
-            d_p = self._discriminate(*decoder_pair, e)
+            e = None if self.embedding is None or batch.c is None else self.embedding(batch.c)
+            return _Pairs(x, self.encoder(x, epsilon, e)[0], self.decoder(z, e), z, epsilon, e)
+
+    def _update_discriminator(self, pairs: _Pairs, weights: LossWeights) -> Tensor:
+        encoder_pair, decoder_pair = (pairs.x, pairs.z_hat), (pairs.x_tilde, pairs.z)
+        if weights.has_penalty:
+            encoder_pair, decoder_pair = _make_differentiable(*encoder_pair), _make_differentiable(*decoder_pair)
+        with self.precision.autocast():
+            d_q = self._discriminate(*encoder_pair, pairs.e)
+            d_p = self._discriminate(*decoder_pair, pairs.e)
         d_loss = self.objective.d_loss(d_q, d_p).mean()
         if weights.has_penalty:
             d_loss = d_loss + weights.r1 * _half_squared_slope(d_q, encoder_pair)
@@ -105,13 +143,10 @@ class UsualStep:
         self.precision.step(self.opt_d)
         return d_loss.detach()
 
-    def _update_generators(self, batch: TrainBatch, weights: LossWeights) -> Tensor:
-        x, z, epsilon = batch[:3]
+    def _update_generators(self, pairs: _Pairs, weights: LossWeights) -> Tensor:
+        x, z_hat, x_tilde, z, epsilon, e = pairs
         with self.precision.autocast():
-            e = self._embed(batch.c)
             constant_e = None if e is None else e.detach()  # as ours: E and G alone train the embedding
-            z_hat = self.encoder(x, epsilon, e)[0]
-            x_tilde = self.decoder(z, e)
             d_q = self._discriminate(x, z_hat, constant_e)
             d_p = self._discriminate(x_tilde, z, constant_e)
             g_loss = self.objective.g_loss(d_q, d_p).mean()
@@ -128,16 +163,14 @@ class UsualStep:
         self.precision.step(self.opt_g)
         return g_loss.detach()
 
-    def _embed(self, c: Tensor | None) -> Tensor | None:
-        return None if self.embedding is None or c is None else self.embedding(c)
-
     def _discriminate(self, x: Tensor, z: Tensor, e: Tensor | None) -> Tensor:
         return self.discriminator((x,), z, e).d
 
 
-def _make_leaves(x: Tensor, z: Tensor, differentiable: bool) -> tuple[Tensor, Tensor]:
-    """Detach D's inputs, as leaves that get a gradient where they have to be `differentiable`."""
-    return x.detach().requires_grad_(differentiable), z.detach().requires_grad_(differentiable)
+def _make_differentiable(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Give D inputs that a penalty can be differentiated by: those that are not yet become leaves."""
+    x, z = (part if part.requires_grad else part.detach().requires_grad_() for part in (x, z))
+    return x, z
 
 
 def _half_squared_slope(logits: Tensor, inputs: tuple[Tensor, Tensor]) -> Tensor:

@@ -34,7 +34,7 @@ from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import TrainBatch, loss_weights_at
 from tests.bench.contest import Contestant, summarize_turns, take_turns
-from tests.bench.reference_step import UsualStep, use_stock_layers
+from tests.bench.reference_step import STYLES, UsualStep, use_stock_layers
 from tests.helpers.runs import index_without_shards
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -114,7 +114,7 @@ def _make_inputs(config: Config, space: DataSpace, device: torch.device) -> Trai
 
 
 def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> list[Contestant]:
-    """Build `usual` with torch's maxout and dropout, then with ours, and then our update rules.
+    """Build the usual styles with torch's maxout and dropout, the first with ours, and then our update rules.
 
     Args:
         settings: The options of the command.
@@ -127,17 +127,19 @@ def make_contestants(settings: Settings, device: torch.device, **layer: Any) -> 
     index = index_without_shards(SAMPLE_SHAPES[settings.preset])
     weights = loss_weights_at(config.objective, 0, 1.0)
     contestants = []
-    steps = settings.steps or (USUAL_OUR_LAYERS, *exact_steps_for(config, index.spec, device))
-    for name in (USUAL, *(name for name in (USUAL_OUR_LAYERS,) if name in steps)):
+    peers = (*STYLES, USUAL_OUR_LAYERS)
+    steps = settings.steps or (*peers, *exact_steps_for(config, index.spec, device))
+    for name in (name for name in peers if name == USUAL or name in steps):
         ali, space = build_networks(config, index.spec, config.run.seed)
         inputs = _make_inputs(config, space, device)
-        if name == USUAL:
+        if name in STYLES:
             use_stock_layers(ali)
         usual = UsualStep(
             ali.to(device),
             config.objective.loss,
             config.optim,
             precision,
+            style=name if name in STYLES else USUAL,
             compiled=settings.compile,
             has_penalty=_has_penalty(config),
             fused=settings.fused_usual,
@@ -246,6 +248,7 @@ def format_table(result: dict[str, Any]) -> str:
             "",
             f"ratio: {RATIO}.",
             f"{USUAL}: D, then E and G, each with its own passes, torch's maxout and dropout; Adam {adam}.",
+            *(f"{name}: {how}." for name, how in STYLES.items()),
         ]
     )
 

@@ -17,6 +17,8 @@ from ali_dist.storage import open_store
 from ali_dist.training.loop import fit
 from tests.distributed.test_ranks import train_rank
 from tests.helpers.distributed import run_distributed
+from tests.helpers.fault_server import ENV as FAULT_SERVER_ENV
+from tests.helpers.fault_server import FaultServer
 from tests.helpers.processes import TrainCommand, checkpoint_names, train_command
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
 
@@ -108,6 +110,60 @@ def drain_node_of(running: TrainCommand) -> None:
     ]
     ray_command = str(Path(sys.executable).with_name("ray"))
     subprocess.run([ray_command, *command, *notice], check=True, env={**os.environ, **ENV}, timeout=120)
+
+
+def test_a_request_to_stop_is_honoured_though_a_worker_hangs(tmp_path, ring):
+    """The ranks cannot agree on it while one of them stands still: they are started again, and then they do."""
+    config = tiny_config(
+        tmp_path,
+        "mixture-ring",
+        data__url=ring,
+        scale__workers="2",
+        scale__collective_timeout=5,
+        run__images=24 * 1_000_000,
+        report__checkpoint_every=24 * 50,
+        report__log_every=24 * 50,
+    )
+    with train_command(config, tmp_path / "log", ENV) as running:
+        running.wait_for(lambda: len(checkpoint_names(config)) > 0, timeout=200)
+        os.kill(running.find_descendants("ray::RayTrainWorker")[-1], signal.SIGSTOP)
+        saved = checkpoint_names(config)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(200) == 75, running.read_output()
+    assert "collective_timeout" in running.read_output()
+    summary = json.loads((Path(config.run.dir) / config.run.name / "summary.json").read_text())
+    assert (summary["status"], summary["restarts"]) == ("stopped", 1)
+    assert max(checkpoint_names(config)) >= max(saved)
+
+
+def test_an_outage_that_lasts_ends_the_run_in_one_sentence_and_without_restarts(tmp_path, monkeypatch):
+    for key, value in FAULT_SERVER_ENV.items():
+        monkeypatch.setenv(key, value)
+    write_splits(open_store(str(tmp_path / "digits")), digits_splits(), WriteOptions(shard_mb=0.5))
+    with FaultServer() as server:
+        server.serve_objects({"bucket": b""})
+        config = tiny_config(
+            tmp_path,
+            data__url=str(tmp_path / "digits"),
+            data__source="none",
+            run__dir="s3://bucket/runs",
+            run__images=24 * 1_000_000,
+            report__checkpoint_every=48,
+            scale__workers="2",
+            storage__endpoint_url=server.endpoint_url,
+            storage__attempts=1,
+            storage__outage_minutes=0.05,
+        )
+        first = "bucket/runs/tiny/checkpoints/step-000000002/manifest.json"
+        server.refuses = lambda method, name: method == "PUT" and first in server.objects
+        with train_command(config, tmp_path / "log", ENV) as running:
+            assert running.wait(300) == 1, running.read_output()
+        assert first in server.objects
+    output = running.read_output()
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("ali_dist.train: Nothing could be saved to s3://bucket/runs/tiny for "), output
+    assert "Continuing from the checkpoint" not in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.s3

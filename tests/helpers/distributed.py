@@ -7,7 +7,8 @@
 
     assert run_distributed(add_up, 3, 10) == [33.0, 33.0, 33.0]
 
-The function must lie at the top level of a module, because each rank is a fresh interpreter that imports it.
+The function must lie at the top level of a module, because each rank is a process that imports it. It is forked from a
+server that has imported PyTorch and nothing else has happened to: to import it in every rank took most of a test.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+# `torch._dynamo` is what DistributedDataParallel imports.
+_IMPORTED_ONCE = ["torch", "torch._dynamo", "ali_dist.training.loop"]
 # Once one rank has failed, the others have this many seconds to report how they ended: often "connection reset".
 GRACE_SECONDS = 3.0
 
@@ -37,7 +40,7 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
     """Call `fn(rank, *args)` for every rank, each in a process of its own, in one gloo group.
 
     The ranks meet over the loopback interface by way of a file, so that no port can be taken. Each of them computes
-    with one thread. When this function returns or raises, no process is left.
+    with one thread and has the environment of this process. When this function returns or raises, no rank is left.
 
     Args:
         fn: A top-level function; what it returns is pickled by value, tensors included.
@@ -52,16 +55,19 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
         DistributedError: A rank raised, died or hung; the message has each rank's traceback or state, with the first
             failure first.
     """
-    context = get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)  # without effect once the server runs
     with tempfile.TemporaryDirectory(prefix="ali-group-") as folder:
         store = str(Path(folder) / "store")
-        processes: list[SpawnProcess] = []
+        processes: list[ForkServerProcess] = []
         pipes: list[Connection] = []
         try:
             for rank in range(world_size):
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_rank_main, args=(sender, fn, rank, world_size, store, timeout, args), daemon=True
+                    target=_rank_main,
+                    args=(sender, fn, rank, world_size, store, timeout, args, dict(os.environ)),
+                    daemon=True,
                 )
                 process.start()
                 sender.close()  # the rank then has the only copy, so that its death ends the pipe
@@ -76,7 +82,7 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
                 pipe.close()
 
 
-def _collect(processes: Sequence[SpawnProcess], pipes: Sequence[Connection], timeout: float) -> list[Any]:
+def _collect(processes: Sequence[ForkServerProcess], pipes: Sequence[Connection], timeout: float) -> list[Any]:
     """Wait for the result of every rank.
 
     Raises:
@@ -121,9 +127,11 @@ def _rank_main(
     store: str,
     timeout: float,
     args: tuple[Any, ...],
+    environment: dict[str, str],
 ) -> None:
     """Be one rank: join the group, call the function, and send its result or its traceback."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ.clear()
+    os.environ.update(environment, GLOO_SOCKET_IFNAME="lo")
     import torch
     import torch.distributed as dist
 

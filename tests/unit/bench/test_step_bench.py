@@ -23,7 +23,7 @@ from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, Step, TrainBatch
 from tests.bench import step as bench
 from tests.bench.contest import Contestant, TurnTimes, summarize_turns, take_turns
-from tests.bench.reference_step import UsualStep
+from tests.bench.reference_step import STYLES, UsualStep
 from tests.helpers.networks import copy_state, make_inputs, make_networks, make_step, trained_parameters
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def small_settings(preset: str, **changes: Any) -> bench.Settings:
 def test_every_step_starts_from_the_same_weights_and_moves_all_of_its_own(preset: str) -> None:
     """A shared or frozen network would make a step look faster than it is."""
     contestants = bench.make_contestants(small_settings(preset), CPU, **SMALL)
-    assert [c.name for c in contestants] == ["usual", "usual, our layers", *RULES[preset]]
+    assert [c.name for c in contestants] == [*STYLES, "usual, our layers", *RULES[preset]]
     start = copy_state(contestants[0].networks)
     for contestant in contestants:
         before = copy_state(contestant.networks)
@@ -96,6 +96,20 @@ def test_the_usual_step_is_the_alternating_update(loss: str, weights: LossWeight
     alternating = update_twice(make_alternating)
     for name, weight in usual.items():
         torch.testing.assert_close(weight, alternating[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("weights", [LossWeights(), LossWeights(r1=0.7, r2=0.3)], ids=["plain", "penalised"])
+def test_every_style_moves_d_alike_and_e_and_g_by_the_new_d(style: str, weights: LossWeights) -> None:
+    optim = OptimConfig(lr_d=1e-3, lr_g=1e-3, eps=1e-3)
+    moved = {}
+    for name in ("usual", style):
+        ali = make_networks().eval()
+        UsualStep(ali, "nonsaturating", optim, Precision("fp32", CPU), style=name)(TrainBatch(*make_inputs()), weights)
+        moved[name] = {key: p.detach() for key, p in ali.named_parameters()}
+    for key, weight in moved["usual"].items():
+        if key.startswith("discriminator") or style != "usual, graph kept":  # whose generators get a draw of their own
+            torch.testing.assert_close(moved[style][key], weight)
 
 
 def test_contestants_take_turns_after_a_warm_up_and_each_round_begins_with_another() -> None:
@@ -154,7 +168,7 @@ def test_the_command_prints_a_row_for_each_step_and_writes_them_as_json(
     assert bench.main(options.split()) == 0
     output = capsys.readouterr().out
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert [row["step"] for row in result["rows"]] == ["usual", "usual, our layers", *RULES[preset]]
+    assert [row["step"] for row in result["rows"]] == [*STYLES, "usual, our layers", *RULES[preset]]
     assert output == bench.format_table(result) + "\n"
     assert sum(line.startswith("ratio: ") for line in output.splitlines()) == 1
     for row in result["rows"]:

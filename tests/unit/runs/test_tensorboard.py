@@ -65,7 +65,7 @@ def test_the_layout_puts_the_losses_side_by_side_and_names_tags_that_exist(event
     layout = layout_pb2.Layout.FromString(encoded)
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["D beside E and G"] == ["^train/d_loss$", "^train/g_loss$"]
-    assert "^train/penalty$" in charts["gradient penalty (R1 and R2)"]
+    assert "^train/penalty_q$" in charts["gradient penalty, of encoder pairs (R1) and of decoder pairs (R2)"]
     assert [category.title for category in layout.category] == list(LAYOUT)
     tags = {tag for group in LAYOUT.values() for chart in group.values() for tag in chart}
     absent = {"memory/cuda_gib", "memory/cuda_peak_gib"}  # where there is no GPU

@@ -43,3 +43,12 @@ def test_a_record_has_no_divergence_where_no_loss_bounds_it() -> None:
     assert "jsd" not in record_of(1.0, "relativistic")
     assert "jsd" not in record_of(1.0, "hinge")
     assert "jsd" not in record_of(2 * math.log(2), logits=0)
+
+
+def test_a_record_has_the_penalty_of_each_side_and_of_both() -> None:
+    meter = LossMeter("nonsaturating", CPU, World())
+    meter.start(0, 0.0)
+    zeros = dict.fromkeys(StepResult._fields, torch.zeros(()))
+    meter.add(StepResult(**{**zeros, "penalty_q": torch.tensor(2.0 * IMAGES), "penalty_p": torch.tensor(3.0 * IMAGES)}))
+    record = meter.take(IMAGES, 0.0)
+    assert (record["penalty_q"], record["penalty_p"], record["penalty"]) == (2.0, 3.0, 5.0)

@@ -41,7 +41,8 @@ def assert_gradients_are_those_by_hand(variant: Variant, loss: str, rule: str) -
     expected = expected_g_gradients(ali, variant, loss, weights) + expected_d_gradients(ali, variant, loss, weights)
     gradients, _ = run_update(variant, rule, loss, weights)
     floor = 1e-3 * max(t.norm().item() for t in expected)  # what vanishes is measured against the largest
-    assert relative_error(gradients, expected, floor) < 2e-5
+    # Rounding alone gives up to 3e-5, depending on the processor's convolutions.
+    assert relative_error(gradients, expected, floor) < 1e-4
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -158,7 +159,8 @@ def test_penalty_of_packs_is_a_mean_over_packs():
     for k, d in enumerate(compute_scores(ali, variant, x, z, None).joint):
         squares[k] = sum(g.square().sum() for g in torch.autograd.grad(d, [x, z], retain_graph=True))
     _, losses = run_update(variant, "penalised", "nonsaturating", LossWeights(r1=0.8))
-    torch.testing.assert_close(losses.penalty / BATCH_SIZE, 0.4 * squares.mean())
+    torch.testing.assert_close(losses.penalty_q / BATCH_SIZE, 0.4 * squares.mean())
+    assert losses.penalty_p == 0
 
 
 # ---- all games -----------------------------------------------------------------------------------------------------
