@@ -65,7 +65,7 @@ def make_parser() -> CommandParser:
 
 
 def choose_launcher(config: Config) -> Callable[[Config], Record | None]:
-    """Choose what trains the run: this process (one of torchrun's, too), or Ray workers.
+    """Choose what trains the run: this process (one of torchrun's, too), a child that is started again, or Ray workers.
 
     Ray is chosen where `scale.workers` asks for workers and, with `auto`, inside a Ray job or beside a Ray cluster.
     Only then is Ray imported.
@@ -91,6 +91,10 @@ def choose_launcher(config: Config) -> Callable[[Config], Record | None]:
                 "install ray[default,train], or train in this process with --scale.workers 0."
             ) from error
         return run_on_ray
+    if config.scale.max_failures and "RANK" not in os.environ:
+        from ali_dist.launchers.supervisor import run_supervised
+
+        return run_supervised
     from ali_dist.launchers.local import run_local
 
     return run_local

@@ -94,7 +94,11 @@ class ScaleConfig:
     threads: int | None = setting(None, "CPU threads per worker; default: torch's own, or the cores shared out")
     gpus_per_worker: float = setting(1.0, "GPUs each Ray worker asks for, on a GPU cluster")
     cpus_per_worker: float = setting(1.0, "CPUs each Ray worker asks for")
-    max_failures: int = setting(3, "restarts from the newest checkpoint after a worker is lost")
+    max_failures: int | None = setting(
+        None,
+        "restarts from the newest checkpoint after a worker is lost, or the one process of a run is killed; default: 3 "
+        "with Ray workers, else 0 (torchrun has its own --max-restarts)",
+    )
     collective_timeout: float = setting(
         120.0, "seconds that a worker waits for another one that does not go on, before the run ends or is restarted"
     )
@@ -120,7 +124,8 @@ class ScaleConfig:
         require_value(micro is None or micro >= 1, "scale.micro_batch", micro, "at least 1")
         timeout = self.collective_timeout
         require_value(0 < timeout <= _LONGEST_TIMEOUT, "scale.collective_timeout", timeout, "more than 0, up to 86400")
-        require_value(self.max_failures >= 0, "scale.max_failures", self.max_failures, "at least 0")
+        failures = self.max_failures
+        require_value(failures is None or failures >= 0, "scale.max_failures", failures, "at least 0")
         require_value(self.gpus_per_worker > 0, "scale.gpus_per_worker", self.gpus_per_worker, "more than 0")
         whole_or_less = self.gpus_per_worker < 1 or self.gpus_per_worker.is_integer()  # as Ray has it
         require_value(

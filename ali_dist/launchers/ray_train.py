@@ -56,6 +56,7 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also the pace at which reports reach the driver
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come seconds before a machine is gone
 }
+_MAX_FAILURES = 3
 # The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
@@ -292,6 +293,7 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) ->
     strategy = "PACK" if use_gpu else "SPREAD"
     wait_for_resources(fewest, per_worker, strategy, _write_line)
     path, filesystem = open_ray_storage(config)
+    max_failures = _MAX_FAILURES if scale.max_failures is None else scale.max_failures
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
         train_loop_config={
@@ -310,7 +312,7 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) ->
             name=f"{config.run.name}-{int(time.time())}",  # a run is continued from our checkpoints, not from Ray's
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=scale.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
             callbacks=list(callbacks),
         ),
         torch_config=_InterfaceTorchConfig(

@@ -96,6 +96,22 @@ def stop_at_once(sentence: str, *, heeds_ctrl_c: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def pass_on_signals(pass_on: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call `pass_on` with the number of each of `STOP_SIGNALS` that arrives, and do nothing else.
+
+    Args:
+        pass_on: Called in the signal handler.
+    """
+
+    def handle_signal(signum: int, frame: FrameType | None) -> None:
+        del frame
+        pass_on(signum)
+
+    with _handle_signals(handle_signal), _hear_at_once(lambda: None):
+        yield
+
+
+@contextmanager
 def end_after_grace(is_asked: threading.Event, may_end: Callable[[], bool], sentence: str) -> Iterator[None]:
     """Within the block, end the process where `is_asked` is set for `GRACE_SECONDS`, with a sentence and exit code 75.
 

@@ -136,7 +136,7 @@ class TrainingUnderFaults:
     def workers(self) -> list[int]:
         """Pids of those that train; empty between two starts."""
         wanted = WORKERS[self.launcher]
-        pids = [self.process.pid] if self.launcher == "process" else descendants_of(self.process.pid)
+        pids = descendants_of(self.process.pid)
         return [pid for pid in pids if wanted in _read_command(pid) and "distributed.run" not in _read_command(pid)]
 
     def wait_for_training(self, count: int = 1, since: float = 0.0) -> float:
@@ -170,8 +170,8 @@ def _command_of(launcher: str) -> list[str]:
     if launcher == "torchrun":
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1000"]
         return [sys.executable, *words, "-m", "ali_dist.train"]
-    workers = ["--scale.workers=2", "--scale.max_failures=1000"] if launcher == "ray" else []
-    return [sys.executable, "-m", "ali_dist.train", *workers]
+    workers = ["--scale.workers=2"] if launcher == "ray" else []
+    return [sys.executable, "-m", "ali_dist.train", "--scale.max_failures=1000", *workers]
 
 
 def _read_command(pid: int) -> str:
