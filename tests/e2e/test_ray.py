@@ -58,7 +58,13 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         os.kill(workers[-1], signal.SIGKILL)
         assert running.wait(300) == 0, running.read_output()
         assert "Continuing from the checkpoint" in running.read_output()
-        rays_own = ("TrainingReport(", "Requesting resources", "world_rank=", "PreemptionWatcher", "local Ray instance")
+        rays_own = (
+            "TrainingReport(",
+            "Requesting resources",
+            "Attempting to start",
+            "PreemptionWatcher",
+            "local Ray instance",
+        )
         assert [words for words in rays_own if words in running.read_output()] == []
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
