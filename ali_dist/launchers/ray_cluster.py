@@ -51,6 +51,7 @@ _HARMLESS = re.compile(
     r"|^Started training worker group of size "
     r"|^- \(ip=\S+, pid=\d+\) world_rank="
     r"|^Setting up process group for: "
+    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
     r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
 )
 

@@ -21,6 +21,7 @@ RAYS_OWN = (
     "Started training worker group of size 2: ",
     "- (ip=192.0.2.2, pid=26750) world_rank=0, local_rank=0, node_rank=0",
     "Setting up process group for: env:// [rank=0, world_size=2]",
+    "Failed to query Ray Train Controller actor state. State API may be unavailable. Continuing to monitor.",
     "[2026-11-27 18:56:39,695 E 1 5] core_worker.cc:2465: Actor with class name: 'PreemptionWatcher' and ID: '43'",
 )
 OF_USE = (
