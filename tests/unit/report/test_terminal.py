@@ -419,4 +419,11 @@ def test_a_command_that_takes_long_says_so_on_a_pipe(monkeypatch: pytest.MonkeyP
         advance(30)
         seconds.now += 6
         real_beat(views[0])
-    assert stream.getvalue()[6:] == "working: Encoding · 0:06 · 30 / 40\n"
+    with show_progress_bars("preparing the data") as start_bar:
+        start_bar("train", 40)(10)
+        seconds.now += 6
+        real_beat(views[-1])
+    assert [line[6:] for line in stream.getvalue().splitlines()] == [
+        "working: Encoding · 0:06 · 30 / 40",
+        "preparing the data: train · 0:06 · 10 / 40",
+    ]
