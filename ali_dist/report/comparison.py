@@ -191,7 +191,8 @@ def _row_html(
 
 
 def _beside_html(text: str) -> str:
-    return f'<br><span class="soft">{escape(text)}</span>' if text else ""
+    together = escape(text).replace(" %", "&nbsp;%")  # columns are narrow on a phone
+    return f'<br><span class="soft">{together}</span>' if text else ""
 
 
 def _union(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
