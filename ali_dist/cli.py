@@ -20,6 +20,7 @@ from ali_dist.config import StorageConfig
 from ali_dist.config.loading import did_you_mean, parse_overrides, setting_infos
 from ali_dist.config.settings_help import describe_settings, find_help_topic, section_titles
 from ali_dist.errors import InputError
+from ali_dist.loading_note import say_if_loading
 from ali_dist.preset_option import read_preset_option
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class CommandParser(argparse.ArgumentParser):
         if topic is not None:
             self._show_help(own, parse_overrides(settings), topic)
         return self.parse_args(own), parse_overrides(settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the command's own options; what a command does after that begins with loading PyTorch."""
+        options = super().parse_args(args, namespace)
+        say_if_loading("torch", "Loading PyTorch.")
+        return options
 
     def _show_help(self, own: list[str], settings: Mapping[str, Any], topic: str) -> NoReturn:
         """Show the help as the run would be, or one group of settings, and exit.

@@ -44,7 +44,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     count = len(arguments.runs)
     if not 2 <= count <= MOST_RUNS:
         one = " The page of a single run is report.html in its folder." if count == 1 else ""
-        raise InputError(f"A comparison is of 2 to {MOST_RUNS} runs, but {count} are given: give others.{one}")
+        given = f"{count} {'is' if count == 1 else 'are'} given"
+        raise InputError(f"A comparison is of 2 to {MOST_RUNS} runs, but {given}: give others.{one}")
     return arguments
 
 

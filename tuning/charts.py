@@ -13,6 +13,7 @@ from ali_dist.report.charts import axis_ticks, format_short
 _WIDE, _TALL = 1000, 330
 _SMALL_WIDE, _SMALL_TALL = 460, 230
 _TOP, _BOTTOM, _LEFT, _RIGHT = 46, 26, 60, 14
+_LETTER = 8.5  # pixels of a letter of an axis's label, about: those of a phone, which are larger
 
 STYLE = """
 .pc path, .lc path { fill: none; stroke: var(--c0); stroke-width: 1.5; stroke-linejoin: round; }
@@ -21,6 +22,7 @@ STYLE = """
 path.early { stroke: var(--soft); stroke-dasharray: 3 3; } circle.early { fill: var(--soft); }
 path.best { stroke: var(--c1); stroke-width: 3; } circle.best { fill: var(--c1); }
 path.own { stroke: var(--c2); stroke-width: 3; } circle.own { fill: var(--c2); }
+figure:has(> .pc) { overflow-x: auto; }
 .pc .name { fill: var(--ink); font-size: 12.5px; } .pc .rail { stroke: var(--rule); stroke-width: 2; }
 .key-line { display: inline-block; margin-right: 16px; }
 .key-line::before { content: ""; display: inline-block; width: 16px; margin-right: 6px; vertical-align: 4px;
@@ -30,6 +32,7 @@ path.own { stroke: var(--c2); stroke-width: 3; } circle.own { fill: var(--c2); }
 .trials { white-space: nowrap; } .trials td, .trials th { padding: 4px 10px; font-size: 13px; }
 .trials td { font-variant-numeric: tabular-nums; } .trials td.soft { white-space: normal; min-width: 130px; }
 a { color: var(--c0); } .answer { font-size: 17px; } code { overflow-wrap: anywhere; }
+@media (max-width: 640px) { .pc { min-width: 760px; } .pc .name { font-size: 14px; } }
 """
 """Goes into the page beside the report's own style."""
 
@@ -120,9 +123,9 @@ def parallel_coordinates(axes: Sequence[ChartAxis], marks: Sequence[PointMark]) 
         parts.append(_svg_path(route, mark))
     for k, (axis, x) in enumerate(zip(axes, places, strict=True)):
         parts.append(f'<line class="rail" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TALL - _BOTTOM}"/>')
-        anchor = {len(axes) - 1: "end", 0: "start"}.get(k, "middle")
+        label_x, anchor = _place_label(x, axis.label)
         parts.append(
-            f'<text class="name" x="{_label_x(x, k, len(axes))}" y="{16 + 15 * (k % 2)}" text-anchor="{anchor}">'
+            f'<text class="name" x="{label_x}" y="{16 + 15 * (k % 2)}" text-anchor="{anchor}">'
             f"{escape(axis.label)}</text>"
         )
         for place, text in axis.list_ticks():
@@ -187,11 +190,12 @@ def _draw_frame(x_axis: ChartAxis, y_axis: ChartAxis) -> list[str]:
     return parts
 
 
-def _label_x(x: float, k: int, axes: int) -> float:
-    """Where the label of the k-th axis stands: those of the outer axes stay inside the picture."""
-    if k == 0:
-        return 4
-    return _WIDE - 4 if k == axes - 1 else round(x, 1)
+def _place_label(x: float, label: str) -> tuple[float, str]:
+    """Where an axis's label stands, and its text-anchor: over the axis, but where it would leave the picture."""
+    half = _LETTER * len(label) / 2
+    if x - half < 4:
+        return 4, "start"
+    return (_WIDE - 4, "end") if x + half > _WIDE - 4 else (round(x, 1), "middle")
 
 
 def _upright_y(place: float | None) -> float:

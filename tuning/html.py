@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ali_dist.evaluation.catalog import METRICS
 from ali_dist.report.moments import CAPTIONS
 from ali_dist.report.page import write_page
 from ali_dist.report.run_facts import format_duration
@@ -92,7 +93,7 @@ def _headline_html(name: str, plan: SweepPlan, records: Sequence[TrialRecord]) -
     direction = "higher" if metric.higher_is_better else "lower"
     subtitle = (
         f"Preset {plan.preset} · {plan.search} search · scheduler {plan.scheduler} · {plan.budget:,} images a trial"
-        f" · {metric.title} from {', '.join(metric.parts)}, {direction} is better"
+        f" · {metric.title} from {', '.join(map(_part_title, metric.parts))}, {direction} is better"
     )
     has_best = _best_record(plan, records) is not None
     command = plan.best_command if has_best else "There is no best.yaml yet."
@@ -111,7 +112,9 @@ def _legend_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     else:
         best_key = "best"
         baseline_key = '<span class="key-line own">the preset\'s own settings</span>' if baseline is not None else ""
-    other_keys = '<span class="key-line">finished or running</span><span class="key-line early">ended early</span>'
+    drawn = {_choose_style(plan, records, record) for record in records if record.score is not None}
+    other_keys = '<span class="key-line">finished or running</span>' if "" in drawn else ""
+    other_keys += '<span class="key-line early">ended early</span>' if "early" in drawn else ""
     return (
         f'<p class="soft"><span class="key-line best">{best_key}</span>{baseline_key}{other_keys}'
         "Hover over a line to see its trial.</p>"
@@ -194,7 +197,7 @@ def _curves_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
         values = [e[key] for r in records for e in r.evaluations if math.isfinite(e.get(key, math.nan))]
         if not values:
             continue
-        title = metric.title if key == "score" else key
+        title = metric.title if key == "score" else _part_title(key)
         marks = [
             _make_mark(plan, records, r, [(e["images"], e[key]) for e in r.evaluations if key in e])
             for r in _order_for_drawing(plan, records)
@@ -202,6 +205,11 @@ def _curves_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
         chart = learning_curves(x_axis, _value_axis(title, values), marks)
         figures.append(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{chart}</figure>')
     return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _part_title(key: str) -> str:
+    """What a metric that a score is made of is called; a reference has no row of its own in the catalog."""
+    return METRICS[key].title if key in METRICS else key
 
 
 def _gallery_html(plan: SweepPlan, records: Sequence[TrialRecord], store: Store) -> str:
@@ -278,8 +286,6 @@ def _cost_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
 
 
 def _space_html(plan: SweepPlan) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(d.name)}</th><td>{d.kind}</td><td>{escape(', '.join(map(format_value, d.values)))}</td></tr>"
-        for d in plan.dimensions
-    )
+    ranges = {d.name: f"{d.kind} {', '.join(map(format_value, d.values))}" for d in plan.dimensions}
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in ranges.items())
     return f'<div class="scroll"><table class="config">{rows}</table></div>'

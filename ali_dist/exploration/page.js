@@ -9,6 +9,7 @@
 
   const now = { z: [...facts.center], c: facts.condition };
   const ends = { first: null, last: null };
+  const MOVED = ", then moved by sliders";
 
   // ---- asking the server
 
@@ -109,6 +110,8 @@
 
   function move(vector, distance) {
     now.z = now.z.map((value, place) => value + distance * vector[place]);
+    const source = find("source").textContent; // a seed, or an image, no longer gives what is shown
+    if (!source.endsWith(MOVED)) find("source").textContent = source + MOVED;
     drawAgain();
   }
 

@@ -186,7 +186,8 @@ def _labels_html(explorer: Explorer) -> str:
     if shown < min(MOST_LABELS, known):
         rest = f"; {shown} of {known}: the others have fewer than {FEWEST} images with or without them"
     heading = "Classes" if kind == "class" else "Attributes"
-    note = f"z plus so many times the mean z of images of this {kind}, less the mean z of the others{rest}"
+    note = f"z plus so many times the mean z of images of this {kind}, less the mean z of the others; "
+    note += f"beside them, how many images there are{rest}"
     return _card_html(heading, sliders, note)
 
 

@@ -140,7 +140,7 @@ def prepare_builtin_data(config: Config) -> None:
     if config.data.source is None:
         return
     is_shown = os.environ.get("RANK", "0") == "0"
-    with show_progress_bars() if is_shown else nullcontext(track_nothing) as start_tracking:
+    with show_progress_bars("preparing the data") if is_shown else nullcontext(track_nothing) as start_tracking:
         ensure_prepared(config.data.source, config.data.url, start_tracking=start_tracking)
 
 

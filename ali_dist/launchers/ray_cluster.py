@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -43,6 +45,15 @@ _PROGRESS_SECONDS = 60.0
 _SIOCGIFADDR = 0x8915  # Linux's request for the address of a network interface
 _LOWER = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
 WriteLine = Callable[[str], None]
+_HARMLESS = re.compile(
+    r"^Requesting resources: "
+    r"|^Attempting to start training worker group of size "
+    r"|^Started training worker group of size "
+    r"|^- \(ip=\S+, pid=\d+\) world_rank="
+    r"|^Setting up process group for: "
+    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
+    r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
+)
 
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -62,19 +73,46 @@ def ray_session(config: Config) -> Iterator[None]:
         yield
         return
     with temporary_environment(defaults=RAY_ENVIRONMENT):
+        options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}  # no words on its own start
         if os.environ.get("RAY_ADDRESS"):
-            connect_to_ray(log_to_driver=True)
+            connect_to_ray(**options)
         else:
             _, most_workers = config.scale.worker_range() or (1, 1)
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
-                ray.init(num_cpus=max(os.cpu_count() or 1, cpus_needed), log_to_driver=True)
+                ray.init(num_cpus=max(os.cpu_count() or 1, cpus_needed), **options)
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
-                ray.init(log_to_driver=True)
+                ray.init(**options)
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        _drop_harmless_lines()
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _drop_harmless_lines() -> None:
+    """Keep from the terminal what Ray Train says of its own steps in every run, while all is well (Ray 2.60).
+
+    One of these lines is an error to it: that its watcher of notices would not survive the loss of its machine. The
+    place where Ray takes in what its processes write is not public; a version without it shows the lines.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+        show = dict(dispatcher.handlers).get("ray_print_logs")
+        if show is not None:
+            dispatcher.remove_handler("ray_print_logs")
+            dispatcher.add_handler("ray_print_logs", lambda batch: show(without_harmless_lines(batch)))
+
+
+def without_harmless_lines(batch: dict[str, Any]) -> dict[str, Any]:
+    """What a process of Ray has written, less the lines that are to be dropped.
+
+    Args:
+        batch: As Ray hands it over: its `lines`, and which process they come from.
+    """
+    return {**batch, "lines": [line for line in batch.get("lines", []) if not _HARMLESS.search(line)]}
 
 
 def connect_to_ray(**options: Any) -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from ali_dist.launchers.ray_cluster import (
 from ali_dist.launchers.ray_storage import open_ray_storage, storage_access, with_absolute_paths
 from ali_dist.launchers.resources import check_lanes, worker_resources
 from ali_dist.launchers.signals import run_beside_main_thread
+from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
@@ -63,11 +64,23 @@ _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 @ray.remote(num_cpus=0)
 class StopCoordinator:
-    """What the driver and the workers tell each other during a run: a request to stop, and a refusal to go on."""
+    """What the driver and the workers tell each other during a run.
+
+    That is the beginning of training, a request to stop, and a refusal to go on.
+    """
 
     def __init__(self) -> None:
+        self._begin_event = asyncio.Event()
         self._stop_event = asyncio.Event()
         self._refusal: tuple[str, str] | None = None
+
+    async def begin(self) -> None:
+        """Called by a worker that begins to train, and that from now on shows itself how far it is."""
+        self._begin_event.set()
+
+    async def wait_for_begin(self) -> None:
+        """Return once a worker has begun, and not before."""
+        await self._begin_event.wait()
 
     async def request_stop(self) -> None:
         """Called by the driver when it was asked to stop."""
@@ -162,12 +175,13 @@ def _train_worker(settings: dict[str, Any]) -> Record:
     if refusal is not None:  # this is the restart after a refusal
         return _refused_outcome(refusal)
     config = from_mapping(settings["config"])
-    _silence_reports()
+    _silence_libraries()
     os.environ.update(settings["access"])
     torch.set_num_threads(config.scale.threads or threads_per_worker())
     try:
         _check_run_dir_visible(config, settings["probe_file"])
         with _watch_ranks(config, RayContext(coordinator)) as context:
+            coordinator.begin.remote()
             summary = fit(config, context)
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
@@ -198,11 +212,14 @@ def _watch_ranks(config: Config, context: RayContext) -> Iterator[RayContext]:
         watch.stop()
 
 
-def _silence_reports() -> None:
-    """Keep Ray from writing every report on the user's terminal, as the text of an object; the loop shows the metrics.
+def _silence_libraries() -> None:
+    """Keep from the user's terminal what Ray and botocore write there while all is well.
 
-    The logger's name is the path of its file, so it is taken from there (Ray 2.60); other versions may have none.
+    Ray writes every report as the text of an object, although the loop shows the metrics. Its logger's name is the path
+    of its file, so it is taken from there (Ray 2.60); other versions may have none. In a worker, Ray also lets through
+    what any library says for information, such as where botocore has found its credentials.
     """
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     with contextlib.suppress(ImportError, AttributeError):
         from ray.train.v2._internal.execution import context
 
@@ -275,12 +292,16 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     check_lanes(config, most_workers)
     is_elastic = ":" in config.scale.workers
     environment = RAY_TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
-    with temporary_environment(defaults=environment), ray_session(config):
-        # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
-        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
-        trainer = _make_trainer(config, coordinator, callbacks)
-        return _read_summary(_fit_until_stopped(trainer, coordinator, stop_event or threading.Event()))
+    with temporary_environment(defaults=environment), TrainingProgressDisplay(1) as display:
+        display.begin_phase("starting Ray")
+        with ray_session(config):
+            # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
+            this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
+            trainer = _make_trainer(config, coordinator, callbacks)
+            display.begin_phase("starting the workers")
+            outcome = _fit_until_stopped(trainer, coordinator, stop_event or threading.Event(), display.close)
+        return _read_summary(outcome)
 
 
 def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) -> TorchTrainer:
@@ -327,10 +348,23 @@ def _write_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def _fit_until_stopped(trainer: TorchTrainer, coordinator: Any, stop_event: threading.Event) -> Record:
-    """Train; pass on to the workers that a signal, or somebody else, has set `stop_event`. The workers' outcome."""
+def _fit_until_stopped(
+    trainer: TorchTrainer, coordinator: Any, stop_event: threading.Event, on_begin: Callable[[], None]
+) -> Record:
+    """Train; pass on to the workers that a signal, or somebody else, has set `stop_event`. The workers' outcome.
 
-    def pass_on_stop() -> None:
+    Args:
+        trainer: What trains.
+        coordinator: Handle of the run's `StopCoordinator`.
+        stop_event: Asks the workers to save and stop.
+        on_begin: Called once when a worker begins to train.
+    """
+    awaited = [coordinator.wait_for_begin.remote()]
+
+    def pass_on() -> None:
+        if awaited and ray.wait(awaited, timeout=0)[0]:
+            awaited.clear()
+            on_begin()
         if stop_event.is_set():
             stop_event.clear()
             ray.get(coordinator.request_stop.remote())
@@ -338,7 +372,7 @@ def _fit_until_stopped(trainer: TorchTrainer, coordinator: Any, stop_event: thre
     return run_beside_main_thread(
         lambda: _fit(trainer, coordinator),
         request_stop=stop_event.set,
-        on_poll=pass_on_stop,
+        on_poll=pass_on,
         poll_seconds=_POLL_SECONDS,
         name="ray-train",
     )

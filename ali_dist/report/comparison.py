@@ -191,7 +191,8 @@ def _row_html(
 
 
 def _beside_html(text: str) -> str:
-    return f'<br><span class="soft">{escape(text)}</span>' if text else ""
+    together = escape(text).replace(" %", "&nbsp;%")  # columns are narrow on a phone
+    return f'<br><span class="soft">{together}</span>' if text else ""
 
 
 def _union(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -228,8 +229,12 @@ def _metrics_table(names: Sequence[str], runs: Sequence[RunReader], *, marks_bes
         beside = ["" if one is None else _beside(one) for one in of_runs]
         best = _best(key, metrics) if marks_best else None
         shown.append(_row_html(row.title, values, row.text, beside=beside, best=best))
-    sources = "".join(note_html(f"{name}: {run_metrics(run)[1]}") for name, run in zip(names, runs, strict=True))
-    return sources + _table_html("metric", names, shown, last="meaning")
+    sources = [run_metrics(run)[1] for run in runs]
+    if len(set(sources)) == 1:
+        notes = note_html(sources[0].replace("the run stands", "the runs stand"))
+    else:
+        notes = "".join(note_html(f"{name}: {source}") for name, source in zip(names, sources, strict=True))
+    return notes + _table_html("metric", names, shown, last="meaning")
 
 
 def _beside(row: MetricRow) -> str:

@@ -16,6 +16,7 @@ from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.inference_model import InferenceModel
 from ali_dist.names import printable_name
+from ali_dist.report.mixture_figure import PLATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,4 +181,6 @@ def _draw_prior(axes: Axes) -> None:
     for share in _PRIOR_SHARES:
         radius = math.sqrt(-2 * math.log(1 - share))
         axes.add_patch(Circle((0, 0), radius, fill=False, color=_INK, linewidth=0.8, linestyle=(0, (4, 3))))
-        axes.annotate(f"{share:.0%} of the prior", (0, radius), ha="center", va="bottom", fontsize=8, color=_INK)
+        axes.annotate(
+            f"{share:.0%} of the prior", (0, radius), ha="center", va="center", fontsize=8, color=_INK, bbox=PLATE
+        )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 0.125
 """Shortest time between two drawings of the live lines."""
 _LEAST_BAR, _MOST_BAR = 8, 40  # characters
+_ECHO = 2  # characters that the terminal writes behind the last line on a Ctrl-C, and that must not begin a new one
 
 
 class LiveView:
@@ -80,7 +81,7 @@ class LiveView:
         from rich.console import Group
         from rich.text import Text
 
-        width = self._console.width
+        width = self._console.width - _ECHO
         clock = self._clock
         lines: list[RenderableType] = []
         if clock.has_begun:

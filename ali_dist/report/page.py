@@ -8,7 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ali_dist.config.closest_preset import find_closest_preset
 from ali_dist.config.loading import flatten_mapping, setting_infos
+from ali_dist.config.wording import format_count
 from ali_dist.report.metric_rows import MetricRow, headline_rows, metric_rows
 from ali_dist.report.moments import galleries_html
 from ali_dist.report.run_charts import charts_html
@@ -52,7 +54,7 @@ def write_page(run_folder: Path) -> Path:
 
 def _headline_html(name: str, run: RunReader) -> str:
     status = str(run.summary.get("status", "begun"))
-    settings = [("preset", run.summary.get("preset")), ("data", find_setting(run.config, "data", "url"))]
+    settings = [("preset", _preset(run)), ("data", find_setting(run.config, "data", "url"))]
     settings += [("networks", find_setting(run.config, "model", "architecture"))]
     settings += [("weights", run.summary.get("weights")), ("update", run.summary.get("update"))]
     settings += [("as of", str(run.summary.get("updated", "")).replace("T", " ").replace("+00:00", " UTC"))]
@@ -65,6 +67,15 @@ def _headline_html(name: str, run: RunReader) -> str:
         f'<p class="soft">{escape(line)}</p>{note_html(f"It ended here: {reason}") if reason else ""}'
         f'{_judged_html(run)}<dl class="facts">{facts}</dl></header>'
     )
+
+
+def _preset(run: RunReader) -> str:
+    """The preset that a run was made from, as far as its settings tell; empty where they are far from all."""
+    closest = find_closest_preset(run.config)
+    if closest is None:
+        return ""
+    name, changes = closest
+    return f"{name} ({format_count(changes, 'setting')} changed)" if changes else name
 
 
 def _judged_html(run: RunReader) -> str:
@@ -120,7 +131,7 @@ def _time_html(run: RunReader) -> str:
     )
     legend = "".join(
         f'<span class="key c{index}">{escape(label)} {format_share(share)} '
-        f'<span class="soft">{format_duration(seconds)}</span></span>'
+        f'<span class="soft">({format_duration(seconds)})</span></span>'
         for index, (label, seconds, share) in enumerate(shares)
     )
     note = note_html("Of all starts together, from the first update's preparation on, as rank 0 has it.")

@@ -74,6 +74,10 @@ def _chart_html(plan: ChartPlan, records: list[Record]) -> str:
     curves = [curve for curve in curves if any(math.isfinite(y) for _, y in curve.points)]
     if not any(y for curve in curves for _, y in curve.points):
         return ""
+    if len(curves) > 1 and all(curve.points == curves[0].points for curve in curves):
+        # The last line would hide the others, as if they had no values.
+        title = f"{plan.title}: {', '.join(curve.name for curve in curves)}"
+        return _figure_html(plan, title, [ChartCurve("all", curves[0].points)])
     return _figure_html(plan, plan.title, curves)
 
 

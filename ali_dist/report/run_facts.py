@@ -58,7 +58,9 @@ def time_shares(run: RunReader) -> list[tuple[str, float, float]]:
 
 
 def format_share(share: float) -> str:
-    """A share from 0 to 1 in percent."""
+    """A share from 0 to 1 in percent; one that is not 0 is never shown as 0."""
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
     return f"{share:.1%}".replace("%", " %")
 
 

@@ -33,10 +33,11 @@ table { border-collapse: collapse; width: 100%; } tr + tr > * { border-top: 1px 
 th, td { text-align: left; padding: 7px 13px; vertical-align: top; font-weight: 400; }
 thead th { color: var(--soft); font-size: 12.5px; border-bottom: 1px solid var(--rule); }
 td.number { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; }
+td.number .soft { font-weight: 400; }
 td.soft { min-width: 150px; } tr.changed { background: var(--mark); }
 .config td, .config th { padding: 4px 13px; font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 12.5px;
   overflow-wrap: anywhere; }
-.config th { white-space: nowrap; }
+.config th { white-space: nowrap; width: 1%; } .config td:nth-child(2) { min-width: 160px; }
 .starts td { overflow-wrap: anywhere; } code { font-family: ui-monospace, "DejaVu Sans Mono", monospace;
   font-size: 12.5px; }
 .images { align-items: start; }
@@ -69,10 +70,13 @@ h1 .key::before { width: 18px; height: 6px; vertical-align: 5px; }
   .across .remark { display: none; } .across th { white-space: normal; overflow-wrap: anywhere; }
   .across th, .across td { padding: 6px 8px; font-size: 13px; min-width: 0; }
   .metrics thead { display: none; } .metrics tr { display: grid; grid-template-columns: 1fr auto; padding: 8px 13px; }
-  .metrics tr > * { padding: 0; border: 0; } .metrics tr + tr { border-top: 1px solid var(--rule); }
+  .metrics tr > * { padding: 0; border: 0; } .metrics td.number { text-align: right; }
+  .metrics tr + tr { border-top: 1px solid var(--rule); }
   .metrics td:nth-child(3), .metrics td:nth-child(4) { grid-column: 1 / -1; font-size: 13px; }
   .metrics td:nth-child(3):not(:empty)::before { content: "reference "; color: var(--soft); }
-  .config .soft { display: none; } }
+  .config .soft { display: none; } .config td, .config th { padding: 4px 8px; }
+  .config td:nth-child(2) { min-width: 112px; }
+  svg text, svg .axis { font-size: 14px; } svg .band text { font-size: 11.5px; } }
 """
     + chart_hover.STYLE
     + "".join(

@@ -149,8 +149,11 @@ def _make_console(stream: UnbreakableStream) -> Console | None:
 
 
 @contextmanager
-def show_progress_bars() -> Iterator[StartBar]:
+def show_progress_bars(phase: str = "working") -> Iterator[StartBar]:
     """Show progress bars on a terminal while the block runs; elsewhere a line now and then of what takes long.
+
+    Args:
+        phase: What the lines say is being done.
 
     Yields:
         A function that begins a bar, given the name of what is being done and where it ends (None: unknown). It
@@ -158,7 +161,7 @@ def show_progress_bars() -> Iterator[StartBar]:
     """
     console = _make_console(UnbreakableStream(sys.stderr)) if sys.stderr is not None and sys.stderr.isatty() else None
     if console is None:
-        with TrainingProgressDisplay(1) as lines, lines.phase("working"):
+        with TrainingProgressDisplay(1) as lines, lines.phase(phase):
             yield lines.start_bar
         return
     from rich.progress import (

@@ -28,6 +28,7 @@ from ali_dist.storage.base import (
 TEMPORARY = ".ali-dist-partial-"  # how the name of a file begins while it is being written
 _PUT_TRIES = 100
 # These the user can put right; the others (a full or failing disk) are the machine's.
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 _USER_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
@@ -226,7 +227,8 @@ def _os_error(action: str, path: Path, error: OSError) -> Exception:
     reason = (error.strerror or str(error)).lower()
     if error.errno in _USER_ERRNOS:
         return InputError(f"{path} cannot be {action} ({reason}): check its permissions, or choose another folder.")
-    return StorageError(f"{path} cannot be {action}: {reason}.")
+    remedy = "; free some space and run the same command again" if error.errno in _FULL_ERRNOS else ""
+    return StorageError(f"{path} cannot be {action}: {reason}{remedy}.")
 
 
 def _replace_file(path: Path, source: BinaryIO) -> None:

@@ -274,6 +274,15 @@ class SwiftServer:
         )
 
 
+def _run_to_its_end(command: list[str], env: dict[str, str]) -> int:
+    """Run a command and return its exit code. A Ctrl-C is for the command alone, which may save before it ends."""
+    process = subprocess.Popen(command, env=env)
+    while True:
+        with suppress(KeyboardInterrupt):
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+
+
 def main(arguments: list[str]) -> int:
     """Run the server alone, or around a command; returns the exit code."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -288,8 +297,7 @@ def main(arguments: list[str]) -> int:
         if options.bucket:
             server.make_bucket(options.bucket)
         if command:
-            code = subprocess.run(command, env={**os.environ, **server.env}).returncode
-            return code if code >= 0 else 128 - code
+            return _run_to_its_end(command, {**os.environ, **server.env})
         print("\n".join(f"export {name}={value}" for name, value in server.env.items()))
         print(f"# S3 at {server.endpoint_url}, data in {server.root}; Ctrl-C stops it", flush=True)
         with suppress(KeyboardInterrupt):

@@ -120,6 +120,9 @@ def test_what_a_user_does_is_answered(tab: Tab, tmp_path: Path) -> None:
         tab.wait_for("document.getElementById('source').textContent.startsWith('z = µ(x) of an image of the data')")
         tab.run("document.getElementById('random').click()")
         tab.wait_for("document.getElementById('source').textContent.startsWith('z from the prior, seed ')")
+        for value in (1, 2):  # a seed no longer gives what is shown, which is said once
+            drag_slider(tab, '[data-component="0"]', value)
+        assert tab.run("document.getElementById('source').textContent.split(', then moved').length") == 2
         time.sleep(0.5)  # what is asked for after a pause
         assert tab.run("document.getElementById('trouble').textContent") == ""
         assert tab.complaints == []

@@ -30,7 +30,7 @@ def test_names_are_looked_for_under_runs(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("runs", "sentence"),
     [
-        (["one"], "The page of a single run is report.html in its folder"),
+        (["one"], "but 1 is given: give others. The page of a single run is report.html in its folder"),
         (["one"] * 5, "but 5 are given"),
         (["one", "none"], "There is no run"),
         (["one", "new"], "has no records yet"),

@@ -89,6 +89,22 @@ def test_the_best_value_stands_out_and_a_missing_one_is_a_dash(two: tuple[Path, 
     assert "<td>0.5</td><td>0.7</td>" in metrics, "no way is better"
 
 
+def test_what_the_metrics_are_of_is_said_once_where_it_is_the_same(two: tuple[Path, Path], tmp_path: Path) -> None:
+    assert re.findall(r'<p class="soft">([^<]*)', section(compare(*two), "Metrics")) == [
+        "Of the split test, as the runs stand."
+    ]
+    other = write_run(tmp_path / "c", "other", [1.0], {}, metrics={"label_kept": 0.9}, metrics_split="valid")
+    html = section(compare(two[0], other), "Metrics")
+    assert "slow: Of the split test, as the run stands." in html
+    assert "other: Of the split valid, as the run stands." in html
+
+
+def test_a_number_is_not_parted_from_its_percent_sign(tmp_path: Path) -> None:
+    metrics = {"metrics": {"coverage_real": 0.5, "coverage_real_reference": 0.972}, "metrics_split": "test"}
+    runs = [write_run(tmp_path / name, name, [1.0], {}, **metrics) for name in ("a", "b")]
+    assert section(compare(*runs), "Metrics").count("reference 97.2&nbsp;%") == 2
+
+
 @pytest.mark.parametrize(
     ("config", "summary", "sentence"),
     [

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ali_dist.config import Config
+from ali_dist.config.loading import from_mapping, read_preset
 from ali_dist.evaluation.catalog import METRICS, metric_keys
 from ali_dist.report import charts
 from ali_dist.report.chart_hover import MOST_BANDS
@@ -20,7 +21,7 @@ from ali_dist.report.image_grids import save_samples
 from ali_dist.report.metric_rows import format_metric, metric_rows
 from ali_dist.report.moments import choose_moments
 from ali_dist.report.page import write_page
-from ali_dist.report.run_facts import format_duration
+from ali_dist.report.run_facts import format_duration, format_share
 from ali_dist.runs.run_reader import RunReader, find_galleries
 
 
@@ -136,6 +137,35 @@ def test_without_final_metrics_the_last_evaluation_is_shown_and_dated(tmp_path: 
     assert html.count("<svg") == 1  # its curve
 
 
+def test_lines_that_lie_on_each_other_are_drawn_as_one_that_says_whose_it_is(tmp_path: Path) -> None:
+    records = [train(64 * i, lr_d=1e-3, lr_g=1e-3, d_loss=1.0, g_loss=1.0 + i) for i in (1, 2)]
+    write_run(tmp_path, records)
+    lines = {
+        caption: svg.count("<polyline")
+        for caption, svg in re.findall(r"<figcaption>([^<]*)</figcaption>(.*?)</figure>", page(tmp_path))
+        if "<svg" in svg
+    }
+    assert lines == {"Losses": 2, "Learning rate: discriminator, encoder and decoder": 1}
+
+
+def test_a_share_that_is_not_nothing_is_not_shown_as_nothing() -> None:
+    assert [format_share(share) for share in (0.0, 0.0004, 0.0006, 0.25)] == ["0.0 %", "under 0.1 %", "0.1 %", "25.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({}, "preset digits ·"), ({"lr_d": 0.5}, "preset digits (1 setting changed) ·")],
+)
+def test_the_page_names_the_preset_that_a_run_was_made_from(
+    tmp_path: Path, changed: dict[str, float], words: str
+) -> None:
+    write_run(tmp_path, [])
+    config = from_mapping(read_preset("digits").settings).to_mapping()
+    config["optim"] |= changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert words in page(tmp_path)
+
+
 def test_settings_that_differ_from_the_default_are_marked(tmp_path: Path) -> None:
     write_run(tmp_path, [])
     rows = re.findall(r'<tr( class="changed")?><th>([\w.]+)</th>', page(tmp_path))
@@ -147,7 +177,7 @@ def test_the_time_is_shown_by_what_it_went_to(tmp_path: Path) -> None:
     write_run(tmp_path, [], time={"compute": 150.0, "data": 0.0, "saving": 50.0, "start": "<b>"})
     html = page(tmp_path)
     shown = re.findall(r'<span class="key c\d">([^<]*)<span class="soft">([^<]*)</span>', html)
-    assert shown == [("computing 75.0 % ", "2 min 30 s"), ("saving 25.0 % ", "50 s")]
+    assert shown == [("computing 75.0 % ", "(2 min 30 s)"), ("saving 25.0 % ", "(50 s)")]
     write_run(tmp_path, [], time=[1.0])
     assert "<h2>Time</h2>" not in page(tmp_path)
 

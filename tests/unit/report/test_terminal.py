@@ -353,6 +353,8 @@ def test_no_line_is_broken_at_any_width(monkeypatch: pytest.MonkeyPatch, width: 
     lines = [line for part in text.split("\n") for line in part.split("\r")]
     whole = [line for line in lines if "python -m" not in line]
     assert max(len(line.rstrip()) for line in whole) <= width
+    live = [line for line in lines if "ETA" in line or "evaluating" in line]
+    assert max(len(line) for line in live) <= width - len("^C"), "its echo would break the last line, which stays"
     assert all(part in text for part in ("13%", "ETA", "evaluating", "812 img/s"))
     assert "  python -m ali_dist.generate 'runs/a run' --out pictures" in lines
 
@@ -417,4 +419,11 @@ def test_a_command_that_takes_long_says_so_on_a_pipe(monkeypatch: pytest.MonkeyP
         advance(30)
         seconds.now += 6
         real_beat(views[0])
-    assert stream.getvalue()[6:] == "working: Encoding · 0:06 · 30 / 40\n"
+    with show_progress_bars("preparing the data") as start_bar:
+        start_bar("train", 40)(10)
+        seconds.now += 6
+        real_beat(views[-1])
+    assert [line[6:] for line in stream.getvalue().splitlines()] == [
+        "working: Encoding · 0:06 · 30 / 40",
+        "preparing the data: train · 0:06 · 10 / 40",
+    ]

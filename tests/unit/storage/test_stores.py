@@ -75,7 +75,9 @@ class TestLocalStore(StoreContract):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(os, "fsync", fail_as_full)
-        with pytest.raises(StorageError, match=r"data/run/model cannot be written: no space left") as caught:
+        with pytest.raises(
+            StorageError, match=r"run/model cannot be written: no space left on device; free some space"
+        ) as caught:
             store.put("run/model", b"new" * 1000)
         assert isinstance(caught.value.__cause__, OSError)
         assert store.get("run/model") == b"old"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.sweeps import make_record, small_plan, store_of
-from tuning.charts import ChartAxis
+from tuning.charts import ChartAxis, _place_label
 from tuning.html import sweep_page_html
 
 VOID = {"meta", "img", "br"}
@@ -62,6 +62,26 @@ def test_every_trial_is_on_the_page_in_the_table_and_in_the_plots(tmp_path):
     assert parallel.count("<path") == 5, "one line for each trial with a score"
     assert html.count('<svg class="sc"') == 3, "one scatter for each searched setting"
     assert "against 0.5 of the preset&#x27;s own settings" in html
+
+
+def test_the_legend_names_the_lines_that_are_drawn(tmp_path):
+    """A sweep whose trials are the best one and the preset's own has no other lines."""
+    plan = small_plan(tmp_path)
+    few = page_of(plan, [make_record(0, 0.5), make_record(1, 0.6)])
+    many = page_of(plan, records_of_all_kinds())
+    for words in ("finished or running", "ended early"):
+        assert words not in few
+        assert words in many
+
+
+def test_labels_of_axes_stay_inside_their_picture():
+    for x, label in ((60, "lr_d"), (60, "a_name_that_is_long"), (940, "r1"), (940, "a_name_that_is_long")):
+        place, anchor = _place_label(x, label)
+        width = 7 * len(label)
+        left = place - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        assert left >= 0
+        assert left + width <= 1000
+    assert _place_label(60, "lr_d") == (60, "middle")
 
 
 def test_the_page_says_what_the_sweep_cost(tmp_path):
