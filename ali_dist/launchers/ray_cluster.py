@@ -48,12 +48,12 @@ WriteLine = Callable[[str], None]
 _HARMLESS = re.compile(
     r"^Requesting resources: "
     r"|^Attempting to start training worker group of size "
-    r"|^Started training worker group of size "
-    r"|^- \(ip=\S+, pid=\d+\) world_rank="
     r"|^Setting up process group for: "
     r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
     r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
 )
+
+_PLACES = re.compile(r"^Started training worker group of size |^- \(ip=\S+, pid=\d+\) world_rank=")
 
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -74,6 +74,7 @@ def ray_session(config: Config) -> Iterator[None]:
         return
     with temporary_environment(defaults=RAY_ENVIRONMENT):
         options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}  # no words on its own start
+        is_on_one_machine = False
         if os.environ.get("RAY_ADDRESS"):
             connect_to_ray(**options)
         else:
@@ -81,17 +82,18 @@ def ray_session(config: Config) -> Iterator[None]:
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
                 ray.init(num_cpus=max(os.cpu_count() or 1, cpus_needed), **options)
+                is_on_one_machine = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
-        _drop_harmless_lines()
+        _drop_harmless_lines(keeps_places=not is_on_one_machine)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _drop_harmless_lines() -> None:
+def _drop_harmless_lines(*, keeps_places: bool) -> None:
     """Keep from the terminal what Ray Train says of its own steps in every run, while all is well (Ray 2.60).
 
     One of these lines is an error to it: that its watcher of notices would not survive the loss of its machine. The
@@ -103,16 +105,21 @@ def _drop_harmless_lines() -> None:
         show = dict(dispatcher.handlers).get("ray_print_logs")
         if show is not None:
             dispatcher.remove_handler("ray_print_logs")
-            dispatcher.add_handler("ray_print_logs", lambda batch: show(without_harmless_lines(batch)))
+            dispatcher.add_handler(
+                "ray_print_logs", lambda batch: show(without_harmless_lines(batch, keeps_places=keeps_places))
+            )
 
 
-def without_harmless_lines(batch: dict[str, Any]) -> dict[str, Any]:
+def without_harmless_lines(batch: dict[str, Any], *, keeps_places: bool) -> dict[str, Any]:
     """What a process of Ray has written, less the lines that are to be dropped.
 
     Args:
         batch: As Ray hands it over: its `lines`, and which process they come from.
+        keeps_places: Whether to keep on which machine each worker is: there may be more than one.
     """
-    return {**batch, "lines": [line for line in batch.get("lines", []) if not _HARMLESS.search(line)]}
+    dropped = (_HARMLESS,) if keeps_places else (_HARMLESS, _PLACES)
+    lines = [line for line in batch.get("lines", []) if not any(each.search(line) for each in dropped)]
+    return {**batch, "lines": lines}
 
 
 def connect_to_ray(**options: Any) -> None:
