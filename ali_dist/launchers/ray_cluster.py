@@ -117,6 +117,8 @@ def without_harmless_lines(batch: dict[str, Any], *, keeps_places: bool) -> dict
         batch: As Ray hands it over: its `lines`, and which process they come from.
         keeps_places: Whether to keep on which machine each worker is: there may be more than one.
     """
+    if batch.get("actor_name") == "PreemptionWatcher":  # it has nothing to say but that Ray is gone at the end
+        return {**batch, "lines": []}
     dropped = (_HARMLESS,) if keeps_places else (_HARMLESS, _PLACES)
     lines = [line for line in batch.get("lines", []) if not any(each.search(line) for each in dropped)]
     return {**batch, "lines": lines}

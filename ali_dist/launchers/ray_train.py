@@ -53,6 +53,7 @@ from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 
 _POLL_SECONDS = 0.1
+_REFUSAL_SECONDS = 15.0  # for the other workers to find the same, and for rank 0 to write what it has to
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also the pace at which reports reach the driver
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come seconds before a machine is gone
@@ -72,6 +73,7 @@ class StopCoordinator:
     def __init__(self) -> None:
         self._begin_event = asyncio.Event()
         self._stop_event = asyncio.Event()
+        self._refusal_event = asyncio.Event()
         self._refusal: tuple[str, str] | None = None
 
     async def begin(self) -> None:
@@ -98,6 +100,12 @@ class StopCoordinator:
             message: One sentence.
         """
         self._refusal = self._refusal or (kind, message)
+        self._refusal_event.set()
+
+    async def wait_for_refusal(self) -> tuple[str, str] | None:
+        """Kind and message of the first refusal, once there is one."""
+        await self._refusal_event.wait()
+        return self._refusal
 
     async def read_refusal(self) -> tuple[str, str] | None:
         """Kind and message of the first refusal; None if no worker has refused."""
@@ -186,9 +194,10 @@ def _train_worker(settings: dict[str, Any]) -> Record:
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
     except (InputError, TrainingError, OutageError) as error:
-        # Other ranks may be waiting in a collective, and only a failure ends them. The restart will find the refusal.
-        ray.get(coordinator.refuse.remote("input" if isinstance(error, InputError) else "training", str(error)))
-        raise
+        # Where other ranks wait in a collective, the driver ends them: to raise here would do so, but with a traceback.
+        refusal = ("input" if isinstance(error, InputError) else "training", str(error))
+        ray.get(coordinator.refuse.remote(*refusal))
+        return _refused_outcome(refusal)
     return {"outcome": "finished", "summary": summary}
 
 
@@ -360,8 +369,10 @@ def _fit_until_stopped(
         on_begin: Called once when a worker begins to train.
     """
     awaited = [coordinator.wait_for_begin.remote()]
+    refusal = _RefusalWatch(coordinator)
 
     def pass_on() -> None:
+        refusal.look()
         if awaited and ray.wait(awaited, timeout=0)[0]:
             awaited.clear()
             on_begin()
@@ -376,6 +387,22 @@ def _fit_until_stopped(
         poll_seconds=_POLL_SECONDS,
         name="ray-train",
     )
+
+
+class _RefusalWatch:
+    """Ends a run that a worker has refused to go on with, where the others do not end by themselves."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._refusal = coordinator.wait_for_refusal.remote()
+        self._since: float | None = None
+
+    def look(self) -> None:
+        """Raise what the refusal stands for, `_REFUSAL_SECONDS` after it; nothing before, or if there is none."""
+        if self._since is None:
+            if ray.wait([self._refusal], timeout=0)[0]:
+                self._since = time.monotonic()
+        elif time.monotonic() - self._since > _REFUSAL_SECONDS:
+            _read_summary(_refused_outcome(ray.get(self._refusal)))
 
 
 def _fit(trainer: TorchTrainer, coordinator: Any) -> Record:
