@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow, Resize
+from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU
 
 Shape = tuple[int, ...]
 
@@ -248,11 +249,6 @@ class FullConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
-def _make_halving() -> nn.Module:
-    """[B, C, H, W] -> [B, C, H / 2, W / 2]: means of 2x2 pixels."""
-    return nn.AvgPool2d(2)
-
-
 class Doubling(nn.Module):
     """[B, C, H, W] -> [B, C, 2H, 2W]: bilinear, which is the filter [1, 3, 3, 1] / 4 along each axis.
 
@@ -289,16 +285,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, resize: Resize, architecture: Architecture, norm: bool) -> None:
         super().__init__()
-        self.before = _make_halving() if resize == "down" else nn.Identity()
+        self.before = Halving() if resize == "down" else nn.Identity()
         self.after = Doubling() if resize == "up" else nn.Identity()
         changes = channels_in != channels
-        self.shortcut = nn.Conv2d(channels_in, channels, 1, bias=False) if changes else nn.Identity()
+        self.shortcut = Conv2d(channels_in, channels, 1, bias=False) if changes else nn.Identity()
         layers: list[nn.Module] = []
         for _ in range(2):
             if norm:
                 layers.append(BatchNorm2d(channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum))
-            layers.append(nn.LeakyReLU(architecture.slope))
-            layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=not norm))
+            layers.append(LeakyReLU(architecture.slope))
+            layers.append(Conv2d(channels, channels, 3, padding=1, bias=not norm))
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -333,7 +329,7 @@ def _linear_map(layer: LayerRow, channels: int, shape: Shape, bias: bool) -> tup
         out = tuple((side + 2 * p - k) // s + 1 for side in (h, w))
         if min(out) < 1:
             raise ValueError(f"a {k}x{k} convolution does not fit a {h}x{w} input")
-        conv = FullConv if (h, w) == (k, k) and p == 0 else nn.Conv2d
+        conv = FullConv if (h, w) == (k, k) and p == 0 else Conv2d
         return conv(c, channels, k, s, p, bias=bias), (channels, *out)
     out = tuple((side - 1) * s + k - 2 * p for side in (h, w))
     transposed = FullConvTranspose if (h, w) == (1, 1) and p == 0 else nn.ConvTranspose2d
@@ -352,14 +348,14 @@ def build_layer(
     if layer.op == "block":
         c, h, w = shape
         parts.append(ResidualBlock(c, channels, layer.resize, architecture, layer.norm))
-        parts.append(nn.LeakyReLU(architecture.slope) if layer.act == "lrelu" else nn.Identity())
+        parts.append(LeakyReLU(architecture.slope) if layer.act == "lrelu" else nn.Identity())
         factor = {"none": 1.0, "down": 0.5, "up": 2.0}[layer.resize]
         return nn.Sequential(*parts), (channels, int(h * factor), int(w * factor))
     if layer.unshuffle > 1:
         parts.append(nn.PixelUnshuffle(layer.unshuffle))
         shape = (shape[0] * layer.unshuffle**2, *(side // layer.unshuffle for side in shape[1:]))
     if layer.resize == "down":
-        parts.append(_make_halving())
+        parts.append(Halving())
         shape = (shape[0], *(side // 2 for side in shape[1:]))
     linear, out = _linear_map(layer, channels, shape, layer.bias == "channel")
     parts.append(linear)
@@ -375,7 +371,7 @@ def build_layer(
         parts.append(Maxout(layer.pieces))
         out = (channels // layer.pieces, *out[1:])
     elif layer.act == "lrelu":
-        parts.append(nn.LeakyReLU(architecture.slope))
+        parts.append(LeakyReLU(architecture.slope))
     elif layer.act != "linear":
         parts.append(_ACTIVATIONS[layer.act]())
     return nn.Sequential(*parts), out

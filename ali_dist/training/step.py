@@ -30,6 +30,7 @@ from ali_dist.config import ObjectiveConfig
 from ali_dist.model.ali import ALI, ALIOutput, LabelledBatch
 from ali_dist.model.gradient_gates import GradientGate
 from ali_dist.model.losses import OBJECTIVES, PairLoss, class_entropy, class_imbalance
+from ali_dist.model.piecewise_linear import is_piecewise_linear
 from ali_dist.training.precision import Precision
 from ali_dist.training.randomness import AugmentationDraws, DropoutMasks
 
@@ -171,6 +172,8 @@ class Step:
         self.precision = precision
         self.theta_g = ali.generator_parameters()
         self.theta_d = ali.discriminator_parameters()
+        self.discriminator = ali.discriminator
+        self.has_piecewise_linear_d = is_piecewise_linear(ali.discriminator)
         self.global_batch_size = global_batch_size
         self.world_size = world_size
         self.packing = packing
@@ -296,11 +299,18 @@ class Step:
 
     def input_gradients(self, output: ALIOutput) -> InputGradients:
         """Gradient of every logit with respect to its own inputs, with graph."""
+        return self.gradients_of(output.d_q.sum() + output.d_p.sum(), output, [])[0]
+
+    def gradients_of(
+        self, total: Tensor, output: ALIOutput, others: list[Tensor]
+    ) -> tuple[InputGradients, list[Tensor]]:
+        """Gradient of a sum over logits with respect to the inputs that they belong to, and to others; with graph."""
         if output.discriminator_inputs is None:
             raise ValueError("a game without D has no gradient penalty")
         inputs = [part for part in output.discriminator_inputs if part is not None]
-        x_q, x_p, *z = torch.autograd.grad(output.d_q.sum() + output.d_p.sum(), inputs, create_graph=True)
-        return InputGradients(x_q, x_p, z[0] if z else None)
+        gradients = torch.autograd.grad(total, [*inputs, *others], create_graph=True)
+        x_q, x_p, *z = gradients[: len(inputs)]
+        return InputGradients(x_q, x_p, z[0] if z else None), list(gradients[len(inputs) :])
 
     def per_sample(self, per_pack: Tensor) -> Tensor:
         """Values [R] of packs as [b] of their samples."""

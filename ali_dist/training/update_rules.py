@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ali_dist.config import ObjectiveConfig
@@ -23,6 +24,7 @@ from ali_dist.errors import InputError
 from ali_dist.model.ali import ALIOutput
 from ali_dist.model.gradient_gates import PassThrough, ScaleGradient, StopGradient
 from ali_dist.model.losses import bound_slope
+from ali_dist.model.piecewise_linear import record_terms
 from ali_dist.training.step import InputGradients, LossWeights, Step, StepResult, TrainBatch
 
 
@@ -175,6 +177,8 @@ def penalised_gradients(step: Step, batch: TrainBatch, weights: LossWeights) -> 
     """One forward pass, D's input gradient, and one backward pass; a plain scaled update where no penalty is due."""
     if not weights.has_penalty and _can_scale(step, weights):
         return scaled_gradients(step, batch, weights)
+    if weights.has_penalty and _can_share_a_pass(step):
+        return _penalised_gradients_in_one_pass(step, batch, weights)
     output = step.forward(batch, StopGradient(differentiable=True))
     gradients = step.input_gradients(output)
     penalty = step.gradient_penalty(gradients, weights)
@@ -187,6 +191,44 @@ def _can_scale(step: Step, weights: LossWeights) -> bool:
     """Whether an update without a penalty may be a scaled one."""
     has_class_terms = weights.entropy or weights.balance
     return step.precision.name != "fp16" and not has_class_terms
+
+
+def _can_share_a_pass(step: Step) -> bool:
+    """Whether D's loss may be back-propagated together with its penalty.
+
+    In fp16 the loss scale would multiply what is already divided by slopes down to `MINIMUM_SLOPE`.
+    """
+    return step.has_piecewise_linear_d and step.precision.name != "fp16"
+
+
+def _penalised_gradients_in_one_pass(step: Step, batch: TrainBatch, weights: LossWeights) -> StepResult:
+    """For a piecewise linear D: its loss and its penalty go back through the graph of its input gradient together.
+
+    That gradient is taken of D's loss, with slopes bounded away from 0, as in `scaled_gradients`; a row of it over that
+    slope is the row of J. The gradient of D's loss for its weights is in the same graph (`piecewise_linear`), so D's
+    own graph is gone through once and not twice.
+    """
+    with record_terms(step.discriminator) as terms:
+        output = step.forward(batch, StopGradient(differentiable=True))
+    d_q, d_p = output.d_q.detach(), output.d_p.detach()
+    slope_q, slope_p = map(bound_slope, step.objective.d_slopes(d_q, d_p))
+    of_inputs, of_terms = step.gradients_of(output.d_q @ slope_q + output.d_p @ slope_p, output, terms.tensors())
+    gradients = _divide_rows(of_inputs, step.per_sample(slope_q), step.per_sample(slope_p))
+    surrogate_d_loss = step.packing * terms.surrogate(of_terms)
+    penalty = step.gradient_penalty(gradients, weights)
+    cycle = step.cycle_loss(output, weights)
+    step.backward(surrogate_d_loss + penalty.sum() + _surrogate_g_loss(step, output, gradients) + cycle)
+    return step.result(output, penalty=penalty, cycle=cycle)
+
+
+def _divide_rows(gradients: InputGradients, by_q: Tensor, by_p: Tensor) -> InputGradients:
+    """Rows of encoder pairs over `by_q` [b], rows of decoder pairs over `by_p` [b]."""
+    x_q, x_p, z = gradients
+    return InputGradients(
+        x_q=x_q / _per_row(by_q, x_q),
+        x_p=x_p / _per_row(by_p, x_p),
+        z=None if z is None else z / _per_row(torch.cat([by_q, by_p]), z),
+    )
 
 
 def _surrogate_g_loss(step: Step, output: ALIOutput, gradients: InputGradients) -> Tensor:

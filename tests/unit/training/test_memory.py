@@ -34,7 +34,7 @@ def test_weights_count_16_bytes_and_activations_grow_with_the_networks_and_the_p
     assert plain.weights == 16 * sum(p.numel() for p in ali.parameters())
     # At least each network's feature maps once: of D's first convolution alone 32 x 8 x 8 numbers for two images.
     assert plain.per_sample > 2 * 32 * 8 * 8 * 4
-    assert estimate_for("penalised").per_sample > 1.05 * plain.per_sample  # the graph of the gradient is kept, too
+    assert estimate_for("penalised").per_sample > 1.02 * plain.per_sample  # the graph of the gradient is kept, too
     wide = estimate_for("scaled", objective__r1=0, objective__r2=0, model__width=2)
     assert 1.5 * plain.per_sample < wide.per_sample < 2.5 * plain.per_sample
 

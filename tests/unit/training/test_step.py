@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from ali_dist.model.ali import ALI
 from ali_dist.model.gradient_gates import PassThrough
 from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, TrainBatch
+from tests.bench.operations import OperationCounter
 from tests.helpers.networks import (
     BATCH_SIZE,
     CPU,
@@ -25,6 +27,7 @@ from tests.helpers.networks import (
     total_error,
     trained_parameters,
 )
+from tests.helpers.variants import Variant
 
 
 @pytest.mark.parametrize(("loss", "rule"), EXACT_RULES)
@@ -48,6 +51,86 @@ def test_every_exact_rule_has_the_gradients_of_two_backward_passes(loss, rule, d
     gradients, _ = gradients_of_step(ali, rule, loss, weights, 5, make_inputs())
     expected = gradients_of_two_backward_passes(ali, loss, weights, 5, make_inputs())
     assert relative_error(gradients, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_the_penalised_rule_is_exact_to_the_rounding_of_float64(monkeypatch, loss, name, dropout):
+    """With maxout and untied biases, too. In one pass through D's own graph, and in two where D does not allow that."""
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # networks give fp32 whatever they compute in
+    ali = make_networks(dropout, name=name).double()
+    with torch.no_grad():
+        for p in ali.discriminator.parameters():
+            p.add_(0.05 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(2)))
+    weights = LossWeights(r1=0.7, r2=0.3, cycle_x=2.0, cycle_z=0.5, cycle_samples=1.5)
+    x, z, epsilon = (t.double() for t in make_inputs(name))
+    expected = gradients_of_two_backward_passes(ali, loss, weights, 5, (x, z, epsilon))
+    floor = 1e-3 * max(t.norm().item() for t in expected)
+    for is_known in (True, False):
+        optimizer = GradientRecorder(trained_parameters(ali), lr=1.0)
+        step = make_step(ali, "penalised", loss, optimizer)
+        assert step.has_piecewise_linear_d
+        step.has_piecewise_linear_d = is_known
+        torch.manual_seed(5)
+        step(TrainBatch(x, z, epsilon), weights)
+        assert relative_error(optimizer.gradients, expected, floor) < 1e-9
+
+
+def operations_of_update(ali: ALI, precision: str, *, is_known: bool, weights: LossWeights, batch: TrainBatch) -> int:
+    optimizer = torch.optim.SGD(trained_parameters(ali), lr=0.0)
+    step = make_step(ali, "penalised", "nonsaturating", optimizer, precision=Precision(precision, CPU))
+    step.has_piecewise_linear_d = step.has_piecewise_linear_d and is_known
+    with OperationCounter() as counter:
+        step(batch, weights)
+    return counter.total
+
+
+PENALTY = LossWeights(r1=0.7, r2=0.3)
+
+
+def test_a_penalised_update_goes_through_a_piecewise_linear_d_four_times_and_not_six():
+    """Forward, for the input gradient, and twice for the gradients of its loss and its penalty together."""
+    ali = make_networks(cycle=False)
+    x, z, epsilon = make_inputs()
+    with OperationCounter() as forward:
+        ali.discriminator((x, x), torch.cat([z, z]))
+    batch = TrainBatch(x, z, epsilon)
+    known, unknown = (
+        operations_of_update(ali, "fp32", is_known=is_known, weights=PENALTY, batch=batch) for is_known in (True, False)
+    )
+    assert unknown - known == 2 * forward.total
+
+
+@pytest.mark.parametrize(
+    ("classes", "precision", "weights"),
+    [(4, "fp32", PENALTY), (0, "fp16", PENALTY), (0, "fp16", LossWeights()), (0, "fp32", LossWeights())],
+    ids=["classes", "fp16", "fp16 between penalties", "between penalties"],
+)
+def test_other_penalised_updates_are_as_they_were(classes, precision, weights):
+    variant = Variant(classes=classes)
+    batch = variant.make_batch()
+    known, unknown = (
+        operations_of_update(variant.build(), precision, is_known=is_known, weights=weights, batch=batch)
+        for is_known in (True, False)
+    )
+    assert known == unknown > 0
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_in_bf16_a_penalised_update_is_as_close_to_fp32_in_one_pass_as_in_two(loss):
+    batch = make_inputs()
+    expected = gradients_of_two_backward_passes(make_networks(cycle=False), loss, PENALTY, 5, batch)
+    errors = []
+    for is_known in (True, False):
+        ali = make_networks(cycle=False)
+        optimizer = GradientRecorder(trained_parameters(ali), lr=1.0)
+        step = make_step(ali, "penalised", loss, optimizer, precision=Precision("bf16", CPU))
+        step.has_piecewise_linear_d = is_known
+        step(TrainBatch(*batch), PENALTY)
+        errors.append(total_error(optimizer.gradients, expected))
+    in_one_pass, in_two = errors
+    assert 0 < in_one_pass < 1.2 * in_two < 0.4
 
 
 @pytest.mark.parametrize("loss", OBJECTIVES)
