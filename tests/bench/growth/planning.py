@@ -111,16 +111,7 @@ def measure_shards(shards: Sequence[int], read_shards: Sequence[int], rounds: in
     """What shards cost before the first batch, and while they are read."""
     points: dict[str, list[tuple[float, float]]] = {}
     for number in shards:
-        index = make_index(SPLIT_SAMPLES, number)
-        with tempfile.TemporaryDirectory() as folder:
-            store = write_hollow(Path(folder), index)
-            figures = {
-                _LOADED: 1e3 * time_cpu(lambda _, s=store: load_index(s), rounds),
-                _LISTED: 1e3 * time_cpu(lambda _, s=store, i=index: ShardReader(s, i), rounds),
-                _PLANNED: 1e3 * time_cpu(lambda e, i=index: plan_epoch(make_bench_order(i), e), rounds),
-                "index in memory, MB": peak_bytes(lambda s=store: load_index(s)) / 1e6,
-            }
-        for name, value in figures.items():
+        for name, value in _cost_of_shards(make_index(SPLIT_SAMPLES, number), rounds).items():
             points.setdefault(name, []).append((number, value))
     return [
         Panel(
@@ -133,6 +124,18 @@ def measure_shards(shards: Sequence[int], read_shards: Sequence[int], rounds: in
         ),
         _measure_reading(read_shards, rounds),
     ]
+
+
+def _cost_of_shards(index: Index, rounds: int) -> dict[str, float]:
+    order = make_bench_order(index)
+    with tempfile.TemporaryDirectory() as folder:
+        store = write_hollow(Path(folder), index)
+        return {
+            _LOADED: 1e3 * time_cpu(lambda _: load_index(store), rounds),
+            _LISTED: 1e3 * time_cpu(lambda _: ShardReader(store, index), rounds),
+            _PLANNED: 1e3 * time_cpu(lambda epoch: plan_epoch(order, epoch), rounds),
+            "index in memory, MB": peak_bytes(lambda: load_index(store)) / 1e6,
+        }
 
 
 def _measure_reading(shards: Sequence[int], rounds: int) -> Panel:
@@ -180,13 +183,7 @@ def measure_samples(samples: Sequence[int], rounds: int) -> list[Panel]:
     points: dict[str, list[tuple[float, float]]] = {}
     for number in samples:
         order = make_bench_order(make_index(number, -(-number // SHARD_SAMPLES)))
-        figures = {
-            _WINDOWS: 1e3 * time_cpu(lambda e, o=order: plan_epoch(o, e), rounds),
-            _IDS: 1e3 * time_cpu(lambda e, o=order: list_ids(o, e), rounds),
-            "windows": plan_epoch(order, 0),
-            "memory of the ids, MB": peak_bytes(lambda o=order: list_ids(o, 0)) / 1e6,
-        }
-        for name, value in figures.items():
+        for name, value in _cost_of_samples(order, rounds).items():
             points.setdefault(name, []).append((number, value))
     return [
         Panel(
@@ -198,3 +195,12 @@ def measure_samples(samples: Sequence[int], rounds: int) -> list[Panel]:
             remark=f"32x32, {SHARD_SAMPLES:,} a shard, {LANES} lanes, windows of 32 MB; all ranks' lanes together",
         )
     ]
+
+
+def _cost_of_samples(order: DataOrder, rounds: int) -> dict[str, float]:
+    return {
+        _WINDOWS: 1e3 * time_cpu(lambda epoch: plan_epoch(order, epoch), rounds),
+        _IDS: 1e3 * time_cpu(lambda epoch: list_ids(order, epoch), rounds),
+        "windows": plan_epoch(order, 0),
+        "memory of the ids, MB": peak_bytes(lambda: list_ids(order, 0)) / 1e6,
+    }

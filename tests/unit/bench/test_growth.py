@@ -57,9 +57,9 @@ def test_exchanges_of_batch_norm_go_up_and_down_a_tree_and_never_overlap() -> No
 
 
 def test_a_faster_network_is_never_slower() -> None:
-    (panel,) = model_ranks((1, 2, 8), ModelledCase(name="digits", seconds=0.01, source="nowhere"))
+    (panel,) = model_ranks((1, 2, 8), ModelledCase(name="mixture", seconds=0.01, source="nowhere"))
     slow, fast = (dict(curve.points) for curve in panel.curves if curve.key in ("10 Gbit/s", "100 Gbit/s"))
-    assert slow[1] == pytest.approx(fast[1]) == pytest.approx(6400)
+    assert slow[1] == pytest.approx(fast[1]) == pytest.approx(12_800)
     assert all(slow[n] < fast[n] < fast[1] for n in (2, 8))
 
 
@@ -120,12 +120,12 @@ def test_a_table_has_a_column_for_each_place_and_a_picture_only_curves_with_a_ke
 def test_the_command_draws_and_writes_what_it_measures(tmp_path: Path) -> None:
     page, plot = tmp_path / "page.md", tmp_path / "plot.svg"
     page.write_text("before\n<!-- growth: begin -->\nstale words\n<!-- growth: end -->\nafter\n")
-    words = ["--quick", "--rounds", "1", "--parts", "shards,samples,trials"]
+    words = ["--quick", "--rounds", "1", "--parts", "samples,trials"]
     assert main([*words, "--plot", str(plot), "--table", str(page)]) == 0
     text = page.read_text()
     assert "stale words" not in text
-    assert all(f"**{title}**" in text for title in ("Shards", "Reading", "Samples", "Trials"))
-    assert len(list(ElementTree.parse(plot).getroot().iter(f"{SVG}path"))) == 3 + 2 + 2 + 3
+    assert all(f"**{title}**" in text for title in ("Samples", "Trials"))
+    assert len(list(ElementTree.parse(plot).getroot().iter(f"{SVG}path"))) == 2 + 3
 
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
