@@ -112,7 +112,8 @@ def _legend_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     else:
         best_key = "best"
         baseline_key = '<span class="key-line own">the preset\'s own settings</span>' if baseline is not None else ""
-    drawn = {_choose_style(plan, records, record) for record in records if record.score is not None}
+    styles = _choose_styles(plan, records)
+    drawn = {styles[record.number] for record in records if record.score is not None}
     other_keys = '<span class="key-line">finished or running</span>' if "" in drawn else ""
     other_keys += '<span class="key-line early">ended early</span>' if "early" in drawn else ""
     return (
@@ -121,29 +122,31 @@ def _legend_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     )
 
 
-def _choose_style(plan: SweepPlan, records: Sequence[TrialRecord], record: TrialRecord) -> str:
-    """The CSS class of a trial's mark: best, own (the preset's), early or empty."""
-    if _is_same_trial(record, _best_record(plan, records)):
-        return "best"
-    if _is_same_trial(record, find_baseline(plan, records)):
-        return "own"
-    return "" if record.state in ("finished", "running") else "early"
+def _choose_styles(plan: SweepPlan, records: Sequence[TrialRecord]) -> dict[int, str]:
+    """The CSS class of each trial's mark, by its number: best, own (the preset's), early or empty.
+
+    Of all trials at once: to look for the best anew for each mark would take the square of their number.
+    """
+    styles = {record.number: "" if record.state in ("finished", "running") else "early" for record in records}
+    for record, style in ((find_baseline(plan, records), "own"), (_best_record(plan, records), "best")):
+        if record is not None:
+            styles[record.number] = style
+    return styles
 
 
-def _make_mark(
-    plan: SweepPlan, records: Sequence[TrialRecord], record: TrialRecord, values: Sequence[Any]
-) -> PointMark:
+def _make_mark(plan: SweepPlan, style: str, record: TrialRecord, values: Sequence[Any]) -> PointMark:
     settings = ", ".join(f"{name} {format_value(value)}" for name, value in record.settings.items())
     score = f"{plan.score_metric.title} {format_value(record.score)}"
-    style = _choose_style(plan, records, record)
     opacity = {"": 0.7, "early": 0.55}.get(style, 1.0)
     return PointMark(f"trial {record.number} ({record.state}), {score}: {settings}", style, opacity, tuple(values))
 
 
-def _order_for_drawing(plan: SweepPlan, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Early ends first and the best last, so that what matters is drawn on top."""
+def _make_marks(plan: SweepPlan, records: Sequence[TrialRecord], values: Sequence[Sequence[Any]]) -> list[PointMark]:
+    """The marks of all trials with the values of each; early ends come first and the best last, to be drawn on top."""
+    styles = _choose_styles(plan, records)
     order = ("early", "", "own", "best")
-    return sorted(records, key=lambda record: order.index(_choose_style(plan, records, record)))
+    drawn = sorted(zip(records, values, strict=True), key=lambda pair: order.index(styles[pair[0].number]))
+    return [_make_mark(plan, styles[record.number], record, own_values) for record, own_values in drawn]
 
 
 def _setting_axis(plan: SweepPlan, records: Sequence[TrialRecord], name: str) -> ChartAxis:
@@ -166,10 +169,7 @@ def _parallel_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     names = [dimension.name for dimension in plan.dimensions]
     axes = [_setting_axis(plan, records, name) for name in names]
     axes.append(_score_axis(plan, records))
-    marks = [
-        _make_mark(plan, records, r, [*(r.settings.get(name) for name in names), r.score])
-        for r in _order_for_drawing(plan, records)
-    ]
+    marks = _make_marks(plan, records, [[*(r.settings.get(name) for name in names), r.score] for r in records])
     return f'<figure class="chart">{parallel_coordinates(axes, marks)}</figure>'
 
 
@@ -177,9 +177,7 @@ def _scatters_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
     y_axis = _score_axis(plan, records)
     figures = []
     for name in (dimension.name for dimension in plan.dimensions):
-        marks = [
-            _make_mark(plan, records, r, (r.settings.get(name), r.score)) for r in _order_for_drawing(plan, records)
-        ]
+        marks = _make_marks(plan, records, [(r.settings.get(name), r.score) for r in records])
         chart = scatter_plot(_setting_axis(plan, records, name), y_axis, marks)
         without_value = sum(r.settings.get(name) is None for r in records)
         note = f' <span class="soft">({without_value} without a value)</span>' if without_value else ""
@@ -198,10 +196,9 @@ def _curves_html(plan: SweepPlan, records: Sequence[TrialRecord]) -> str:
         if not values:
             continue
         title = metric.title if key == "score" else _part_title(key)
-        marks = [
-            _make_mark(plan, records, r, [(e["images"], e[key]) for e in r.evaluations if key in e])
-            for r in _order_for_drawing(plan, records)
-        ]
+        marks = _make_marks(
+            plan, records, [[(e["images"], e[key]) for e in r.evaluations if key in e] for r in records]
+        )
         chart = learning_curves(x_axis, _value_axis(title, values), marks)
         figures.append(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{chart}</figure>')
     return f'<div class="charts">{"".join(figures)}</div>'

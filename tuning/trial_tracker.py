@@ -5,7 +5,6 @@ Ray Tune's thread changes it; the main thread reads it for the table on the term
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
@@ -81,12 +80,12 @@ class TrialTracker:
         with self._lock:
             for number, (seconds_before, start) in self._running.items():
                 self._records[number].seconds = seconds_before + time.monotonic() - start
-            return [copy.deepcopy(self._records[number]) for number in sorted(self._records)]
+            return [self._records[number].copy() for number in sorted(self._records)]
 
     def copy_record(self, trial_id: str) -> TrialRecord:
         """A copy of the record of the trial with this id of Tune's."""
         with self._lock:
-            return copy.deepcopy(self._find_record(trial_id))
+            return self._find_record(trial_id).copy()
 
     def list_waiting(self) -> list[int]:
         """Numbers of the trials that are still to be run; those that have begun before come first."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from ali_dist.data.batch import DataBatch
 from ali_dist.data.buffers import BufferPool
 from ali_dist.data.order import DataOrder, Ids, Window, find_substitutes
-from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader
+from ali_dist.data.shards.reader import READERS, BadSamples, ShardReader, join_labels_of_runs
 from ali_dist.errors import StorageError
 
 _LOG = logging.getLogger(__name__)
@@ -293,14 +293,16 @@ class StreamSource:
         rows[permutation] = np.arange(length)
         x = self._window_buffers.take((length, *index.shape), index.dtype)
         bad: BadSamples = {}
+        labels: list[NDArray[Any] | None] = []
         num_read = 0
         for run in window.runs:
             if self._closed.is_set():
                 raise RuntimeError(_CLOSED)
             count = run.stop - run.start
             bad |= self._reader.read_run(run, x, rows[num_read : num_read + count])
+            labels.append(self._reader.read_labels_of_run(run))  # while the run's sidecar is in memory
             num_read += count
-        y = self._reader.read_labels(window.runs)
+        y = join_labels_of_runs(labels)
         y = None if y is None else y[permutation]
         loaded = _LoadedWindow(window, x, y, self._order.stored_ids(window)[permutation], {})
         return self._substitute_bad(loaded, bad) if bad else loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -67,9 +67,25 @@ def _wrap_module(module: nn.Module, device: torch.device) -> nn.Module:
     # The weight of a linear layer with one output, [1, n], has two layouts that are the same in memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Running statistics are made equal when they are needed (`average_buffers`), not broadcast at every forward pass.
-    wrapped = DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **_NO_BROADCAST)
+    wrapped = DistributedDataParallel(
+        module,
+        device_ids=device_ids,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=bucket_bytes(module.parameters()) / 2**20,
+        **_NO_BROADCAST,
+    )
     _settle_buckets(wrapped)
     return wrapped
+
+
+def bucket_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """With how many bytes a bucket of gradients is full: a quarter of all, from 1 MiB to torch's default of 25 MiB.
+
+    The last bucket is reduced when there is no backward pass left to hide it. Of networks as small as those of ALI,
+    torch's default puts nearly all gradients into that one. Each bucket costs the network's latency, so there are few.
+    """
+    total = sum(p.nbytes for p in parameters if p.requires_grad)
+    return min(max(-(-total // _BUCKETS), _LEAST_BUCKET), _LARGEST_BUCKET)
 
 
 def _settle_buckets(wrapped: DistributedDataParallel) -> None:
@@ -91,6 +107,9 @@ def _settle_buckets(wrapped: DistributedDataParallel) -> None:
     for parameter in parameters:
         parameter.grad = None
 
+
+_BUCKETS = 4
+_LEAST_BUCKET, _LARGEST_BUCKET = 2**20, 25 * 2**20  # bytes
 
 # The same switch: torch 2.14 has another name for it, and warns of the old one.
 _HAS_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -33,6 +33,7 @@ _STYLE = " ".join(
         ".title { fill: #222; font-size: 13px; }",
         ".grid { stroke: #ddd; }",
         ".line { fill: none; stroke-width: 1.4; stroke-linejoin: round; }",
+        ".bar { stroke-width: 9; }",
         *(
             f".c{i} {{ stroke: {color}; }} tspan.c{i} {{ fill: {color}; stroke: none; }}"
             for i, color in enumerate(_COLORS)
@@ -84,15 +85,31 @@ PANELS = (
 
 def draw_curves(runs: Runs) -> str:
     """Draw the panels, two in a row, under one legend, as a whole SVG file."""
-    legend = "".join(f'<tspan class="c{i}" dx="14">● {escape(name)}</tspan>' for i, name in enumerate(runs))
-    parts = [f'<text class="title" x="20" y="18">{legend}</text>']
-    for number, panel in enumerate(PANELS):
+    legend = [f'<text class="title" x="20" y="18">{format_legend(runs)}</text>']
+    return arrange_panels([(escape(panel.title), panel.draw(runs)) for panel in PANELS], legend)
+
+
+def format_legend(names: Iterable[str]) -> str:
+    """SVG text with a dot and the name of each curve, in its color."""
+    return "".join(f'<tspan class="c{i}" dx="14">● {escape(name)}</tspan>' for i, name in enumerate(names))
+
+
+def arrange_panels(panels: Sequence[tuple[str, str]], head: Sequence[str] = ()) -> str:
+    """Arrange charts, two in a row, as a whole SVG file.
+
+    Args:
+        panels: The title of each, as SVG text, and its SVG element of WIDTH and HEIGHT, which may be empty.
+        head: Elements of the first TITLE_HEIGHT pixels.
+    """
+    top = TITLE_HEIGHT if head else 0
+    parts = [*head]
+    for number, (title, chart) in enumerate(panels):
         row, column = divmod(number, COLUMNS)
-        x, y = column * WIDTH, TITLE_HEIGHT + row * (HEIGHT + TITLE_HEIGHT)
-        parts.append(f'<text class="title" x="{x + LEFT}" y="{y + 18}">{escape(panel.title)}</text>')
+        x, y = column * WIDTH, top + row * (HEIGHT + TITLE_HEIGHT)
+        parts.append(f'<text class="title" x="{x + LEFT}" y="{y + 18}">{title}</text>')
         place = f'<svg x="{x}" y="{y + TITLE_HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        parts.append(panel.draw(runs).replace("<svg ", place, 1))
-    width, height = WIDTH * COLUMNS, TITLE_HEIGHT + (HEIGHT + TITLE_HEIGHT) * -(-len(PANELS) // COLUMNS)
+        parts.append(chart.replace("<svg ", place, 1))
+    width, height = WIDTH * COLUMNS, top + (HEIGHT + TITLE_HEIGHT) * -(-len(panels) // COLUMNS)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><style>{_STYLE}</style>'
         f'<rect width="{width}" height="{height}" fill="white"/>{"".join(parts)}</svg>\n'

@@ -42,13 +42,13 @@ PARSED_MODULES = {
     ),
     *(
         f"tests.bench.{bench}"
-        for bench in ("curves", "data", "evaluation", "floor", "goodput", "identical", "kills", "launch")
+        for bench in ("curves", "data", "evaluation", "floor", "goodput", "growth", "identical", "kills")
     ),
     *(
         f"tests.bench.{bench}"
-        for bench in ("lifecycle", "machines", "pictures", "promises", "quality", "ratios", "ray_kills", "recipes")
+        for bench in ("launch", "lifecycle", "machines", "pictures", "promises", "quality", "ratios")
     ),
-    *(f"tests.bench.{bench}" for bench in ("search", "soak", "step", "sweep")),
+    *(f"tests.bench.{bench}" for bench in ("ray_kills", "recipes", "search", "soak", "step", "sweep")),
     *("tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""

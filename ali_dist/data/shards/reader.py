@@ -6,7 +6,7 @@ import functools
 import random
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -122,13 +122,12 @@ class ShardReader:
 
     def read_labels(self, runs: tuple[SampleRun, ...]) -> NDArray[Any] | None:
         """Read the labels of `runs`, run after run: int64 [n], float32 [n, A], or None if the data has none."""
-        parts = []
-        for run in runs:
-            labels = self._load_sidecar(run.shard).labels
-            if labels is None:
-                return None
-            parts.append(labels[run.start : run.stop])
-        return np.concatenate(parts)
+        return join_labels_of_runs([self.read_labels_of_run(run) for run in runs])
+
+    def read_labels_of_run(self, run: SampleRun) -> NDArray[Any] | None:
+        """Read the labels of one run; at no cost right after its samples, for which the same sidecar is needed."""
+        labels = self._load_sidecar(run.shard).labels
+        return None if labels is None else labels[run.start : run.stop]
 
     def read_origins(self, run: SampleRun) -> tuple[str, ...] | None:
         """What the user knows each sample of `run` by; None where the data do not note it."""
@@ -148,6 +147,12 @@ class ShardReader:
         origin = "".join(self.read_origins(SampleRun(shard, number, number + 1)) or ())
         place = _describe_place(self.index.shards[shard].key, number, origin)
         return f"epoch {epoch}, step {step}: {bad} was replaced by {place}"
+
+
+def join_labels_of_runs(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """The labels of at least one run, run after run; None if a run has none."""
+    labels = [part for part in parts if part is not None]
+    return np.concatenate(labels) if len(labels) == len(parts) else None
 
 
 def _keeps_lock(index: Index) -> bool:
@@ -192,9 +197,13 @@ def read_all(
         # not yet. Not by a seeded generator, because it changes nothing but who fetches what.
         random.SystemRandom().shuffle(order)
 
+    labels: list[NDArray[Any] | None] = [None] * len(runs)
+
     def read_shard(number: int) -> BadSamples:
         run, start = runs[number], starts[number]
-        return reader.read_run(run, out, np.arange(start, start + run.stop))
+        bad = reader.read_run(run, out, np.arange(start, start + run.stop))
+        labels[number] = reader.read_labels_of_run(run)  # while the sidecar is in memory: later it is read once more
+        return bad
 
     bad: BadSamples = {}
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="ali-load")
@@ -205,7 +214,7 @@ def read_all(
                 on_samples(runs[number].stop)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return out, reader.read_labels(runs), bad
+    return out, join_labels_of_runs(labels), bad
 
 
 def load_samples(store: Store, index: Index, ids: Ids) -> NDArray[Any]:

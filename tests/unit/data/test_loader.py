@@ -17,7 +17,7 @@ from ali_dist.data.shards.index import Index, load_sidecar
 from ali_dist.data.shards.sidecar import Sidecar
 from ali_dist.errors import InputError
 from ali_dist.storage.local import LocalStore
-from tests.helpers.arrays import damage_sample, write_arrays
+from tests.helpers.arrays import WatchedStore, damage_sample, write_arrays
 from tests.helpers.batches import (
     CPU,
     LANES,
@@ -82,6 +82,27 @@ def test_resuming_at_any_step_equals_the_unbroken_tail(data: tuple[LocalStore, I
     for start in (1, 5, STEPS - 1, STEPS, STEPS + 7, 2 * STEPS):
         resumed = take_batches(open_batch_source(*data, residency=residency, start_step=start), 4)
         assert_same_batches(resumed, unbroken[start : start + 4])
+
+
+class _SidecarCounter(WatchedStore):
+    """Counts what is read of sidecars, too."""
+
+    sidecars = 0
+
+    def get(self, key: str) -> bytes:
+        with self._lock:
+            self.sidecars += key.endswith(".npz")
+        return super().get(key)
+
+
+@pytest.mark.parametrize("residency", MODES)
+def test_labels_cost_no_second_reading_of_sidecars_however_many_shards(tmp_path: Path, residency: str) -> None:
+    """Of more shards than a reader keeps sidecars of, each was read for its samples and then for its labels."""
+    store, index = write_arrays(tmp_path, X, Y, per_shard=1)
+    watched_store = _SidecarCounter(store)
+    batches = take_batches(open_batch_source(watched_store, index, residency=residency, window_mb=1.0), STEPS)
+    assert all(np.array_equal(Y[ids], y) for ids, _, y in batches)
+    assert 0 < watched_store.sidecars <= len(watched_store.reads)
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpg"])

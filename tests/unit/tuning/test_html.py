@@ -12,6 +12,7 @@ from PIL import Image
 from tests.helpers.sweeps import make_record, small_plan, store_of
 from tuning.charts import ChartAxis, _place_label
 from tuning.html import sweep_page_html
+from tuning.trial_record import find_best_record
 
 VOID = {"meta", "img", "br"}
 
@@ -82,6 +83,28 @@ def test_labels_of_axes_stay_inside_their_picture():
         assert left >= 0
         assert left + width <= 1000
     assert _place_label(60, "lr_d") == (60, "middle")
+
+
+def test_a_page_of_more_trials_looks_for_the_best_of_them_no_more_often(tmp_path, monkeypatch):
+    """Looked for once for each mark, it took the square of the trials, at the end of every trial."""
+    looks = []
+
+    def count_and_find(records, **options):
+        looks.append(len(records))
+        return find_best_record(records, **options)
+
+    monkeypatch.setattr("tuning.html.find_best_record", count_and_find)
+    plan = small_plan(tmp_path, trials=40)
+    sweep_page_html(plan, [make_record(number, 0.5) for number in range(2)], store_of(plan))
+    of_few = len(looks)
+    sweep_page_html(plan, [make_record(number, 0.5) for number in range(40)], store_of(plan))
+    assert len(looks) == 2 * of_few > 0
+
+
+def test_the_best_trial_is_drawn_on_top_of_all_others(tmp_path):
+    html = page_of(small_plan(tmp_path, trials=6), records_of_all_kinds())
+    parallel = html.partition('class="pc"')[2].partition("</svg>")[0]
+    assert re.findall(r'<path class="(\w*)"', parallel) == ["early", "", "", "own", "best"]
 
 
 def test_the_page_says_what_the_sweep_cost(tmp_path):

@@ -189,6 +189,16 @@ class TestTracker:
         records = [make_record(n, 0.1, state=state) for n, state in enumerate(states)]
         assert self.make_tracker(small_plan(tmp_path, trials=7), *records).list_waiting() == [1, 5, 6]
 
+    def test_a_copy_of_the_records_does_not_change_with_them(self, tmp_path):
+        """The table on the terminal draws a copy while Tune's thread goes on, which may change everything in one."""
+        own = make_record(0, 0.5, state="running", held={"CPU": 1.0})
+        tracker = self.make_tracker(small_plan(tmp_path), own)
+        copied = tracker.copy_records()[0]
+        kept = dataclasses.asdict(copied)
+        own.settings["optim.lr_d"] = own.held["CPU"] = own.evaluations[0]["images"] = 7.0
+        own.add_evaluation({"images": 9000.0})
+        assert dataclasses.asdict(copied) == kept != dataclasses.asdict(own)
+
     def test_a_collapse_stops_a_trial_at_once_with_its_reason(self, tmp_path):
         tracker = self.make_tracker(small_plan(tmp_path))
         tracker.register_trial("a", 1, {})
