@@ -81,7 +81,7 @@ def error_of_identity(d: Discriminator, architecture: Architecture) -> float:
     for g, (output, bias) in zip(of_outputs, terms.biased, strict=True):
         spread = bias.view(*bias.shape, *[1] * (output.dim() - 1 - bias.dim()))
         total += float((g * spread).detach().sum())
-    return abs(total - float(logits.sum())) / float(logits.abs().sum())
+    return abs(total - float(logits.detach().sum())) / float(logits.detach().abs().sum())
 
 
 @pytest.mark.parametrize("name", ALL)
