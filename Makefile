@@ -85,7 +85,7 @@ ifdef ARGS
 	@$(PY) -m pytest --durations=25 $(ARGS)
 else
 	@code=0; \
-	$(PY) -m pytest $(ON_ALL_CORES) $(UNITS) || code=$$?; \
+	$(PY) -m pytest $(ON_ALL_CORES) --durations=40 $(UNITS) || code=$$?; \
 	$(PY) -m pytest --durations=25 $(addprefix --ignore=,$(UNITS)) || code=$$?; \
 	exit $$code
 endif
