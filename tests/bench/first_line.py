@@ -57,8 +57,11 @@ def seconds_to_first_words(root: Path, module: str, words: Sequence[str], folder
         folder: Where it runs.
 
     Raises:
-        InputError: It shows nothing for `_LONGEST_SILENCE` seconds.
+        InputError: It shows nothing for `_LONGEST_SILENCE` seconds, or ends without a word.
     """
+    place = root.joinpath(*module.split("."))
+    if not place.with_suffix(".py").is_file() and not place.is_dir():  # an installed one would be found in its place
+        return None
     ours, theirs = pty.openpty()
     began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(root), "TERM": "xterm", "COLUMNS": "100"}
@@ -72,20 +75,27 @@ def seconds_to_first_words(root: Path, module: str, words: Sequence[str], folder
         start_new_session=True,
     )
     os.close(theirs)
-    shown = ""
     try:
+        shown = ""
         while not _ESCAPES.sub("", shown):
-            left = began + _LONGEST_SILENCE - time.monotonic()
-            if left <= 0 or not select.select([ours], [], [], left)[0]:
-                raise InputError(f"python -m {module} shows nothing for {_LONGEST_SILENCE:.0f} s.")
-            try:
-                shown += os.read(ours, 4096).decode(errors="replace")
-            except OSError:  # it has ended
-                break
-        return None if "No module named" in shown else time.monotonic() - began
+            words_shown = _read_within(ours, began + _LONGEST_SILENCE - time.monotonic())
+            if words_shown is None:
+                raise InputError(f"python -m {module} shows nothing, or not for {_LONGEST_SILENCE:.0f} s.")
+            shown += words_shown
+        return time.monotonic() - began
     finally:
         kill_tree(process)
         os.close(ours)
+
+
+def _read_within(terminal: int, seconds: float) -> str | None:
+    """What a command shows next; None if that is nothing within so many seconds, or if it has ended."""
+    if seconds <= 0 or not select.select([terminal], [], [], seconds)[0]:
+        return None
+    try:
+        return os.read(terminal, 4096).decode(errors="replace")
+    except OSError:  # it has ended
+        return None
 
 
 def measure_commands(roots: Sequence[Path], folder: Path, rounds: int) -> dict[str, list[float | None]]:

@@ -16,9 +16,8 @@ import pytest
 
 from ali_dist.config import Config
 from ali_dist.data.preparation.builtin import ensure_prepared
-from ali_dist.training.loop import fit
 from tests.helpers.processes import TrainCommand, checkpoint_names, train_command
-from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, tiny_config
+from tests.helpers.runs import assert_bitwise_equal, load_weights, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,8 @@ def test_a_killed_process_is_started_again_and_ends_with_the_weights_of_an_unbro
     assert "ended by SIGKILL, perhaps for want of memory; it is started again (restart 2 of at most 3)." in output
     assert output.count("Continuing from the checkpoint") == 2
     assert (summary_of(killed)["status"], summary_of(killed)["restarts"]) == ("finished", 2)
-    fit(unbroken, StoppingContext())
+    with train_command(unbroken, tmp_path / "unbroken.log") as running:  # with as many threads as the other
+        assert running.wait() == 0, running.read_output()
     for file in ("model", "ema", "optimizer"):
         assert_bitwise_equal(load_weights(unbroken, file), load_weights(killed, file))
 
