@@ -60,7 +60,9 @@ def seconds_to_first_words(root: Path, module: str, words: Sequence[str], folder
         InputError: It shows nothing for `_LONGEST_SILENCE` seconds, or ends without a word.
     """
     place = root.joinpath(*module.split("."))
-    if not place.with_suffix(".py").is_file() and not place.is_dir():  # an installed one would be found in its place
+    if (
+        not place.with_suffix(".py").is_file() and not (place / "__main__.py").is_file()
+    ):  # an installed one would be found in its place
         return None
     ours, theirs = pty.openpty()
     began = time.monotonic()
