@@ -46,7 +46,7 @@ PARSED_MODULES = {
     ),
     *(
         f"tests.bench.{bench}"
-        for bench in ("launch", "lifecycle", "machines", "pictures", "promises", "quality", "ratios")
+        for bench in ("launch", "lifecycle", "machines", "penalised", "pictures", "promises", "quality", "ratios")
     ),
     *(f"tests.bench.{bench}" for bench in ("ray_kills", "recipes", "search", "soak", "step", "sweep")),
     *("tests.gpu.check", "tuning.sweep"),
