@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from ali_dist.errors import InputError, OutageError, StorageError
 from ali_dist.storage.base import Store
 from ali_dist.storage.local import LocalStore
+from ali_dist.storage.retries import listening_for_retries
 
 S = TypeVar("S")
 _FIRST_PAUSE_SECONDS = 2.0  # after a failed try, which has waited by itself before; the pause doubles each time
@@ -68,6 +69,7 @@ class BackgroundSaver(Generic[S]):
         self._current: S | None = None
         self._next: S | None = None
         self._outage: _Outage | None = None
+        self._is_struggling = False  # a request of the try in flight has failed, and is tried again
         self._error: BaseException | None = None
         self._is_awaited = False  # by somebody who has no newer snapshot to give
         self._is_hurried = False  # the next try is not put off
@@ -102,7 +104,7 @@ class BackgroundSaver(Generic[S]):
         return taken
 
     def wait_for_turn(self) -> None:
-        """Return when nothing is in flight, or when training should not wait for it, because that takes too long.
+        """Return when nothing is in flight, or when training should not wait for it: it takes long, or the store fails.
 
         What is submitted then is saved next, in place of what else waits.
 
@@ -110,8 +112,11 @@ class BackgroundSaver(Generic[S]):
             OutageError, StorageError, InputError, TrainingError: Saving has failed for good.
         """
         with self._changed:
-            longest = _LONGEST_TURN_SECONDS if self._outage_seconds > 0 else None
-            self._changed.wait_for(lambda: not self._is_running or self._outage is not None, longest)
+            is_patient = self._outage_seconds > 0
+            self._changed.wait_for(
+                lambda: not self._is_running or self._outage is not None or (is_patient and self._is_struggling),
+                _LONGEST_TURN_SECONDS if is_patient else None,
+            )
         self._raise_failure()
 
     def wait(self) -> None:
@@ -176,8 +181,10 @@ class BackgroundSaver(Generic[S]):
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = time.monotonic()
+            self._is_struggling = False
             try:
-                self._write(snapshot)
+                with listening_for_retries(self._note_retry):
+                    self._write(snapshot)
             except (InputError, StorageError) as error:
                 left = self._note_failure(error, began)
             else:
@@ -189,6 +196,11 @@ class BackgroundSaver(Generic[S]):
                 if self._next is not None:
                     return
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _note_retry(self) -> None:
+        with self._changed:
+            self._is_struggling = True
+            self._changed.notify_all()
 
     def _note_failure(self, error: Exception, began: float) -> float:
         """Count and say a failed try; returns how many seconds the outage may last from now on.

@@ -33,6 +33,7 @@ from ali_dist.storage.base import (
     open_source,
     truncated_error,
 )
+from ali_dist.storage.retries import note_retry
 from ali_dist.storage.s3_client import check_endpoint, client_for, process_state, renew_client, upload_parts
 from ali_dist.storage.s3_deletion import MOST_KEYS, delete_one, delete_together
 from ali_dist.storage.s3_download import Download, clean_tag, is_same_content
@@ -222,6 +223,7 @@ class S3Store:
             "s3_retry=%d url=%s key=%s wait_seconds=%.2f error=%r",
             *(attempt, self.url, key, seconds, error_text(error)),
         )
+        note_retry()
         time.sleep(seconds)
 
     def _exhausted_error(self, key: str, attempts: int, unreached: bool, error: Exception) -> Exception:

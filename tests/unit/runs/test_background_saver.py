@@ -13,6 +13,7 @@ from ali_dist.errors import InputError, OutageError, StorageError, TrainingError
 from ali_dist.runs import background_saver
 from ali_dist.runs.background_saver import BackgroundSaver
 from ali_dist.storage.base import Store
+from ali_dist.storage.retries import note_retry
 
 PATIENT = 60.0
 
@@ -215,3 +216,49 @@ def test_what_no_wait_mends_fails_at_once(
     saver.submit("second")
     saver.wait()
     assert storage.saved == ["second"]
+
+
+def test_training_does_not_wait_for_a_try_whose_requests_fail_and_are_tried_again(
+    make: Callable[[float], BackgroundSaver[str]], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is submitted then is saved after it, and a later try is waited for again."""
+    monkeypatch.setattr(background_saver, "_LONGEST_TURN_SECONDS", 30.0)
+    write, goes_on = storage.write, threading.Event()
+
+    def write_with_retries(text: str) -> None:
+        if text == "old":
+            note_retry()
+            assert goes_on.wait(10)
+        else:
+            time.sleep(0.2)
+        write(text)
+
+    monkeypatch.setattr(storage, "write", write_with_retries)
+    saver = make(PATIENT)
+    saver.submit("old")
+    began = time.monotonic()
+    saver.wait_for_turn()
+    assert time.monotonic() - began < 10
+    assert storage.saved == []
+    saver.submit("new")
+    goes_on.set()
+    wait_until(lambda: "old" in storage.saved)
+    saver.wait_for_turn()
+    assert storage.saved == ["old", "new"]
+
+
+def test_where_an_outage_is_an_error_a_try_is_waited_for_to_its_end(
+    make: Callable[[float], BackgroundSaver[str]], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = storage.write
+
+    def write_with_retries(text: str) -> None:
+        note_retry()
+        time.sleep(0.2)
+        write(text)
+
+    monkeypatch.setattr(storage, "write", write_with_retries)
+    saver = make(0.0)
+    saver.submit("text")
+    saver.wait_for_turn()
+    assert storage.saved == ["text"]

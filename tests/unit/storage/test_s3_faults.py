@@ -18,6 +18,7 @@ import pytest
 from ali_dist.errors import InputError, StorageError
 from ali_dist.storage import open_store
 from ali_dist.storage.base import ChangedObject, MissingObject
+from ali_dist.storage.retries import listening_for_retries
 from ali_dist.storage.s3 import S3Store
 from tests.helpers.fault_server import ENV, Fault, FaultServer
 
@@ -199,6 +200,17 @@ def test_lasting_refusals_end_after_the_given_attempts(store: S3Store, server: F
     with pytest.raises(StorageError, match=r"s3://bucket/data at http://127.* failed 4 times for 'a.tar'.*SlowDown"):
         store.get("a.tar")
     assert len(server.requests) == 4
+
+
+def test_who_listens_hears_of_each_try_that_follows_a_failed_one(store: S3Store, server: FaultServer) -> None:
+    retries: list[str] = []
+    server.inject_lasting_fault(NAME, Fault("status", status=503))
+    with listening_for_retries(lambda: retries.append("again")), pytest.raises(StorageError):
+        store.get("a.tar")
+    assert len(retries) == 3  # of four tries
+    with pytest.raises(StorageError):
+        store.get("a.tar")
+    assert len(retries) == 3
 
 
 def test_a_connection_that_always_breaks_ends_too(store: S3Store, server: FaultServer) -> None:
