@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from typing import NoReturn
 
 from ali_dist import __version__
 from ali_dist.errors import WRONG_INPUT, InputError, exit_code
+from ali_dist.process_end import run_to_the_end
 
 COMMANDS = {
     "train": ("ali_dist.train", "train a model, or go on with one: here, under torchrun, or on Ray"),
@@ -87,5 +89,10 @@ def _overview() -> str:
     )
 
 
+def run() -> NoReturn:
+    """The script `ali`."""
+    run_to_the_end(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -17,6 +17,7 @@ from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError, exit_code
 from ali_dist.inference.choices import FEATURES
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.process_end import run_to_the_end
 from ali_dist.report.terminal import show_progress
 
 if TYPE_CHECKING:
@@ -119,4 +120,4 @@ def _feature_settings(run: LoadedRun, split: DataSplit, options: FeatureOptions)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.evaluation.catalog import CAVEAT_KEYS, METRICS, is_known_key, metric_caveats, metric_keys
 from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.process_end import run_to_the_end
 from ali_dist.report.tables import estimates_to_json, print_table
 
 if TYPE_CHECKING:
@@ -239,4 +239,4 @@ def _write_json(arguments: argparse.Namespace, request: EvaluationRequest, estim
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

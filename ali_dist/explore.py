@@ -17,6 +17,7 @@ from ali_dist.cli import (
 )
 from ali_dist.errors import InputError, StorageError, exit_code
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.process_end import run_to_the_end
 from ali_dist.report.terminal import show_progress
 
 if TYPE_CHECKING:
@@ -150,4 +151,4 @@ def _serve(explorer: Explorer, problem: str, port: int | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -15,6 +15,7 @@ from ali_dist.cli import CommandParser, add_storage_options, parse_path, storage
 from ali_dist.errors import InputError, TrainingError, exit_code
 from ali_dist.inference.choices import GRAPH_SUFFIXES
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.process_end import run_to_the_end
 
 if TYPE_CHECKING:
     from ali_dist.inference.load import LoadedRun
@@ -159,4 +160,4 @@ def _read_metrics(run: LoadedRun) -> tuple[Mapping[str, float], str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ali_dist.cli import (
 from ali_dist.errors import InputError, exit_code
 from ali_dist.inference.choices import DEFAULT_COUNTS, DEFAULT_STEPS
 from ali_dist.launchers.signals import interrupt_on_sigterm
+from ali_dist.process_end import run_to_the_end
 from ali_dist.storage import is_local
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def _write_gallery(writer: GalleryWriter, arguments: argparse.Namespace) -> list
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -26,6 +26,7 @@ from ali_dist.data.sources.images import check_side
 from ali_dist.data.sources.registry import SOURCES, SourceOption, parse_names
 from ali_dist.errors import InputError, exit_code
 from ali_dist.launchers.signals import stop_at_once
+from ali_dist.process_end import run_to_the_end
 from ali_dist.report.terminal import show_progress_bars
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Store
@@ -346,4 +347,4 @@ def _print_first(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -22,6 +22,7 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.launchers.ray_storage import check_results_stay
 from ali_dist.launchers.signals import stop_at_once
 from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
+from ali_dist.process_end import run_to_the_end
 
 if TYPE_CHECKING:
     from ali_dist.runs.trackers import Record
@@ -119,4 +120,4 @@ def _run_command(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

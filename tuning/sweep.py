@@ -12,6 +12,7 @@ from ali_dist.config.loading import from_mapping
 from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError, Stopped, StorageError, TrainingError, exit_code
 from ali_dist.launchers.resources import check_lanes
+from ali_dist.process_end import run_to_the_end
 from ali_dist.storage.base import Store
 from tuning.html import write_sweep_page, write_trial_page
 from tuning.options import make_parser as make_parser
@@ -198,4 +199,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_the_end(main)

@@ -45,7 +45,6 @@ FAULTS = {
     "ray": ("kill", "outage", "stop", "hang"),
 }
 OUTAGE_SECONDS, PAUSE_SECONDS = 5.0, 3.0
-_QUIET_SECONDS = 40.0  # without faults, for the speed
 _LONGEST_START = 180.0
 _USERS_MISTAKE = 2  # an exit code after which the same command would fail again
 _RECORD = re.compile(r"\d\d:\d\d ([\d,]+) / [\d,]+ images")  # Ray begins a worker's lines with its name
@@ -206,19 +205,18 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
             continue
 
 
-def soak(running: TrainingUnderFaults, server: SwiftServer, seconds: float, every: float, seed: int) -> Soak:
+def soak(running: TrainingUnderFaults, server: SwiftServer, options: argparse.Namespace) -> Soak:
     """Measure the speed without faults, then strike every so many seconds.
 
     Args:
         running: Just started.
         server: Where its data and checkpoints are.
-        seconds: How long faults strike.
-        every: Seconds from one fault to the next.
-        seed: Chooses the workers.
+        options: Of the command: for how long, how often, and what chooses the workers.
     """
-    draws = random.Random(seed)
+    seconds, every = options.seconds, options.every
+    draws = random.Random(options.seed)
     first = running.wait_for_training(2)
-    time.sleep(_QUIET_SECONDS)
+    time.sleep(options.quiet)
     quiet = [each for each in list(running.progress) if each.seconds >= first]
     result = Soak(speed=(quiet[-1].images - quiet[0].images) / (quiet[-1].seconds - quiet[0].seconds))
     began, before = time.monotonic(), quiet[-1].images
@@ -275,7 +273,7 @@ def measure(launcher: str, folder: Path, options: argparse.Namespace) -> Soak:
         ]
         running = TrainingUnderFaults(launcher, settings, {**server.env, "RAY_AUTH_MODE": "disabled"}, folder)
         try:
-            return soak(running, server, options.seconds, options.every, options.seed)
+            return soak(running, server, options)
         finally:
             running.end()
 
@@ -321,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number: Callable[[str], int] = whole_number_type(1)
     parser.add_argument("--seconds", type=number, default=300, help="how long faults strike (300)")
     parser.add_argument("--every", type=number, default=20, help="seconds from one fault to the next (20)")
+    parser.add_argument("--quiet", type=number, default=40, help="seconds without faults, for the speed (40)")
     parser.add_argument("--checkpoint-every", type=number, default=64, help="updates from one save to the next (64)")
     parser.add_argument("--launchers", type=parse_comma_list, default=list(WORKERS), help="process,torchrun,ray (all)")
     parser.add_argument("--seed", type=whole_number_type(0), default=0, help="chooses the workers (0)")

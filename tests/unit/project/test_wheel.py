@@ -91,7 +91,7 @@ def test_a_wheel_brings_the_command_and_runs_without_the_checkout(wheel: Path, t
     """From the wheel alone, each package finds its files: presets, search spaces and cluster files."""
     with zipfile.ZipFile(wheel) as file:
         (entry_points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
-        assert b"ali = ali_dist.__main__:main" in file.read(entry_points)
+        assert b"ali = ali_dist.__main__:run" in file.read(entry_points)
         file.extractall(tmp_path)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
