@@ -71,7 +71,7 @@ def open_run_data(config: Config) -> RunData:
         InputError: No such place, no such split, no access, an index that does not match its shards, or splits whose
             samples have different shapes.
     """
-    root = with_cache(open_url(config.data.url, config.storage), config.data.cache_dir, config.data.cache_gb)
+    root = _open_data(config)
     train = _open_split(root, config.data.split)
     check_listing(train.store, train.index)
     holdout = _open_other_split(root, config.data.holdout, train)
@@ -84,6 +84,19 @@ def open_run_data(config: Config) -> RunData:
         if other is not None:
             _require_like_training(other, train, config.data.image_size)
     return RunData(train, holdout, valid)
+
+
+def open_training_index(config: Config) -> Index:
+    """The index of the training split alone, without a look at its shards and at other splits.
+
+    Raises:
+        InputError: No such place, no such split, or no access.
+    """
+    return load_index(find_prepared_split(_open_data(config), config.data.split))
+
+
+def _open_data(config: Config) -> Store:
+    return with_cache(open_url(config.data.url, config.storage), config.data.cache_dir, config.data.cache_gb)
 
 
 def holdout_names(data: DataConfig) -> tuple[str, ...]:
@@ -115,10 +128,11 @@ def _require_like_training(other: DataSplit, train: DataSplit, image_size: int |
 
 
 def _open_other_split(root: Store, split: str, train: DataSplit) -> DataSplit | None:
-    """Open a split that is not the training split; None where the data do not have it."""
-    if all(store.stat(INDEX_KEY) is None for store in (root, root.child(split))):
+    """Open a split that is not the training split; None where the data do not have it, as where they are one split."""
+    store = root.child(split)
+    if train.store.url == root.url or store.stat(INDEX_KEY) is None:
         return None
-    other = _open_split(root, split)
+    other = DataSplit(store, load_index(store))
     return None if other.index.fingerprint == train.index.fingerprint else other
 
 

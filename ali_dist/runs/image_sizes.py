@@ -19,7 +19,7 @@ from ali_dist.data.preparation.advice import list_splits
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
 from ali_dist.model.build import find_architecture
-from ali_dist.runs.datasets import open_run_data, open_run_store, open_url
+from ali_dist.runs.datasets import open_run_data, open_run_store, open_training_index, open_url
 from ali_dist.storage.base import MissingObject
 
 Settings = dict[str, Any]
@@ -165,7 +165,7 @@ def check_shrink(config: Config, preset: str, asked: Collection[str]) -> None:
     if side is None or "data.image_size" in asked:
         return
     try:
-        shape = open_run_data(config).train.index.shape
+        shape = open_training_index(config).shape
     except InputError:
         return  # whoever opens the data to use them says what is wrong with them
     if len(shape) == 3 and max(shape[1:]) > 2 * side:
