@@ -6,13 +6,13 @@ something happens to it every 20 seconds, in turn:
 
     kill     one worker, chosen by the seed, is ended by SIGKILL
     stop     the command is sent SIGTERM, as by a scheduler that takes its machine away
-    outage   the S3 server is ended, and started again 5 seconds later
+    outage   connections to the S3 server are reset, and refused for 5 seconds
     pause    every worker stands still for 3 seconds, as on a machine that swaps or is moved
     hang     one worker stands still for good: of two workers only
 
 A command that ends is started again at once. Goodput is what was trained and kept in the end, divided by what the speed
-without faults would have come to in the same time. The three ways of starting a run take their turns: one process,
-torchrun, and Ray Train.
+without faults would have come to in the same time, less that of the pauses, in which nobody could train. The
+three ways of starting a run take their turns: one process, torchrun, and Ray Train.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pathlib import Path
 
 from ali_dist.cli import parse_comma_list, whole_number_type
 from ali_dist.errors import InputError, exit_code
+from tests.helpers.gateway import Gateway
 from tests.helpers.processes import ROOT, descendants_of, kill_tree
 from tests.helpers.swift import SwiftServer
 
@@ -70,13 +71,13 @@ class Soak:
     Attributes:
         speed: Images a second without faults.
         goodput: Share of that which was kept under faults, 0 to 1.
-        returns: Seconds from each fault to the first record that was trained after it, by kind of fault.
+        standstills: Seconds for which nothing was trained after each fault, by its kind.
         starts: How often the command was started.
     """
 
     speed: float = 0.0
     goodput: float = 0.0
-    returns: dict[str, list[float]] = field(default_factory=dict)
+    standstills: dict[str, list[float]] = field(default_factory=dict)
     starts: int = 0
 
 
@@ -180,13 +181,13 @@ def _read_command(pid: int) -> str:
         return ""
 
 
-def strike(kind: str, running: TrainingUnderFaults, server: SwiftServer, draws: random.Random) -> None:
+def strike(kind: str, running: TrainingUnderFaults, gateway: Gateway, draws: random.Random) -> None:
     """Let one fault happen; comes back when it is over, where it ends by itself."""
     workers = running.workers()
     if kind == "outage":
-        server.stop()
+        gateway.close()
         time.sleep(OUTAGE_SECONDS)
-        server.__enter__()
+        gateway.open()
     elif kind == "stop":
         running.process.send_signal(signal.SIGTERM)
     elif kind == "pause":
@@ -205,12 +206,12 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
             continue
 
 
-def soak(running: TrainingUnderFaults, server: SwiftServer, options: argparse.Namespace) -> Soak:
+def soak(running: TrainingUnderFaults, gateway: Gateway, options: argparse.Namespace) -> Soak:
     """Measure the speed without faults, then strike every so many seconds.
 
     Args:
         running: Just started.
-        server: Where its data and checkpoints are.
+        gateway: The way to its data and checkpoints.
         options: Of the command: for how long, how often, and what chooses the workers.
     """
     seconds, every = options.seconds, options.every
@@ -227,31 +228,32 @@ def soak(running: TrainingUnderFaults, server: SwiftServer, options: argparse.Na
         kind = kinds[len(struck) % len(kinds)]
         struck.append((kind, time.monotonic()))
         _say(f"{running.launcher}: {kind} after {time.monotonic() - began:.0f} s")
-        strike(kind, running, server, draws)
+        strike(kind, running, gateway, draws)
     time.sleep(max(0.0, began + seconds - time.monotonic()))
     ended = time.monotonic()
     progress = list(running.progress)
     kept = [each.images for each in progress if each.seconds <= ended][-1] - before
-    result.goodput = kept / (result.speed * (ended - began))
+    paused = PAUSE_SECONDS * sum(kind == "pause" for kind, _ in struck)
+    result.goodput = kept / (result.speed * (ended - began - paused))
     result.starts = running.starts
     for (kind, at), until in zip(struck, [*(at for _, at in struck[1:]), ended], strict=True):
-        result.returns.setdefault(kind, []).append(_return_seconds(progress, at, until))
+        result.standstills.setdefault(kind, []).append(_longest_standstill(progress, at, until))
     return result
 
 
-def _return_seconds(progress: Sequence[Progress], fault: float, until: float) -> float:
-    """Seconds from a fault to the end of the longest gap between records that follows it."""
+def _longest_standstill(progress: Sequence[Progress], fault: float, until: float) -> float:
+    """Seconds of the longest gap between records that follows a fault."""
     moments = [fault, *(each.seconds for each in progress if fault < each.seconds <= until), until]
-    gaps = [(late - early, late) for early, late in zip(moments, moments[1:], strict=False)]
-    return max(gaps)[1] - fault
+    return max(late - early for early, late in zip(moments, moments[1:], strict=False))
 
 
 def measure(launcher: str, folder: Path, options: argparse.Namespace) -> Soak:
     """Soak a run that is started in one way, with a new S3 server."""
-    with SwiftServer(folder / f"swift-{launcher}") as server:
+    with SwiftServer(folder / f"swift-{launcher}") as server, Gateway(server.port) as gateway:
         bucket = server.make_bucket("ali")
         data = f"s3://{bucket}/digits"
-        os.environ.update(server.env)
+        env = {**server.env, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{gateway.port}"}
+        os.environ.update(env)
         prepare = [sys.executable, "-m", "ali_dist.prepare", "digits", data]
         subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
         settings = [
@@ -271,28 +273,28 @@ def measure(launcher: str, folder: Path, options: argparse.Namespace) -> Soak:
             f"--report.log_every={64 * 2}",
             f"--report.checkpoint_every={64 * options.checkpoint_every}",
         ]
-        running = TrainingUnderFaults(launcher, settings, {**server.env, "RAY_AUTH_MODE": "disabled"}, folder)
+        running = TrainingUnderFaults(launcher, settings, {**env, "RAY_AUTH_MODE": "disabled"}, folder)
         try:
-            return soak(running, server, options)
+            return soak(running, gateway, options)
         finally:
             running.end()
 
 
 def format_soaks(soaks: dict[str, Soak]) -> str:
     """Format as a Markdown table."""
-    kinds = list(dict.fromkeys(kind for each in soaks.values() for kind in each.returns))
+    kinds = list(dict.fromkeys(kind for each in soaks.values() for kind in each.standstills))
     lines = ["| started by | images/s without faults | goodput | starts | " + " | ".join(kinds) + " |"]
     lines.append("|---" * (4 + len(kinds)) + "|")
     for launcher, each in soaks.items():
         cells = [
-            f"{statistics.median(each.returns[kind]):.1f} s (at most {max(each.returns[kind]):.1f})"
-            if kind in each.returns
+            f"{statistics.median(each.standstills[kind]):.1f} s (at most {max(each.standstills[kind]):.1f})"
+            if kind in each.standstills
             else "-"
             for kind in kinds
         ]
         numbers = [launcher, f"{each.speed:,.0f}", f"{each.goodput:.1%}", str(each.starts)]
         lines.append(f"| {' | '.join([*numbers, *cells])} |")
-    return "\n".join([*lines, "", "By kind of fault: from it to training again, median and longest."])
+    return "\n".join([*lines, "", "By kind of fault: for how long nothing was trained, median and longest."])
 
 
 def _say(line: str) -> None:

@@ -45,7 +45,7 @@ SMALL_SETTINGS = {
 SMALLER = {"--data.labelled": "20", "--count": "1", "--draws": "2", "--seeds": "2"}
 """What these options are given instead of what a page says: there are few images here."""
 NOT_RUN = {
-    r"^(tests|cluster|tuning)\.": "takes a bench's time, or machines: it has tests of its own",
+    r"^(tests|cluster|tuning)\.": "takes a bench's time, or machines: see ELSEWHERE",
     r"^ali_dist\.explore ": "serves until it is stopped: tests/unit/commands/test_explore.py",
     r"^cluster ": "takes machines: tests/e2e/test_cluster_ssh.py",
     r"wandb|mlflow|--format onnx|--push": "takes an extra, or a network; each has tests of its own",
@@ -55,6 +55,27 @@ NOT_RUN = {
     r" \.\.\./best\.yaml": "takes a sweep: tests/e2e/test_sweep.py",
 }
 """Command lines that are not run here, by pattern, and why."""
+ELSEWHERE = {
+    "cluster": "tests/e2e/test_cluster_ssh.py",
+    "cluster.checks": "tests/unit/cluster/test_checks.py",
+    "tests.bench.data": "tests/unit/bench/test_data_bench.py",
+    "tests.bench.evaluation": "tests/unit/bench/test_evaluation_bench.py",
+    "tests.bench.launch": "tests/unit/bench/test_launch_bench.py",
+    "tests.bench.lifecycle": "tests/unit/bench/test_lifecycle_bench.py",
+    "tests.bench.pictures": "tests/unit/bench/test_pictures_bench.py",
+    "tests.bench.promises": "tests/unit/bench/test_promises_bench.py",
+    "tests.bench.recipes": "tests/unit/bench/test_recipes_bench.py",
+    "tests.bench.step": "tests/unit/bench/test_step_bench.py",
+    **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("curves", "first_line", "floor")},
+    **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("growth", "kills", "ratios", "soak")},
+    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("goodput", "penalised", "quality", "search")},
+    "tests.gpu.check": "tests/e2e/test_gpu_check.py",
+    "tests.gpu.check.document": "tests/unit/gpu/test_figures.py",
+    "tuning.sweep": "tests/e2e/test_sweep.py",
+}
+"""Modules of other packages that pages tell a user to run, and where a test runs them with small settings."""
+TAKES_MINUTES = {"tests.bench.identical", "tests.bench.machines", "tests.bench.ray_kills", "tests.bench.sweep"}
+"""Benches of whole clusters and sweeps, whose options alone are tested: what they do is what tests of tests/e2e do."""
 PAGES = {
     "getting-started.md": (
         "ali_dist.train",
@@ -222,3 +243,15 @@ def test_every_page_with_commands_is_run_or_has_a_test_of_its_own() -> None:
         lines = [" ".join([module, *words]) for module, words in command_lines(path.read_text(encoding="utf-8"))]
         if any(why_not_run(line) is None for line in lines):
             assert path.name in PAGES or path.name in elsewhere, f"{path.name} has commands that no test runs"
+
+
+def test_commands_of_other_packages_have_tests_that_run_them() -> None:
+    pages = [ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        for module, _ in command_lines(page.read_text(encoding="utf-8")):
+            package = module.partition(".")[0]
+            if package not in ("tests", "cluster", "tuning") or module in TAKES_MINUTES:
+                continue
+            assert module in ELSEWHERE, f"{page.name}: no test is known to run {module}"
+            text = (ROOT / ELSEWHERE[module]).read_text(encoding="utf-8")
+            assert module.rpartition(".")[2] in text, f"{ELSEWHERE[module]} does not run {module}"
