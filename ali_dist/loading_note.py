@@ -1,9 +1,11 @@
-"""A word to a person who waits while PyTorch is loaded, which takes seconds before a command has anything to show."""
+"""What to do about PyTorch's import, which takes seconds: begin it early, and tell a person who waits for it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
+from contextlib import suppress
 
 _AFTER_SECONDS = 2.0
 
@@ -23,6 +25,17 @@ def say_if_loading(package: str, words: str, *, after: float = _AFTER_SECONDS) -
     if sys.stderr is not None and sys.stderr.isatty():
         thread.start()
     return thread
+
+
+def load_meanwhile(package: str) -> None:
+    """Import a package in a thread, while this one waits for a storage; whoever imports it then waits for the rest."""
+    if package not in sys.modules:
+        threading.Thread(target=_load, args=(package,), name=f"import-{package}", daemon=True).start()
+
+
+def _load(package: str) -> None:
+    with suppress(Exception):  # the import that needs it says what is wrong
+        importlib.import_module(package)
 
 
 def _watch(package: str, words: str, after: float) -> None:

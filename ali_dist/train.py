@@ -21,6 +21,7 @@ from ali_dist.config.loading import preset_names
 from ali_dist.errors import InputError, exit_code
 from ali_dist.launchers.ray_storage import check_results_stay
 from ali_dist.launchers.signals import stop_at_once
+from ali_dist.loading_note import load_meanwhile
 from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
 from ali_dist.process_end import run_to_the_end
 
@@ -47,6 +48,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
         InputError: An unknown preset, option or setting, or a bad value.
     """
     options, settings = make_parser().parse_with_settings(arguments)
+    load_meanwhile("torch")
     preset = load_preset_option(options.preset, settings)
     return build_config(preset, settings, run_name=preset.name), options.dry_run
 

@@ -18,7 +18,6 @@ from ali_dist.config.wording import format_count
 from ali_dist.data.preparation.advice import list_splits
 from ali_dist.data.shards.index import Index
 from ali_dist.errors import InputError
-from ali_dist.model.build import find_architecture
 from ali_dist.runs.datasets import open_run_data, open_run_store, open_training_index, open_url
 from ali_dist.storage.base import MissingObject
 
@@ -116,6 +115,8 @@ def settings_from_data(preset: Mapping[str, Any], given: Mapping[str, Any]) -> t
             f"but training needs at least {_LEAST_PICTURES}, and hundreds to learn anything: add pictures, and prepare "
             f"them again."
         )
+    from ali_dist.model.build import find_architecture  # loads torch, which `check_shrink` does without
+
     find_architecture(config, index.spec)  # refuses sizes that there are no networks for
     side = config.data.image_size or index.shape[1]
     sizes = sizes_for_images(side, index.num_samples, length=length, batch=batch)

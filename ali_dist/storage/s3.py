@@ -118,7 +118,8 @@ class S3Store:
         try:
             reply = self._request(key, head)
         except MissingObject:  # a 404 to HEAD has no body that could say that the bucket is missing
-            self._request(key, methodcaller("head_bucket", Bucket=self.bucket))
+            if (self.access.endpoint_url, self.bucket) not in process_state().buckets:
+                self._request(key, methodcaller("head_bucket", Bucket=self.bucket))
             try:  # once more, at once: most of what is looked for in this way is not there
                 reply = self._request(key, head)
             except MissingObject:
@@ -210,6 +211,7 @@ class S3Store:
                 self._wait_before_retry(key, attempt, error)
             else:
                 answered.add(access.endpoint_url)
+                process_state().buckets.add((access.endpoint_url, self.bucket))
                 return result
 
     def _wait_seconds(self, attempt: int) -> float:

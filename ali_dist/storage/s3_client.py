@@ -38,6 +38,7 @@ class ProcessState:
         self.connections: dict[tuple[object, ...], _Connection] = {}
         # Endpoints: those that have answered at least once, and what they need where deletions are concerned.
         self.answered: set[str | None] = set()
+        self.buckets: set[tuple[str | None, str]] = set()  # endpoint and name of those that are there
         self.deletes_singly: set[str | None] = set()
         self.wants_content_md5: set[str | None] = set()
 

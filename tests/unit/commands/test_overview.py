@@ -24,9 +24,8 @@ def test_every_command_is_listed_on_one_line_and_exists(capsys):
 
 def test_the_version_is_the_package_s_and_nothing_heavy_is_loaded():
     code = (
-        "import runpy, sys\nsys.argv = ['ali_dist', '--version']\n"
-        "try:\n runpy.run_module('ali_dist', run_name='__main__')\n"
-        "finally:\n print(sorted({'torch', 'numpy', 'ray'} & set(sys.modules)))"
+        "import sys\nfrom ali_dist.__main__ import main\n"
+        "main(['--version'])\nprint(sorted({'torch', 'numpy', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [f"ali_dist {ali_dist.__version__}", "[]"]

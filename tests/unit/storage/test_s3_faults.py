@@ -275,8 +275,14 @@ def test_an_object_that_one_answer_denies_is_there(store: S3Store, server: Fault
     assert info.size == SIZE
 
 
-def test_a_missing_object_and_a_missing_bucket_are_told_apart_by_stat(store: S3Store, server: FaultServer) -> None:
+def test_whether_the_bucket_of_a_missing_object_is_there_is_asked_once(store: S3Store, server: FaultServer) -> None:
     assert store.stat("b.tar") is None
+    asked = len(server.requests)
+    assert store.stat("b.tar") is None
+    assert (asked, len(server.requests)) == (3, 5)  # the object is looked for twice each time
+
+
+def test_a_missing_bucket_is_told_apart_from_a_missing_object_by_stat(store: S3Store, server: FaultServer) -> None:
     server.inject_lasting_fault("bucket", Fault("status", status=404, code="NoSuchBucket"))
     with pytest.raises(InputError, match="There is no bucket 'bucket'"):
         store.stat("b.tar")
