@@ -20,6 +20,7 @@ from ali_dist.storage import open_store
 from ali_dist.storage.base import ChangedObject, MissingObject
 from ali_dist.storage.retries import listening_for_retries
 from ali_dist.storage.s3 import S3Store
+from ali_dist.storage.s3_client import process_state
 from tests.helpers.fault_server import ENV, Fault, FaultServer
 
 SIZE = 2_000_000
@@ -46,6 +47,7 @@ def server(running_server: FaultServer, content: bytes, monkeypatch: pytest.Monk
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
     running_server.serve_objects({NAME: content})
+    process_state().buckets.clear()  # known from earlier tests
     return running_server
 
 
