@@ -1,8 +1,8 @@
 """How much of its work a run keeps while faults strike: `python -m tests.bench.goodput [--seconds 300] [--every 20]`.
 
 A small run on the digits streams its data from an S3 server on this machine, with a cache on the disk, and saves its
-checkpoints there. First it is left alone for a while, which gives its speed without faults, checkpoints included. Then
-something happens to it every 20 seconds, in turn:
+checkpoints there. Before and after all it is left alone for a while, which gives its speed without faults, checkpoints
+included. In between something happens to it every 20 seconds, in turn:
 
     kill     one worker, chosen by the seed, is ended by SIGKILL
     stop     the command is sent SIGTERM, as by a scheduler that takes its machine away
@@ -216,11 +216,9 @@ def soak(running: TrainingUnderFaults, gateway: Gateway, options: argparse.Names
     """
     seconds, every = options.seconds, options.every
     draws = random.Random(options.seed)
-    first = running.wait_for_training(2)
-    time.sleep(options.quiet)
-    quiet = [each for each in list(running.progress) if each.seconds >= first]
-    result = Soak(speed=(quiet[-1].images - quiet[0].images) / (quiet[-1].seconds - quiet[0].seconds))
-    began, before = time.monotonic(), quiet[-1].images
+    result = Soak()
+    speed_before = _undisturbed_speed(running, options.quiet)
+    began, before = time.monotonic(), running.progress[-1].images
     kinds = FAULTS[running.launcher]
     struck: list[tuple[str, float]] = []
     while (due := began + every * (len(struck) + 1)) <= began + seconds:
@@ -233,12 +231,21 @@ def soak(running: TrainingUnderFaults, gateway: Gateway, options: argparse.Names
     ended = time.monotonic()
     progress = list(running.progress)
     kept = [each.images for each in progress if each.seconds <= ended][-1] - before
+    result.speed = statistics.mean([speed_before, _undisturbed_speed(running, options.quiet)])
     paused = PAUSE_SECONDS * sum(kind == "pause" for kind, _ in struck)
     result.goodput = kept / (result.speed * (ended - began - paused))
     result.starts = running.starts
     for (kind, at), until in zip(struck, [*(at for _, at in struck[1:]), ended], strict=True):
         result.standstills.setdefault(kind, []).append(_longest_standstill(progress, at, until))
     return result
+
+
+def _undisturbed_speed(running: TrainingUnderFaults, seconds: float) -> float:
+    """Images a second in the next `seconds` of training, checkpoints included."""
+    first = running.wait_for_training(2, since=time.monotonic())
+    time.sleep(seconds)
+    quiet = [each for each in list(running.progress) if each.seconds >= first]
+    return (quiet[-1].images - quiet[0].images) / (quiet[-1].seconds - quiet[0].seconds)
 
 
 def _longest_standstill(progress: Sequence[Progress], fault: float, until: float) -> float:
@@ -321,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number: Callable[[str], int] = whole_number_type(1)
     parser.add_argument("--seconds", type=number, default=300, help="how long faults strike (300)")
     parser.add_argument("--every", type=number, default=20, help="seconds from one fault to the next (20)")
-    parser.add_argument("--quiet", type=number, default=40, help="seconds without faults, for the speed (40)")
+    parser.add_argument("--quiet", type=number, default=40, help="seconds without faults before and after (40)")
     parser.add_argument("--checkpoint-every", type=number, default=16, help="updates from one save to the next (16)")
     parser.add_argument("--launchers", type=parse_comma_list, default=list(WORKERS), help="process,torchrun,ray (all)")
     parser.add_argument("--seed", type=whole_number_type(0), default=0, help="chooses the workers (0)")
