@@ -8,11 +8,10 @@ import json
 import logging
 import math
 import os
-import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ali_dist.config import Config
 from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.launchers.environment import temporary_environment
+from ali_dist.launchers.ray_lines import WriteLine, show_without_rays_own
 from ali_dist.launchers.resources import (
     Resources,
     check_lanes,
@@ -44,27 +44,20 @@ _CONNECT_SECONDS = 10.0
 _PROGRESS_SECONDS = 60.0
 _SIOCGIFADDR = 0x8915  # Linux's request for the address of a network interface
 _LOWER = "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
-WriteLine = Callable[[str], None]
-_HARMLESS = re.compile(
-    r"^Requesting resources: "
-    r"|^Attempting to start training worker group of size "
-    r"|^Setting up process group for: "
-    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
-    r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
-)
-
-_PLACES = re.compile(r"^Started training worker group of size |^- \(ip=\S+, pid=\d+\) world_rank=")
-
 RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextlib.contextmanager
-def ray_session(config: Config) -> Iterator[None]:
+def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
     """Within the block, this process is connected to a Ray cluster; one that is connected already stays so.
 
     The cluster is that of the job or of RAY_ADDRESS, or one that `ray start` left on this machine. Where there is
     none, a local one with room for the workers is started, and ends with the block. It keeps Ray's dashboard, on the
     loopback interface, because Ray Train asks the dashboard for the state of its actors.
+
+    Args:
+        config: The config of the run.
+        write_line: Gets a sentence when a worker is lost.
 
     Raises:
         InputError: RAY_ADDRESS names a cluster that does not answer.
@@ -86,42 +79,11 @@ def ray_session(config: Config) -> Iterator[None]:
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
-        _drop_harmless_lines(keeps_places=not is_on_one_machine)
+        show_without_rays_own(write_line, keeps_places=not is_on_one_machine)
         try:
             yield
         finally:
             ray.shutdown()
-
-
-def _drop_harmless_lines(*, keeps_places: bool) -> None:
-    """Keep from the terminal what Ray Train says of its own steps in every run, while all is well (Ray 2.60).
-
-    One of these lines is an error to it: that its watcher of notices would not survive the loss of its machine. The
-    place where Ray takes in what its processes write is not public; a version without it shows the lines.
-    """
-    with contextlib.suppress(ImportError, AttributeError):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
-
-        show = dict(dispatcher.handlers).get("ray_print_logs")
-        if show is not None:
-            dispatcher.remove_handler("ray_print_logs")
-            dispatcher.add_handler(
-                "ray_print_logs", lambda batch: show(without_harmless_lines(batch, keeps_places=keeps_places))
-            )
-
-
-def without_harmless_lines(batch: dict[str, Any], *, keeps_places: bool) -> dict[str, Any]:
-    """What a process of Ray has written, less the lines that are to be dropped.
-
-    Args:
-        batch: As Ray hands it over: its `lines`, and which process they come from.
-        keeps_places: Whether to keep on which machine each worker is: there may be more than one.
-    """
-    if batch.get("actor_name") == "PreemptionWatcher":  # it has nothing to say but that Ray is gone at the end
-        return {**batch, "lines": []}
-    dropped = (_HARMLESS,) if keeps_places else (_HARMLESS, _PLACES)
-    lines = [line for line in batch.get("lines", []) if not any(each.search(line) for each in dropped)]
-    return {**batch, "lines": lines}
 
 
 def connect_to_ray(**options: Any) -> None:

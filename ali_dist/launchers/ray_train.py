@@ -42,6 +42,7 @@ from ali_dist.launchers.ray_cluster import (
     use_node_interface,
     wait_for_resources,
 )
+from ali_dist.launchers.ray_lines import is_lost_peer, silence_training_errors
 from ali_dist.launchers.ray_storage import open_ray_storage, storage_access, with_absolute_paths
 from ali_dist.launchers.resources import check_lanes, worker_resources
 from ali_dist.launchers.signals import run_beside_main_thread
@@ -198,6 +199,10 @@ def _train_worker(settings: dict[str, Any]) -> Record:
         refusal = ("input" if isinstance(error, InputError) else "training", str(error))
         ray.get(coordinator.refuse.remote(*refusal))
         return _refused_outcome(refusal)
+    except Exception as error:
+        if is_lost_peer(error):
+            silence_training_errors()
+        raise
     return {"outcome": "finished", "summary": summary}
 
 
@@ -303,7 +308,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     environment = RAY_TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
     with temporary_environment(defaults=environment), TrainingProgressDisplay(1) as display:
         display.begin_phase("starting Ray")
-        with ray_session(config):
+        with ray_session(config, _write_line):
             # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
             this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]

@@ -67,8 +67,12 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
             "Attempting to start",
             "PreemptionWatcher",
             "local Ray instance",
+            "FailurePolicy",
+            "Traceback",
+            "A worker died",
         )
         assert [words for words in rays_own if words in running.read_output()] == []
+        assert running.read_output().count("A worker is lost or has failed: all start again from the newest") == 1
     summary = json.loads((Path(killed.run.dir) / "killed" / "summary.json").read_text())
     assert (summary["world_size"], summary["restarts"], summary["status"]) == (2, 1, "finished")
     run_distributed(train_rank, 2, 2, unbroken.to_mapping())

@@ -9,35 +9,10 @@ import pytest
 
 from ali_dist.errors import InputError
 from ali_dist.launchers import ray_cluster
-from ali_dist.launchers.ray_cluster import choose_workers, find_interface, without_harmless_lines
+from ali_dist.launchers.ray_cluster import choose_workers, find_interface
 from tests.helpers.runs import tiny_config
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
-
-
-RAYS_OWN = (
-    "Requesting resources: {'CPU': 1.0} * 2",
-    "Attempting to start training worker group of size 2 with the following resources: [{'CPU': 1.0}] * 2",
-    "Setting up process group for: env:// [rank=0, world_size=2]",
-    "Failed to query Ray Train Controller actor state. State API may be unavailable. Continuing to monitor.",
-    "[2026-11-27 18:56:39,695 E 1 5] core_worker.cc:2465: Actor with class name: 'PreemptionWatcher' and ID: '43'",
-)
-PLACES = (
-    "Started training worker group of size 2: ",
-    "- (ip=192.0.2.2, pid=26750) world_rank=0, local_rank=0, node_rank=0",
-)
-OF_USE = (
-    "18:57 3,200 / 8,000 images · 0:33 left · 143 img/s",
-    "[2026-11-27 18:56:39,695 E 1 5] core_worker.cc:2465: Actor with class name: 'Other' and ID: '43'",
-    "[FailurePolicy] RETRY",
-    "ValueError: Requesting resources: that is somebody's message",
-)
-
-
-def test_of_what_workers_write_only_what_ray_says_of_itself_is_dropped():
-    batch = {"pid": 7, "lines": [*RAYS_OWN, *PLACES, *OF_USE]}
-    assert without_harmless_lines(batch, keeps_places=False) == {"pid": 7, "lines": [*OF_USE]}
-    assert without_harmless_lines(batch, keeps_places=True) == {"pid": 7, "lines": [*PLACES, *OF_USE]}
 
 
 def choose(tmp_path, nodes, per_worker, **changes) -> tuple[tuple[int, int], list[str]]:

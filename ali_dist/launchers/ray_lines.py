@@ -1,0 +1,106 @@
+"""What a user sees of the lines that Ray's processes write: not what Ray Train says of its own steps (Ray 2.60).
+
+All of it stays in Ray's log files. A mistake in the training itself is seen with its traceback, which the worker writes
+that made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+WriteLine = Callable[[str], None]
+_HARMLESS = re.compile(
+    r"^Requesting resources: "
+    r"|^Attempting to start training worker group of size "
+    r"|^Setting up process group for: "
+    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
+    r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
+)
+_LOST_WORKER = re.compile(r"^A worker died or was killed while executing a task by an unexpected system error\.")
+"""What a machine's raylet says beside the controller."""
+_PLACES = re.compile(r"^Started training worker group of size |^- \(ip=\S+, pid=\d+\) world_rank=")
+
+_FAILURE = re.compile(r"^\[FailurePolicy\] (\w+)|^Graceful shutdown of backend failed\.")
+_NEXT_STEP = re.compile(r"^(Requesting resources|Attempting to start|Started training|Detected |Using |Not |Deciding )")
+_COUNT = re.compile(r"^  Error count: (\d+) \(max allowed: (\S+)\)$")
+_LOST_PEER = re.compile(r"gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error says no more than that another rank has gone, in the middle of a collective."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
+    )
+
+
+def silence_training_errors() -> None:
+    """Keep Ray from writing the traceback of an error that ends the training function of this worker."""
+    with contextlib.suppress(ImportError, AttributeError):  # not public; other versions write it
+        from ray.train.v2._internal import util
+
+        util.logger.setLevel(logging.CRITICAL + 1)
+
+
+class RayLines:
+    """Drops lines from what a driver shows of its cluster's processes.
+
+    Args:
+        say: Gets a sentence of ours in place of the page that Ray's controller writes when a worker is lost.
+        keeps_places: Whether to keep on which machine each worker is: there may be more than one.
+    """
+
+    def __init__(self, say: WriteLine, *, keeps_places: bool) -> None:
+        self._say = say
+        self._dropped = (_HARMLESS,) if keeps_places else (_HARMLESS, _PLACES)
+        self._failing: dict[Any, str] = {}  # what is decided about a failure that a controller tells of, by its pid
+
+    def keep(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What a process has written, less the lines that are to be dropped.
+
+        Args:
+            batch: As Ray hands it over: its `lines`, and which process they come from.
+        """
+        lines: list[str] = batch.get("lines", [])
+        if batch.get("actor_name") == "PreemptionWatcher":  # it has nothing to say but that Ray is gone at the end
+            return {**batch, "lines": []}
+        if batch.get("actor_name") == "TrainController":
+            lines = [line for line in lines if not self._tells_of_failure(batch.get("pid"), line)]
+        return {**batch, "lines": [line for line in lines if not any(each.search(line) for each in self._dropped)]}
+
+    def _tells_of_failure(self, pid: Any, line: str) -> bool:
+        """Whether a controller's line is one of many about a failure, which end with its next step."""
+        if begins := _FAILURE.search(line):
+            self._failing[pid] = begins[1] or ""
+        elif _NEXT_STEP.search(line):
+            self._failing.pop(pid, None)
+        elif (count := _COUNT.search(line)) and self._failing.get(pid) == "RETRY":
+            self._say(
+                f"A worker is lost or has failed: all start again from the newest checkpoint ({count[1]} of at most "
+                f"{count[2]} times)."
+            )
+        return pid in self._failing
+
+
+def show_without_rays_own(say: WriteLine, *, keeps_places: bool) -> None:
+    """Show what Ray's processes write in this process by way of `RayLines`.
+
+    The places where Ray takes in what they write are not public; a version without them shows all lines. What a raylet
+    says comes another way, which has a filter of its own (RAY_DEDUP_LOGS_SKIP_REGEX).
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+        from ray._private.ray_logging import stderr_deduplicator
+
+        if stderr_deduplicator.skip_re is None:
+            stderr_deduplicator.skip_re = _LOST_WORKER
+        show = dict(dispatcher.handlers).get("ray_print_logs")
+        if show is not None:
+            lines = RayLines(say, keeps_places=keeps_places)
+            dispatcher.remove_handler("ray_print_logs")
+            dispatcher.add_handler("ray_print_logs", lambda batch: show(lines.keep(batch)))
