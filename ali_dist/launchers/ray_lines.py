@@ -95,10 +95,11 @@ def show_without_rays_own(say: WriteLine, *, keeps_places: bool) -> None:
     """
     with contextlib.suppress(ImportError, AttributeError):
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
-        from ray._private.ray_logging import stderr_deduplicator
+        from ray._private.ray_logging import stderr_deduplicator, stdout_deduplicator
 
-        if stderr_deduplicator.skip_re is None:
-            stderr_deduplicator.skip_re = _LOST_WORKER
+        for deduplicator in (stdout_deduplicator, stderr_deduplicator):
+            if deduplicator.skip_re is None:
+                deduplicator.skip_re = _LOST_WORKER
         show = dict(dispatcher.handlers).get("ray_print_logs")
         if show is not None:
             lines = RayLines(say, keeps_places=keeps_places)
