@@ -30,6 +30,7 @@ from ali_dist.errors import InputError, exit_code
 from tests.bench.launch import started
 from tests.bench.step import describe_conditions
 from tests.helpers.documents import replace_marked
+from tests.helpers.processes import cpu_seconds_of, descendants_of
 
 BATCH = 64  # of the preset digits
 WHOLE_RUN = 96_000  # images, likewise
@@ -117,6 +118,21 @@ def find_stall(seconds: Sequence[float], every: int) -> Stall:
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start, up to the end of the first update.
+
+    Attributes:
+        seconds: By the clock.
+        cpu_seconds: Of all processes that it has started and that still run.
+        processes: How many these are.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    processes: int
+
+
 class Runs:
     """Runs of the preset digits in a folder of their own.
 
@@ -136,6 +152,10 @@ class Runs:
         return self._folder / "runs" / name, ["-m", "ali_dist.train", *places, "--scale.device=cpu", *words]
 
     def seconds_to_first_update(self, workers: int, *, is_cold: bool = False) -> float:
+        """Start a run, and end it as soon as it has recorded its first update; see `start_to_first_update`."""
+        return self.start_to_first_update(workers, is_cold=is_cold).seconds
+
+    def start_to_first_update(self, workers: int, *, is_cold: bool = False) -> Start:
         """Start a run, and end it as soon as it has recorded its first update.
 
         Args:
@@ -150,7 +170,9 @@ class Runs:
             while not _has_record(run / "metrics.jsonl"):
                 _check_runs(process.poll(), began, self._folder)
                 time.sleep(0.005)
-            return time.monotonic() - began
+            seconds = time.monotonic() - began
+            pids = [process.pid, *descendants_of(process.pid)]
+            return Start(seconds, sum(map(cpu_seconds_of, pids)), len(pids))
 
     def seconds_to_import_torch(self) -> float:
         """Start Python and import what no training can do without; its end, which takes a second, does not count."""
@@ -204,8 +226,13 @@ def measure_ray(runs: Runs, options: argparse.Namespace) -> list[Finding]:
     """The same with one Ray worker."""
     runs.seconds_to_first_update(0)  # prepares the data, where this part comes first
     runs.seconds_to_first_update(1)  # compiles what has not been compiled
-    warm = [runs.seconds_to_first_update(1) for _ in range(options.rounds)]
-    return [Finding("first update with one Ray worker, warm", median(warm), "s", 10.0, _spread(warm))]
+    warm = [runs.start_to_first_update(1) for _ in range(options.rounds)]
+    seconds = [start.seconds for start in warm]
+    processes = f"of {warm[-1].processes} processes that then run"
+    return [
+        Finding("first update with one Ray worker, warm", median(seconds), "s", 10.0, _spread(seconds)),
+        Finding("its CPU time", median(start.cpu_seconds for start in warm), "s", remark=processes),
+    ]
 
 
 def _spread(seconds: Sequence[float]) -> str:

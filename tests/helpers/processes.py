@@ -98,6 +98,14 @@ def kill_tree(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
+def cpu_seconds_of(pid: int) -> float:
+    """CPU time that a process has taken so far, in seconds; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def descendants_of(root: int) -> list[int]:
     """Pids of all processes below one."""
     children: dict[int, list[int]] = {}
