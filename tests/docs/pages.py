@@ -42,7 +42,18 @@ PARSED_MODULES = {
     ),
     *(
         f"tests.bench.{bench}"
-        for bench in ("curves", "data", "evaluation", "first_line", "floor", "goodput", "growth", "identical", "kills")
+        for bench in (
+            "cpu_paths",
+            "curves",
+            "data",
+            "evaluation",
+            "first_line",
+            "floor",
+            "goodput",
+            "growth",
+            "identical",
+            "kills",
+        )
     ),
     *(
         f"tests.bench.{bench}"
