@@ -17,17 +17,29 @@ from typing import NoReturn
 def run_to_the_end(main: Callable[[], int]) -> NoReturn:
     """Run a command and end this process with its exit code.
 
-    A debugger, a profiler and `python -i` have more to do in the process: with these it ends as Python lets it end.
+    A program that runs the command as a part of its own (a debugger, a profiler, a test) has more to do, and so has
+    `python -i`: there this raises SystemExit, as Python has it.
     """
+    is_program = _is_program()
     try:
         code = main()
     except SystemExit as end:  # of argparse, or of a parent whose child has done it all
         if not (end.code is None or isinstance(end.code, int)):
             raise
         code = end.code or 0
-    if _is_observed():
+    if not is_program or _is_observed():
         sys.exit(code)
     _end_at_once(code)
+
+
+def _is_program() -> bool:
+    """Whether nobody has called the caller of `run_to_the_end` but Python itself, by `python -m` or a script."""
+    frame = sys._getframe(2)
+    names = set()
+    while frame is not None:
+        names.add(frame.f_globals.get("__name__", "").rpartition(".")[2])
+        frame = frame.f_back  # type: ignore[assignment]
+    return names <= {"__main__", "runpy"}
 
 
 def _is_observed() -> bool:

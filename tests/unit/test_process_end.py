@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from ali_dist.process_end import run_to_the_end
 
 BEFORE = """
 import atexit, os, sys, threading, time
@@ -67,6 +70,26 @@ def test_a_profiler_or_a_debugger_gets_pythons_own_end(tool: str) -> None:
     ended = run_python(f"{tool}\nrun_to_the_end(lambda: 3)")
     assert ended.returncode == 3
     assert "cleared" in ended.stderr
+
+
+def test_a_command_that_a_program_runs_in_its_own_process_does_not_end_that() -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_to_the_end(lambda: 3)
+    assert ended.value.code == 3
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("ali_dist", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 2  # pytest's own words are no command
+
+
+@pytest.mark.parametrize("command", [["-m", "ali_dist"], ["-c", "from ali_dist.__main__ import run; run()"]])
+def test_a_command_ends_at_once(command: list[str]) -> None:
+    """As a module and as a script: nothing is cleared, so that the hook for that is not called."""
+    hook = "import atexit, sys, ali_dist.process_end as e\ne.os._exit = lambda code: sys.stdout.write('at once')\n"
+    code = f"{hook}sys.argv = ['ali', '--version']\n" + (
+        "import runpy; runpy._run_module_as_main('ali_dist')" if command[0] == "-m" else command[1]
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout.endswith("at once"), ended.stderr
 
 
 def test_a_profile_of_a_command_is_written(tmp_path: Path) -> None:
