@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
@@ -91,17 +92,34 @@ def show_without_rays_own(say: WriteLine, *, keeps_places: bool) -> None:
     """Show what Ray's processes write in this process by way of `RayLines`.
 
     The places where Ray takes in what they write are not public; a version without them shows all lines. What a raylet
-    says comes another way, which has a filter of its own (RAY_DEDUP_LOGS_SKIP_REGEX).
+    says comes another way than what workers write.
     """
     with contextlib.suppress(ImportError, AttributeError):
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
-        from ray._private.ray_logging import stderr_deduplicator, stdout_deduplicator
 
-        for deduplicator in (stdout_deduplicator, stderr_deduplicator):
-            if deduplicator.skip_re is None:
-                deduplicator.skip_re = _LOST_WORKER
         show = dict(dispatcher.handlers).get("ray_print_logs")
         if show is not None:
             lines = RayLines(say, keeps_places=keeps_places)
             dispatcher.remove_handler("ray_print_logs")
             dispatcher.add_handler("ray_print_logs", lambda batch: show(lines.keep(batch)))
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        show_error = getattr(worker.print_to_stdstream, "shows", worker.print_to_stdstream)
+        worker.print_to_stdstream = _ErrorFilter(show_error)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class _ErrorFilter:
+    """Stands in Ray for its function that shows errors of machines.
+
+    Attributes:
+        shows: That function.
+    """
+
+    shows: Callable[..., None]
+
+    def __call__(self, batch: dict[str, Any], ignore_prefix: bool) -> None:
+        lines = [line for line in batch["lines"] if not _LOST_WORKER.search(line)]
+        if lines:
+            self.shows({**batch, "lines": lines}, ignore_prefix)

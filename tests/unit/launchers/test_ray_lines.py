@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
-from ali_dist.launchers.ray_lines import RayLines, is_lost_peer
+from ali_dist.launchers.ray_lines import RayLines, is_lost_peer, show_without_rays_own
 
 RAYS_OWN = (
     "Requesting resources: {'CPU': 1.0} * 2",
@@ -94,3 +94,17 @@ def test_a_failure_that_ends_the_run_promises_no_start(said: list[str]) -> None:
 )
 def test_only_what_a_collective_says_of_another_rank_is_a_lost_one(error: Exception, is_lost: bool) -> None:
     assert is_lost_peer(error) == is_lost
+
+
+def test_what_a_machine_says_of_a_lost_worker_is_not_shown(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    """However often sessions begin; other errors of machines are."""
+    from ray._private import worker
+
+    shown: list[tuple[list[str], bool]] = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda batch, prefix: shown.append((batch["lines"], prefix)))
+    show_without_rays_own(said.append, keeps_places=False)
+    show_without_rays_own(said.append, keeps_places=False)
+    lost = "A worker died or was killed while executing a task by an unexpected system error. To troubleshoot ..."
+    worker.print_to_stdstream({"pid": "raylet", "lines": [lost]}, ignore_prefix=False)
+    worker.print_to_stdstream({"pid": "raylet", "lines": ["The disk is nearly full."]}, ignore_prefix=False)
+    assert shown == [(["The disk is nearly full."], False)]
