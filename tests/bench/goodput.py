@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=number, default=300, help="how long faults strike (300)")
     parser.add_argument("--every", type=number, default=20, help="seconds from one fault to the next (20)")
     parser.add_argument("--quiet", type=number, default=40, help="seconds without faults before and after (40)")
-    parser.add_argument("--checkpoint-every", type=number, default=16, help="updates from one save to the next (16)")
+    parser.add_argument("--checkpoint-every", type=number, default=24, help="updates from one save to the next (24)")
     parser.add_argument("--launchers", type=parse_comma_list, default=list(WORKERS), help="process,torchrun,ray (all)")
     parser.add_argument("--seed", type=whole_number_type(0), default=0, help="chooses the workers (0)")
     options = parser.parse_args(arguments)
