@@ -63,6 +63,8 @@ def run_supervised(config: Config) -> Record | None:
             child.pid = _fork()
             if not child.pid:
                 break
+            if not restarts:
+                _load_for_the_next(config)
             _, status = os.waitpid(child.pid, 0)
             child.pid = 0
             code = os.waitstatus_to_exitcode(status)
@@ -95,6 +97,15 @@ def _fork() -> int:
         if os.getppid() != parent:  # it has ended in between
             os.kill(os.getpid(), signal.SIGTERM)
     return pid
+
+
+def _load_for_the_next(config: Config) -> None:
+    """Load, while a child trains, what that child had to load for itself: the next one will have it."""
+    if any(place.startswith("s3://") for place in (config.data.url, config.run.dir)):
+        from ali_dist.storage.s3_client import load_client_code
+
+        with contextlib.suppress(Exception):  # the child says what is wrong
+            load_client_code()
 
 
 def _describe_end(code: int, restarts: int, most: int, *, is_asked: bool) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import os
 import threading
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -102,12 +102,32 @@ def _secret_of(credentials: Any) -> tuple[str | None, ...] | None:
     return None if credentials is None else tuple(credentials.get_frozen_credentials())
 
 
+def load_client_code() -> None:
+    """Load all that a client needs but its connection, so that processes forked from this one have it."""
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    _new_session().client("s3", region_name="us-east-1", config=Config(signature_version=UNSIGNED))
+
+
+@cache
+def _descriptions() -> Any:
+    """What reads boto3's descriptions of services, and keeps them: one for all sessions, because that takes longest."""
+    from botocore.session import Session
+
+    return Session().get_component("data_loader")
+
+
 def _new_session() -> Any:
     try:
         import boto3
     except ImportError as error:
         raise InputError("s3:// places need the package boto3: install it with 'pip install boto3'.") from error
-    return boto3.session.Session()
+    from botocore.session import Session
+
+    session = Session()
+    session.register_component("data_loader", _descriptions())
+    return boto3.session.Session(botocore_session=session)
 
 
 def _connect(access: Access, attempts: int, session: Any) -> _Connection:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from ali_dist.config import StorageConfig
 from ali_dist.errors import InputError
@@ -16,7 +17,7 @@ from ali_dist.runs.datasets import open_url
 from ali_dist.storage import open_store
 from ali_dist.storage.base import Access
 from ali_dist.storage.s3 import S3Store
-from ali_dist.storage.s3_client import client_for, renew_client
+from ali_dist.storage.s3_client import client_for, load_client_code, renew_client
 from ali_dist.storage.s3_errors import explain_error
 from tests.helpers.certificates import make_certificate
 from tests.helpers.fault_server import ENV, Fault, FaultServer
@@ -266,3 +267,20 @@ def test_threads_whose_keys_expire_at_once_share_the_new_client(
     assert renew_client(access, 1, expired), "another thread has renewed it already"
     assert client_for(access) is renewed
     assert not renew_client(access, 1, renewed)
+
+
+def test_a_client_made_after_its_code_was_loaded_reads_no_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a parent loads, the processes that it forks have: a killed run goes on sooner."""
+    load_client_code()
+    read = []
+    load_file = JSONFileLoader.load_file
+
+    def load_and_tell(loader: JSONFileLoader, path: str) -> Any:
+        data = load_file(loader, path)
+        if data is not None:
+            read.append(path)
+        return data
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", load_and_tell)
+    client_for(Access(endpoint_url="http://127.0.0.1:9", timeout_seconds=1.5))
+    assert read == []
