@@ -1,8 +1,7 @@
 """How much of its work a run keeps while faults strike: `python -m tests.bench.goodput [--seconds 300] [--every 20]`.
 
 A small run on the digits streams its data from an S3 server on this machine, with a cache on the disk, and saves its
-checkpoints there. Before and after all it is left alone for a while, which gives its speed without faults, checkpoints
-included. In between something happens to it every 20 seconds, in turn:
+checkpoints there. Every 20 seconds something happens to it, in turn:
 
     kill     one worker, chosen by the seed, is ended by SIGKILL
     stop     the command is sent SIGTERM, as by a scheduler that takes its machine away
@@ -10,14 +9,17 @@ included. In between something happens to it every 20 seconds, in turn:
     pause    every worker stands still for 3 seconds, as on a machine that swaps or is moved
     hang     one worker stands still for good: of two workers only
 
-A command that ends is started again at once. Goodput is what was trained and kept in the end, divided by what the speed
-without faults would have come to in the same time, less that of the pauses, in which nobody could train. The
-three ways of starting a run take their turns: one process, torchrun, and Ray Train.
+A command that ends is started again at once. The faults come in three parts. Before, between and after them the run is
+left alone for a while, checkpoints included, which gives the speed without faults: one that is measured once is not the
+speed of five minutes later, on a machine that others share. Goodput is what was trained and kept in the end, divided by
+what that speed, before and after each part, would have come to in the same time, less that of the pauses, in which
+nobody could train. The three ways of starting a run take their turns: one process, torchrun, and Ray Train.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import re
@@ -28,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,7 @@ FAULTS = {
     "ray": ("kill", "outage", "stop", "hang"),
 }
 OUTAGE_SECONDS, PAUSE_SECONDS = 5.0, 3.0
+_PARTS = 3
 _LONGEST_START = 180.0
 _USERS_MISTAKE = 2  # an exit code after which the same command would fail again
 _RECORD = re.compile(r"\d\d:\d\d ([\d,]+) / [\d,]+ images")  # Ray begins a worker's lines with its name
@@ -207,37 +210,57 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def soak(running: TrainingUnderFaults, gateway: Gateway, options: argparse.Namespace) -> Soak:
-    """Measure the speed without faults, then strike every so many seconds.
+    """Let faults strike in parts, and measure the speed without faults before and after each.
 
     Args:
         running: Just started.
         gateway: The way to its data and checkpoints.
         options: Of the command: for how long, how often, and what chooses the workers.
     """
-    seconds, every = options.seconds, options.every
     draws = random.Random(options.seed)
+    faults = itertools.cycle(FAULTS[running.launcher])
     result = Soak()
-    speed_before = _undisturbed_speed(running, options.quiet)
-    began, before = time.monotonic(), running.progress[-1].images
-    kinds = FAULTS[running.launcher]
-    struck: list[tuple[str, float]] = []
-    while (due := began + every * (len(struck) + 1)) <= began + seconds:
-        time.sleep(max(0.0, due - time.monotonic()))
-        kind = kinds[len(struck) % len(kinds)]
-        struck.append((kind, time.monotonic()))
-        _say(f"{running.launcher}: {kind} after {time.monotonic() - began:.0f} s")
-        strike(kind, running, gateway, draws)
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
-    ended = time.monotonic()
-    progress = list(running.progress)
-    kept = [each.images for each in progress if each.seconds <= ended][-1] - before
-    result.speed = statistics.mean([speed_before, _undisturbed_speed(running, options.quiet)])
-    paused = PAUSE_SECONDS * sum(kind == "pause" for kind, _ in struck)
-    result.goodput = kept / (result.speed * (ended - began - paused))
+    speeds = [_undisturbed_speed(running, options.quiet)]
+    kept = possible = 0.0
+    for _ in range(_PARTS):
+        began, before = time.monotonic(), running.progress[-1].images
+        struck = _strike_again_and_again(running, gateway, faults, draws, options)
+        ended = time.monotonic()
+        progress = list(running.progress)
+        speeds.append(_undisturbed_speed(running, options.quiet))
+        paused = PAUSE_SECONDS * sum(kind == "pause" for kind, _ in struck)
+        kept += [each.images for each in progress if each.seconds <= ended][-1] - before
+        possible += statistics.mean(speeds[-2:]) * (ended - began - paused)
+        for (kind, at), until in zip(struck, [*(at for _, at in struck[1:]), ended], strict=True):
+            result.standstills.setdefault(kind, []).append(_longest_standstill(progress, at, until))
+    result.speed = statistics.mean(speeds)
+    result.goodput = kept / possible
     result.starts = running.starts
-    for (kind, at), until in zip(struck, [*(at for _, at in struck[1:]), ended], strict=True):
-        result.standstills.setdefault(kind, []).append(_longest_standstill(progress, at, until))
     return result
+
+
+def _strike_again_and_again(
+    running: TrainingUnderFaults,
+    gateway: Gateway,
+    faults: Iterator[str],
+    draws: random.Random,
+    options: argparse.Namespace,
+) -> list[tuple[str, float]]:
+    """One part: a fault now, and one every so many seconds.
+
+    Returns:
+        Of each fault, its kind and when it was, on the bench's clock. As long as between two is left to the last one.
+    """
+    struck: list[tuple[str, float]] = []
+    began = time.monotonic()
+    for number in range(max(1, round(options.seconds / options.every / _PARTS))):
+        time.sleep(max(0.0, began + number * options.every - time.monotonic()))
+        kind = next(faults)
+        struck.append((kind, time.monotonic()))
+        _say(f"{running.launcher}: {kind}")
+        strike(kind, running, gateway, draws)
+    time.sleep(max(0.0, began + len(struck) * options.every - time.monotonic()))
+    return struck
 
 
 def _undisturbed_speed(running: TrainingUnderFaults, seconds: float) -> float:
@@ -326,9 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tests.bench.goodput", description=(__doc__ or "").partition("\n")[0]
     )
     number: Callable[[str], int] = whole_number_type(1)
-    parser.add_argument("--seconds", type=number, default=300, help="how long faults strike (300)")
+    parser.add_argument("--seconds", type=number, default=300, help="how long faults strike, in all (300)")
     parser.add_argument("--every", type=number, default=20, help="seconds from one fault to the next (20)")
-    parser.add_argument("--quiet", type=number, default=40, help="seconds without faults before and after (40)")
+    parser.add_argument("--quiet", type=number, default=40, help="seconds without faults around each part (40)")
     parser.add_argument("--checkpoint-every", type=number, default=24, help="updates from one save to the next (24)")
     parser.add_argument("--launchers", type=parse_comma_list, default=list(WORKERS), help="process,torchrun,ray (all)")
     parser.add_argument("--seed", type=whole_number_type(0), default=0, help="chooses the workers (0)")
