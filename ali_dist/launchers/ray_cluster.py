@@ -52,8 +52,8 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
     """Within the block, this process is connected to a Ray cluster; one that is connected already stays so.
 
     The cluster is that of the job or of RAY_ADDRESS, or one that `ray start` left on this machine. Where there is
-    none, a local one with room for the workers is started, and ends with the block. It keeps Ray's dashboard, on the
-    loopback interface, because Ray Train asks the dashboard for the state of its actors.
+    none, a local one with room for the workers is started, and ends with the block. It has no dashboard, whose eleven
+    processes would make the start longer; what Ray Train asks there matters to clusters that outlive a run.
 
     Args:
         config: The config of the run.
@@ -74,7 +74,8 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
             _, most_workers = config.scale.worker_range() or (1, 1)
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
-                ray.init(num_cpus=max(os.cpu_count() or 1, cpus_needed), **options)
+                cpus = max(os.cpu_count() or 1, cpus_needed)
+                ray.init(num_cpus=cpus, include_dashboard=False, **options)
                 is_on_one_machine = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)

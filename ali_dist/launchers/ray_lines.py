@@ -20,7 +20,7 @@ _HARMLESS = re.compile(
     r"^Requesting resources: "
     r"|^Attempting to start training worker group of size "
     r"|^Setting up process group for: "
-    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # while it shuts down
+    r"|^Failed to query Ray Train Controller actor state\. .*Continuing to monitor\.$"  # where there is no dashboard
     r"|core_worker\.cc:\d+: Actor with class name: 'PreemptionWatcher'"
 )
 _LOST_WORKER = re.compile(r"^A worker died or was killed while executing a task by an unexpected system error\.")
