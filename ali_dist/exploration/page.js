@@ -1,8 +1,8 @@
-// The page holds the point that is shown, z and c; the server is asked what belongs to it, and keeps nothing.
+// The page holds the point that is shown, z and c, and asks what belongs to it: askExplorer(path, content) resolves to an
+// answer, or fails with a sentence for the user. Whoever answers keeps nothing.
 "use strict";
 (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
-  const token = new URLSearchParams(location.search).get("token") || "";
   const find = (id) => document.getElementById(id);
   const all = (selector) => [...document.querySelectorAll(selector)];
   const dot = (a, b) => a.reduce((sum, value, place) => sum + value * b[place], 0);
@@ -11,7 +11,7 @@
   const ends = { first: null, last: null };
   const MOVED = ", then moved by sliders";
 
-  // ---- asking the server
+  // ---- asking
 
   const troubles = new Map(); // sentences, by what they are about
 
@@ -19,21 +19,6 @@
     troubles.set(about, sentence);
     find("trouble").textContent = [...new Set(troubles.values())].join(" ").trim();
   }
-
-  async function ask(path, body, headers = {}) {
-    let response;
-    try {
-      response = await fetch(path, { method: "POST", body, headers: { ...headers, "X-Ali-Token": token } });
-    } catch {
-      throw new Error("The explorer does not answer: start it again, and open the address that it prints.");
-    }
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error);
-    return answer;
-  }
-
-  const askJson = (path, content = {}) =>
-    ask(path, JSON.stringify(content), { "Content-Type": "application/json" });
 
   // One request at a time: while one is under way, only the newest of those that follow is kept.
   function newestOnly(about, work) {
@@ -67,10 +52,10 @@
   // ---- the picture that is shown
 
   const drawPicture = newestOnly("decode", async () => {
-    find("picture").src = (await askJson("/decode", now)).image;
+    find("picture").src = (await askExplorer("/decode", now)).image;
   });
   const drawNeighbors = afterQuiet(newestOnly("neighbors", async () => {
-    const found = (await askJson("/neighbors", now)).neighbors;
+    const found = (await askExplorer("/neighbors", now)).neighbors;
     find("neighbors").replaceChildren(...found.map(neighborFigure));
   }), 300);
 
@@ -172,7 +157,7 @@
       const most = facts.mostBytes.toLocaleString("en");
       throw new Error(`The picture has ${file.size.toLocaleString("en")} bytes, but at most ${most} are taken: reduce it.`);
     }
-    return ask("/encode", file, now.c ? { "X-Ali-Condition": JSON.stringify(now.c) } : {});
+    return askExplorer("/encode", { file, c: now.c });
   }
 
   function showPair(answer, name) {
@@ -189,10 +174,10 @@
   }
 
   const takeImage = (place) =>
-    take(() => askJson("/image", place === undefined ? {} : { place }),
+    take(() => askExplorer("/image", place === undefined ? {} : { place }),
       (answer) => showPair(answer, answer.name ? `an image of the data (${answer.name})` : "an image of the data"));
 
-  const decoded = async (point) => ({ ...point, image: (await askJson("/decode", point)).image });
+  const decoded = async (point) => ({ ...point, image: (await askExplorer("/decode", point)).image });
   const asEnd = (answer) => ({ z: answer.z, c: answer.c, image: answer.image });
   const endTurns = { first: 0, last: 0 };
 
@@ -212,8 +197,8 @@
   }
 
   async function anyEnd() {
-    if (facts.hasData) return asEnd(await askJson("/image"));
-    return decoded({ z: (await askJson("/draw")).z, c: now.c });
+    if (facts.hasData) return asEnd(await askExplorer("/image"));
+    return decoded({ z: (await askExplorer("/draw")).z, c: now.c });
   }
 
   function takesDrops(area, use) {
@@ -244,7 +229,7 @@
   const drawWalk = newestOnly("walk", async () => {
     if (!ends.first || !ends.last) return;
     const point = (end) => ({ z: end.z, c: end.c });
-    const answer = await askJson("/walk", {
+    const answer = await askExplorer("/walk", {
       first: point(ends.first),
       last: point(ends.last),
       steps: find("steps").valueAsNumber,
@@ -283,7 +268,10 @@
   // ---- buttons
 
   find("random").addEventListener("click", () =>
-    take(() => askJson("/draw"), (answer) => goTo(answer.z, null, `z from the prior, seed ${answer.seed}`)));
+    take(() => askExplorer("/draw"), (answer) => {
+      const seed = answer.seed === undefined ? "" : `, seed ${answer.seed}`;
+      goTo(answer.z, null, `z from the prior${seed}`);
+    }));
   find("reset").addEventListener("click", () => {
     turn += 1;
     goTo(facts.center, facts.condition, facts.centerName);

@@ -1,4 +1,8 @@
-"""The explorer's page: one HTML document with its style sheet and its script, which loads nothing from elsewhere."""
+"""The explorer's page: one HTML document with its style sheet and its script, which loads nothing from elsewhere.
+
+page.js shows what it is answered and does not know by whom: ask_server.js asks the server that sent the page, and
+ask_model.js the networks within the page (`static_page`).
+"""
 
 from __future__ import annotations
 
@@ -42,53 +46,80 @@ class Page:
 
 
 def build_page(explorer: Explorer, problem: str = "") -> Page:
-    """Build the page of an explorer.
+    """Build the page of an explorer, as a server sends it.
 
     Args:
         explorer: What it explores.
         problem: Why the data could not be read, in a sentence; empty where they were.
     """
-    style = STYLE + _read_part("page.css")
-    script = _read_part("page.js")
+    style, script = read_style(), read_part("ask_server.js") + read_part("page.js")
+    document = page_document(
+        explorer,
+        explorer.pool,
+        problem,
+        style=style,
+        body=f"{facts_html('facts', page_facts(explorer))}<script>{script}</script>\n",
+    )
+    policy = (
+        f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return Page(document.encode("utf-8", "backslashreplace"), policy)
+
+
+def page_document(
+    explorer: Explorer, shown: ImagePool | None, problem: str, *, style: str, body: str, head: str = ""
+) -> str:
+    """The whole HTML document, whoever answers it.
+
+    Args:
+        explorer: What it explores.
+        shown: The images that it can show: those of the explorer, or some of them.
+        problem: Why the data could not be read, in a sentence; empty where they were.
+        style: Its style sheet.
+        body: HTML of its end: the facts, and the script that uses them.
+        head: HTML that stands before everything else.
+    """
     sections = [
         _components_html(explorer),
         _labels_html(explorer),
         _condition_html(explorer.model),
         _walk_html(explorer.pool),
-        _neighbors_html(explorer.pool, problem),
+        _neighbors_html(shown, problem),
     ]
     name = printable_name(explorer.model.name)
-    document = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{head}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
         f"<title>{escape(name)} · ALI explorer</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
         f"{_headline_html(explorer.model, name)}\n"
         f'<div class="explorer">\n{_now_html(explorer.pool)}\n'
         f'<div class="parts-of-page">{"".join(sections)}</div>\n</div>\n</main>\n'
-        f'<script id="facts" type="application/json">{_facts_json(explorer)}</script>\n<script>{script}</script>\n'
-        "</body>\n</html>\n"
+        f"{body}</body>\n</html>\n"
     )
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return Page(document.encode("utf-8", "backslashreplace"), policy)
 
 
-def _read_part(name: str) -> str:
+def read_style() -> str:
+    """The page's style sheet."""
+    return STYLE + read_part("page.css")
+
+
+def read_part(name: str) -> str:
+    """A file of this package that becomes part of a page."""
     return resources.files("ali_dist.exploration").joinpath(name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """How a Content-Security-Policy names a script or a style sheet that stands in the page."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _facts_json(explorer: Explorer) -> str:
-    """What the script has to know."""
+def page_facts(explorer: Explorer) -> Mapping[str, Any]:
+    """What page.js has to know."""
     components = explorer.components
     usual = explorer.usual_condition
-    facts: Mapping[str, Any] = {
+    return {
         "center": _numbers(components.center),
         "centerName": _center_name(explorer.pool),
         "vectors": [_numbers(vector) for vector in components.vectors],
@@ -98,7 +129,12 @@ def _facts_json(explorer: Explorer) -> str:
         "hasData": explorer.pool is not None,
         "mostBytes": MOST_BYTES,
     }
-    return json.dumps(facts).replace("<", "\\u003c")
+
+
+def facts_html(name: str, facts: Mapping[str, Any]) -> str:
+    """Facts for a script, as HTML that holds them under an id."""
+    content = json.dumps(facts).replace("<", "\\u003c")
+    return f'<script id="{name}" type="application/json">{content}</script>\n'
 
 
 def _numbers(x: Tensor) -> list[float]:
