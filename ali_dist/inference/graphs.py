@@ -119,7 +119,11 @@ def _difference(given: Tensor, expected: Tensor) -> float:
 def _record(graph: nn.Module, given: Sequence[Tensor]) -> torch.export.ExportedProgram:
     rows = tuple({0: torch.export.Dim.DYNAMIC} for _ in given)
     with torch.no_grad():
-        return torch.export.export(graph, tuple(given), dynamic_shapes=rows)
+        program = torch.export.export(graph, tuple(given), dynamic_shapes=rows)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it names the folders of this machine, and would be written, too
+    return program
 
 
 def _write_torch(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:

@@ -19,6 +19,7 @@ from ali_dist import export, generate
 from ali_dist.errors import InputError
 from ali_dist.inference.graphs import READERS
 from ali_dist.model import data_space
+from tests.helpers.processes import ROOT
 from tests.helpers.trained import CLASSES, SIDE, run_folder
 from tests.unit.commands.conftest import refusal, succeed
 
@@ -139,6 +140,18 @@ def test_nothing_exported_names_a_place_of_this_machine(plain, folder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert "storage" not in config["settings"]
     assert not {"starts", "spent"} & config["training"].keys(), "hosts and commands"
+
+
+@pytest.mark.parametrize("graph_format", FORMATS)
+def test_graphs_name_no_folder_of_the_code_that_wrote_them(plain, folder, graph_format, tmp_path):
+    """PyTorch keeps with each operation the lines of code that called for it, and would write them with the graph."""
+    succeed(export, plain, tmp_path, "--format", graph_format)
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for path in tmp_path.glob("*.pt2"):
+        with zipfile.ZipFile(path) as file:
+            contents |= {f"{path.name}: {name}": file.read(name) for name in file.namelist()}
+    for place in (ROOT, Path(torch.__file__).parent, folder):
+        assert not [name for name, content in contents.items() if str(place).encode() in content]
 
 
 def test_an_older_export_is_replaced_with_its_graphs_and_nothing_else_is_touched(plain, tmp_path, capsys):
