@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ali_dist.cli import (
     CommandParser,
     device_from_arguments,
     make_run_parser,
+    parse_path,
     storage_from_arguments,
     whole_number_type,
 )
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
     from ali_dist.exploration.explorer import Explorer
     from ali_dist.exploration.pool import ImagePool
+    from ali_dist.exploration.runtime import Runtime
     from ali_dist.inference.trained_model import TrainedModel
 
 _IMAGES = 2000
@@ -34,12 +39,15 @@ attributes add to it; your own pictures, reconstructed; walks from one picture t
 data. Nothing is written.
 
 The page is served on 127.0.0.1 alone, to whoever has the address that is printed. The model is on the CPU unless
---device says otherwise. RUN may be an exported model, too. Ctrl-C ends it."""
+--device says otherwise. RUN may be an exported model, too. Ctrl-C ends it.
+
+With --static, it is written to one file instead, which computes in the browser and needs no server and no network."""
 _EPILOG = """\
 examples:
   python -m ali_dist.explore demo
   python -m ali_dist.explore s3://bucket/runs/celeba --images 500 --port 8123
   python -m ali_dist.explore exported --data data/digits --split test
+  python -m ali_dist.explore demo --static demo.html   (needs pip install 'ali-dist[onnx]', npm install onnxruntime-web)
 
 from another machine:
   ssh -L 8123:127.0.0.1:8123 HOST, with --port 8123 there; then open the address here"""
@@ -60,6 +68,13 @@ def make_parser() -> CommandParser:
     )
     page = parser.add_argument_group("page")
     page.add_argument("--port", type=whole_number_type(1024, 65535), help="default: any free one")
+    page.add_argument("--static", metavar="OUT", type=parse_path, help="write the page to this file instead")
+    page.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        type=parse_path,
+        help="what --static needs; default: node_modules/onnxruntime-web",
+    )
     return parser
 
 
@@ -77,6 +92,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
     from ali_dist.exploration.explorer import Explorer
     from ali_dist.inference.trained_model import load_model
 
+    runtime = _check_page_options(arguments)
     device = device_from_arguments(arguments)
     model = load_model(
         arguments.run,
@@ -86,8 +102,61 @@ def _run_command(arguments: argparse.Namespace) -> None:
         anonymous=arguments.anonymous,
     )
     _require_pictures(model)
-    pool, problem = _read_images(model, arguments, device)
-    _serve(Explorer(model, pool), problem, arguments.port)
+    if runtime is None:
+        pool, problem = _read_images(model, arguments, device)
+        _serve(Explorer(model, pool), problem, arguments.port)
+        return
+    from ali_dist.exploration.static_page import build_static_page, check_model
+
+    check_model(model.run)
+    pool, _ = _read_images(model, arguments, device)
+    _write_page(arguments.static, build_static_page(Explorer(model, pool), runtime))
+
+
+def _check_page_options(arguments: argparse.Namespace) -> Runtime | None:
+    """Refuse options that do not go together and places that cannot be written, before anything is loaded.
+
+    Returns:
+        What runs the networks of a page that is written; None for one that is served.
+    """
+    out: Path | None = arguments.static
+    if out is None:
+        if arguments.runtime is not None:
+            raise InputError("--runtime says what a page without a server carries: give --static OUT.html, too.")
+        return None
+    if arguments.port is not None:
+        raise InputError("--port is for a page that is served, and --static writes one: leave one of them out.")
+    if arguments.device == "cuda":
+        raise InputError("--device is cuda, but --static records the networks on the CPU: leave one of them out.")
+    arguments.device = "cpu"
+    _check_place(out)
+    from ali_dist.exploration.runtime import read_runtime
+    from ali_dist.inference.graphs import check_onnx_packages
+
+    check_onnx_packages("--static", "leave it out, and the page is served")
+    return read_runtime(arguments.runtime)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse what is no new or old page on a disk."""
+    if "://" in str(out) or str(out).startswith("s3:/"):
+        raise InputError(f"--static is {str(out)!r}, but a page is written to a disk: give a file there.")
+    if out.is_dir():
+        raise InputError(f"--static is {str(out)!r}, which is a folder: name a file in it.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--static is {str(out)!r}, but must end in .html, so that browsers take it for a page.")
+    if not out.parent.is_dir():
+        raise InputError(f"--static is {str(out)!r}, but there is no folder {str(out.parent)!r}: make it first.")
+
+
+def _write_page(out: Path, content: bytes) -> None:
+    """Write the page in one step: who has an older one open never reads half of the new one."""
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        path = Path(scratch) / out.name
+        path.write_bytes(content)
+        os.replace(path, out)
+    print(out)
+    sys.stderr.write(f"The page has {len(content) / 1e6:.1f} MB: open it in a browser, here or elsewhere.\n")
 
 
 def _require_pictures(model: TrainedModel) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ali_dist.cli import CommandParser, add_storage_options, parse_path, storage_from_arguments
 from ali_dist.errors import InputError, TrainingError, exit_code
-from ali_dist.inference.choices import GRAPH_SUFFIXES
+from ali_dist.inference.choices import GRAPH_SUFFIXES, MOST_DIFFERENCE
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.process_end import run_to_the_end
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ali_dist.inference.load import LoadedRun
 
 CARD = "README.md"
-MOST_DIFFERENCE = 1e-4
-"""Largest difference of a graph's output from that of the run's networks."""
 _DESCRIPTION = """\
 Export a trained encoder and decoder as a folder in the layout of the Hugging Face Hub: weights as safetensors,
 config.json, preprocessing, and a model card with the data's fingerprint and the metrics. `ali_dist.load` opens it

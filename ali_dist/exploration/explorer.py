@@ -26,7 +26,8 @@ NEIGHBORS = 8
 PRIOR_DRAWS = 1000
 """Draws of the prior whose components stand in for those of the data."""
 _SEEDS = 2**31
-_LARGE, _SMALL = 256, 96  # pixels of a side that pictures are enlarged to, about
+LARGE, SMALL = 256, 96
+"""Pixels of a side that pictures are enlarged to, about."""
 
 Answer = dict[str, Any]
 
@@ -79,7 +80,7 @@ class Explorer:
 
     def decode(self, point: Point) -> Answer:
         """Decode a point: its `image`."""
-        return {"image": picture_url(self._decode(point.z[None], _row(point.c))[0], _LARGE)}
+        return {"image": picture_url(self._decode(point.z[None], _row(point.c))[0], LARGE)}
 
     def draw(self) -> Answer:
         """Draw a `z` from the prior, and say by which `seed` `TrainedModel.sample` draws the same."""
@@ -113,13 +114,13 @@ class Explorer:
         if not 0 <= place < len(pool):
             raise InputError(f"place is {place}, but the images are numbered from 0 to {len(pool) - 1}.")
         c = None if pool.c is None else pool.c[place]
-        return {**self._show(pool.x[place : place + 1], c), "name": self._name(pool, place)}
+        return {**self._show(pool.x[place : place + 1], c), "name": self.name_image(pool, place)}
 
     def walk(self, first: Point, last: Point, steps: int, *, spherical: bool) -> Answer:
         """Decode a path between two points: `steps` `images`, ends included, as `TrainedModel.interpolate` does."""
         z = choose_path_function(spherical=spherical)(first.z[None], last.z[None], steps)[0]
         c = None if first.c is None or last.c is None else lerp_path(first.c[None], last.c[None], steps)[0]
-        return {"images": [picture_url(x, _SMALL) for x in self._decode(z, c)]}
+        return {"images": [picture_url(x, SMALL) for x in self._decode(z, c)]}
 
     def neighbors(self, point: Point) -> Answer:
         """Find the images of the pool that are nearest to G(z), by the encoder's features.
@@ -137,36 +138,46 @@ class Explorer:
             "neighbors": [
                 {
                     "place": place,
-                    "image": picture_url(self._as_seen(pool.x[place : place + 1])[0], _SMALL),
-                    "name": self._name(pool, place),
+                    "image": picture_url(self.as_seen(pool.x[place : place + 1])[0], SMALL),
+                    "name": self.name_image(pool, place),
                     "distance": distance,
                 }
                 for distance, place in zip(distances, places, strict=True)
             ]
         }
 
+    def as_seen(self, x: Tensor) -> Tensor:
+        """Stored images [N, C, H, W] in [0, 1], as large as the model's own."""
+        space = self.model.run.space
+        return space.native_from_unit(space.unit_from_stored(x)).clamp(0, 1)
+
+    def name_image(self, pool: ImagePool, place: int) -> str:
+        """What an image is known by, and its class."""
+        origin = pool.origins[place]
+        words = [printable_name(origin)] if origin else []
+        if pool.y is not None and pool.y.dim() == 1:
+            number = int(pool.y[place])
+            names = self.model.classes
+            words.insert(0, printable_name(names[number]) if number < len(names) else f"class {number}")
+        return ", ".join(words)
+
     def _show(self, x: Tensor, c: Tensor | None) -> Answer:
         """Encode and reconstruct one image as it is stored, [1, C, H, W]."""
         with self._lock:
             z = self.model.tensors.encode(x, _row(c))
         reconstruction = self._decode(z, _row(c))
-        seen = self._as_seen(x)
+        seen = self.as_seen(x)
         return {
             "z": z[0].tolist(),
             "c": None if c is None else c.tolist(),
-            "image": picture_url(seen[0], _LARGE),
-            "reconstruction": picture_url(reconstruction[0], _LARGE),
+            "image": picture_url(seen[0], LARGE),
+            "reconstruction": picture_url(reconstruction[0], LARGE),
             "error": float((seen - reconstruction).square().mean()),
         }
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         with self._lock:
             return self.model.tensors.decode(z, c)
-
-    def _as_seen(self, x: Tensor) -> Tensor:
-        """Stored images [N, C, H, W] in [0, 1], as large as the model's own."""
-        space = self.model.run.space
-        return space.native_from_unit(space.unit_from_stored(x)).clamp(0, 1)
 
     def _means_of_prior(self) -> Tensor:
         run, tensors = self.model.run, self.model.tensors
@@ -190,16 +201,6 @@ class Explorer:
         if self.pool is None:
             raise InputError("The data cannot be read here, so there are no images of theirs to show.")
         return self.pool
-
-    def _name(self, pool: ImagePool, place: int) -> str:
-        """What an image is known by, and its class."""
-        origin = pool.origins[place]
-        words = [printable_name(origin)] if origin else []
-        if pool.y is not None and pool.y.dim() == 1:
-            number = int(pool.y[place])
-            names = self.model.classes
-            words.insert(0, printable_name(names[number]) if number < len(names) else f"class {number}")
-        return ", ".join(words)
 
 
 def _row(c: Tensor | None) -> Tensor | None:

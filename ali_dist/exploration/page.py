@@ -68,7 +68,7 @@ def build_page(explorer: Explorer, problem: str = "") -> Page:
 
 
 def page_document(
-    explorer: Explorer, shown: ImagePool | None, problem: str, *, style: str, body: str, head: str = ""
+    explorer: Explorer, shown: ImagePool | None, problem: str, *, style: str, body: str, head: str = "", foot: str = ""
 ) -> str:
     """The whole HTML document, whoever answers it.
 
@@ -79,6 +79,7 @@ def page_document(
         style: Its style sheet.
         body: HTML of its end: the facts, and the script that uses them.
         head: HTML that stands before everything else.
+        foot: HTML below everything that is seen.
     """
     sections = [
         _components_html(explorer),
@@ -95,7 +96,7 @@ def page_document(
         f"<title>{escape(name)} · ALI explorer</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
         f"{_headline_html(explorer.model, name)}\n"
         f'<div class="explorer">\n{_now_html(explorer.pool)}\n'
-        f'<div class="parts-of-page">{"".join(sections)}</div>\n</div>\n</main>\n'
+        f'<div class="parts-of-page">{"".join(sections)}</div>\n</div>\n{foot}</main>\n'
         f"{body}</body>\n</html>\n"
     )
 

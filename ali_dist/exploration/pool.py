@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,13 @@ class ImagePool:
     def mu(self) -> Tensor:
         """The means of q(z|x), float32 [N, n_z]."""
         return self.features[:, : self.latent_size]
+
+    def some(self, most: int) -> ImagePool:
+        """At most so many of the images, evenly spaced."""
+        places = torch.linspace(0, len(self) - 1, min(most, len(self))).round().long()
+        c, y = (None if part is None else part[places] for part in (self.c, self.y))
+        origins = tuple(self.origins[place] for place in places.tolist())
+        return dataclasses.replace(self, x=self.x[places], c=c, y=y, origins=origins, features=self.features[places])
 
     def nearest(self, features: Tensor, k: int) -> tuple[list[float], list[int]]:
         """Distances and places of the `k` images nearest to features [1, F], the nearest first."""

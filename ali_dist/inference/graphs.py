@@ -31,7 +31,8 @@ _ROWS = 3  # of the example that a graph is recorded with; 1 would be taken for 
 class EncoderGraph(nn.Module):
     """x [N, C, H, W] in [0, 1] (or points) -> mu, and log sigma where there is one, [N, n_z] each."""
 
-    outputs = ("mu", "log_sigma")
+    takes = "x"
+    gives: tuple[str, ...] = ("mu", "log_sigma")
 
     def __init__(self, run: LoadedRun) -> None:
         super().__init__()
@@ -43,10 +44,19 @@ class EncoderGraph(nn.Module):
         return (mu,) if log_sigma is None else (mu, log_sigma)
 
 
+class FeatureGraph(EncoderGraph):
+    """x [N, C, H, W] in [0, 1] (or points) -> mu beside the encoder's last hidden layer, [N, F]."""
+
+    gives = ("features",)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        return (self._run.model.features(self._run.space.unit_from_stored(x), condition),)
+
+
 class DecoderGraph(nn.Module):
     """z [N, n_z] -> x [N, C, H, W] (in [0, 1]), or points."""
 
-    outputs = ("x",)
+    takes, gives = "z", ("x",)
 
     def __init__(self, run: LoadedRun) -> None:
         super().__init__()
@@ -64,26 +74,54 @@ def check_format(run: LoadedRun, graph_format: GraphFormat) -> None:
     Raises:
         InputError: A package is missing, or the encoder draws numbers of its own.
     """
+    option = f"--format {graph_format}"
+    check_encoder(run, option, "export it as safetensors")
+    if graph_format == "onnx":
+        check_onnx_packages(option, "choose --format torch")
+
+
+def check_encoder(run: LoadedRun, option: str, otherwise: str) -> None:
+    """Refuse an encoder that draws numbers of its own: no graph of it gives what the run gives.
+
+    Args:
+        run: The run.
+        option: What asked for graphs, for the error.
+        otherwise: What can be done instead, for the error.
+
+    Raises:
+        InputError: It is such an encoder.
+    """
     if run.config.model.encoder == "implicit":
         raise InputError(
-            f"--format {graph_format} is for encoders with a closed form, but model.encoder of run {run.name!r} is "
-            "'implicit': export it as safetensors."
+            f"{option} is for encoders with a closed form, but model.encoder of run {run.name!r} is 'implicit': "
+            f"{otherwise}."
         )
+
+
+def check_onnx_packages(option: str, otherwise: str) -> None:
+    """Refuse to write ONNX where a package for it is missing; arguments are those of `check_encoder`.
+
+    Raises:
+        InputError: One is missing.
+    """
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if graph_format == "onnx" and missing:
+    if missing:
         raise InputError(
-            f"--format onnx needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
-            "run `pip install 'ali-dist[onnx]'`, or choose --format torch."
+            f"{option} needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
+            f"run `pip install 'ali-dist[onnx]'`, or {otherwise}."
         )
 
 
-def write_graphs(folder: Path, run: LoadedRun, graph_format: GraphFormat) -> tuple[list[str], float]:
+def write_graphs(
+    folder: Path, run: LoadedRun, graph_format: GraphFormat, encoder: type[EncoderGraph] = EncoderGraph
+) -> tuple[list[str], float]:
     """Record encoder and decoder, write them, read them again, and compare what they give with the run's networks.
 
     Args:
         folder: Where the files go; it exists.
         run: The run, on the CPU.
         graph_format: Which form they take.
+        encoder: What is recorded as the encoder.
 
     Returns:
         Names of the files, and the largest difference of any output.
@@ -96,7 +134,7 @@ def write_graphs(folder: Path, run: LoadedRun, graph_format: GraphFormat) -> tup
     size = run.model.condition_size
     condition = [torch.eye(size)[torch.arange(_ROWS + 2) % size]] if size else []
     names, largest = [], 0.0
-    for graph in (EncoderGraph(run), DecoderGraph(run)):
+    for graph in (encoder(run), DecoderGraph(run)):
         name = "encoder" if isinstance(graph, EncoderGraph) else "decoder"
         path = folder / f"{name}{GRAPH_SUFFIXES[graph_format]}"
         given = [inputs[name], *condition]
@@ -132,14 +170,13 @@ def _write_torch(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:
     path.write_bytes(archive.getbuffer())
 
 
-def _write_onnx(path: Path, graph: nn.Module, given: Sequence[Tensor]) -> None:
-    outputs = list(graph.outputs)[: len(graph(*given))] if isinstance(graph, EncoderGraph) else ["x"]
+def _write_onnx(path: Path, graph: EncoderGraph | DecoderGraph, given: Sequence[Tensor]) -> None:
     torch.onnx.export(
         _record(graph, given),
         (),
         path,
-        input_names=["x" if isinstance(graph, EncoderGraph) else "z", "condition"][: len(given)],
-        output_names=outputs,
+        input_names=[graph.takes, "condition"][: len(given)],
+        output_names=graph.gives[: len(graph(*given))],
         external_data=False,
         verbose=False,
     )
@@ -163,7 +200,7 @@ def _read_onnx(path: Path) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
     return call
 
 
-_WRITERS: dict[GraphFormat, Callable[[Path, nn.Module, Sequence[Tensor]], None]] = {
+_WRITERS: dict[GraphFormat, Callable[[Path, EncoderGraph | DecoderGraph, Sequence[Tensor]], None]] = {
     "torch": _write_torch,
     "onnx": _write_onnx,
 }
