@@ -110,7 +110,9 @@ def _run_command(arguments: argparse.Namespace) -> None:
 
     check_model(model.run)
     pool, _ = _read_images(model, arguments, device)
-    _write_page(arguments.static, build_static_page(Explorer(model, pool), runtime))
+    with show_progress("Recording the networks", None):
+        content = build_static_page(Explorer(model, pool), runtime)
+    _write_page(arguments.static, content)
 
 
 def _check_page_options(arguments: argparse.Namespace) -> Runtime | None:
