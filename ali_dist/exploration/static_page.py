@@ -24,7 +24,7 @@ from ali_dist.inference.exported import native_shape
 from ali_dist.inference.graphs import FeatureGraph, check_encoder, write_graphs
 from ali_dist.inference.load import LoadedRun
 
-MOST_MODEL_BYTES = 64_000_000
+MOST_MODEL_BYTES = 100_000_000
 """Bytes of the parameters of encoder and decoder."""
 MOST_IMAGES = 200
 """Images of the data that a page carries."""
@@ -154,5 +154,6 @@ def _packed_html(name: str, content: bytes) -> str:
 def _license_html(runtime: Runtime) -> str:
     """What runs the networks, and on which terms."""
     summary = f"Computed in this page by {PACKAGE} {runtime.version} ({runtime.license_name} license)"
-    terms = _MIT if runtime.license_name == "MIT" else ""
-    return f'<details class="license soft"><summary>{escape(summary)}</summary><pre>{escape(terms)}</pre></details>\n'
+    terms = _MIT.split("\n\n") if runtime.license_name == "MIT" else []
+    paragraphs = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in terms)
+    return f'<details class="license soft"><summary>{escape(summary)}</summary>{paragraphs}</details>\n'

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ali_dist.config import StorageConfig
 from ali_dist.exploration.explorer import Explorer
 from ali_dist.exploration.page import build_page
 from ali_dist.exploration.pool import ImagePool, read_pool
+from ali_dist.exploration.runtime import FILES, PACKAGE
 from ali_dist.exploration.server import ExplorerServer
 from ali_dist.inference.samples import open_samples_for
 from ali_dist.inference.trained_model import TrainedModel
@@ -62,3 +64,13 @@ def serving(explorer: Explorer, problem: str = "") -> Iterator[Client]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def write_runtime(folder: Path) -> Path:
+    """A package with the files of onnxruntime-web that a page carries; what they hold computes nothing."""
+    (folder / "dist").mkdir(parents=True)
+    about = {"name": PACKAGE, "version": "1.2.3", "license": "MIT"}
+    (folder / "package.json").write_text(json.dumps(about))
+    for path in FILES.values():
+        (folder / path).write_text(f"// stands for {path}")
+    return folder

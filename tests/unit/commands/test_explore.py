@@ -18,8 +18,10 @@ import pytest
 
 from ali_dist import explore, export
 from ali_dist.exploration import server as server_module
+from ali_dist.exploration import static_page
 from tests.helpers.arrays import write_arrays
 from tests.helpers.commands import refused
+from tests.helpers.explorers import write_runtime
 from tests.helpers.processes import ROOT, kill_tree, wait_for_condition
 from tests.helpers.trained import labelled_images, run_folder, trained
 
@@ -146,3 +148,79 @@ def test_nothing_is_written(run, pages, tmp_path, monkeypatch):
     assert explore.main([str(copy)]) == 0
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.fixture
+def runtime(tmp_path, monkeypatch) -> Path:
+    """A package as --runtime takes it; the networks are not recorded, so that no test here needs the extra onnx."""
+    monkeypatch.setattr("ali_dist.inference.graphs._ONNX_PACKAGES", ())
+    monkeypatch.setattr(static_page, "_record_networks", lambda run: {"encoder": b"E", "decoder": b"G"})
+    monkeypatch.setattr("tests.helpers.commands.main", explore.main)
+    return write_runtime(tmp_path / "package")
+
+
+def test_a_page_is_written_in_place_of_being_served(run, pages, runtime, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "page.html"
+    out.write_text("an older page")
+    assert explore.main([str(run), "--images", "20", "--static", str(out), "--runtime", str(runtime)]) == 0
+    said, noted = capsys.readouterr()
+    assert said == f"{out}\n"
+    assert re.fullmatch(r"The page has 0\.\d MB: open it in a browser, here or elsewhere\.\n", noted)
+    assert "over 20 of the 40 images of &#x27;test&#x27;" in out.read_text()
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    assert pages == []
+
+
+def test_a_page_of_a_run_without_its_data_names_no_place(folder, run, runtime, tmp_path, capsys):
+    hidden = folder / "hidden"
+    (folder / "images").rename(hidden)
+    try:
+        assert explore.main([str(run), "--static", str(tmp_path / "p.html"), "--runtime", str(runtime)]) == 0
+    finally:
+        hidden.rename(folder / "images")
+    assert str(folder) in capsys.readouterr().err
+    assert str(folder) not in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--static", "{here}"], "which is a folder: name a file in it"),
+        (["--static", "{here}/none/page.html"], "but there is no folder "),
+        (["--static", "s3://bucket/page.html"], "but a page is written to a disk: give a file there"),
+        (["--static", "page.txt"], "but must end in .html"),
+        (["--static", "page.html", "--port", "8123"], "--port is for a page that is served"),
+        (
+            ["--static", "page.html", "--device", "cuda"],
+            "--device is cuda, but --static records the networks on the CPU",
+        ),
+        (["--static", "page.html", "--runtime", "{here}"], "which is no onnxruntime-web that can be used ("),
+        (["--static", "page.html"], "there is no node_modules/onnxruntime-web in this folder: run `npm install"),
+        (["--runtime", "{here}"], "give --static OUT.html, too"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_run_is_read(
+    words, sentence, pages, runtime, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    given = [word.format(here=tmp_path / "here") for word in words]
+    assert sentence in refused(capsys, tmp_path / "no-run", *given)
+    assert list((tmp_path / "here").iterdir()) == []
+    assert pages == []
+
+
+def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tests.helpers.commands.main", explore.main)
+    monkeypatch.setattr("ali_dist.inference.graphs._ONNX_PACKAGES", ("onnx_that_is_nowhere",))
+    sentence = refused(capsys, tmp_path / "no-run", "--static", tmp_path / "page.html")
+    assert "--static needs onnx_that_is_nowhere, which is not installed: run `pip install 'ali-dist[onnx]'`" in sentence
+    assert "or leave it out, and the page is served." in sentence
+
+
+def test_a_model_that_is_too_large_for_a_page_is_refused(run, runtime, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(static_page, "MOST_MODEL_BYTES", 1_000)
+    sentence = refused(capsys, run, "--static", tmp_path / "page.html", "--runtime", runtime)
+    assert "a page carries at most 0 MB: leave --static out, and the page is served." in sentence
+    assert not (tmp_path / "page.html").exists()
