@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -98,6 +98,7 @@ class RankWatch:
     _heard: dict[int, _Heard] = field(default_factory=dict)
     _exchanged_at: float = 0.0
     _thread_id: int = 0
+    _holder: str = ""
 
     @property
     def period(self) -> float:
@@ -105,11 +106,17 @@ class RankWatch:
         return min(_LONGEST_PERIOD, self.timeout / 10)
 
     def start(self) -> None:
-        """Begin to beat and to watch; the calling thread is the one that is watched."""
+        """Begin to beat and to watch; the calling thread is the one that is watched.
+
+        The first beat is there when this returns: a rank that hangs in the first collective has been heard of.
+        """
         self._thread_id = threading.get_ident()
+        self._holder = Holder.of_this_process().to_json().decode()
         now = self._exchanged_at = time.monotonic()
         others = set(range(self.world.size)) - {self.world.rank}
         self._heard = {rank: _Heard(now + STARTING_SECONDS, now + STARTING_SECONDS) for rank in others}
+        with contextlib.suppress(dist.DistError, RuntimeError, OSError):  # the other thread finds that out, too
+            self._open_store().set(f"{self.world.rank}", self._make_beat(0, current_activity()))
         for work in (self._exchange_beats, self._judge):
             threading.Thread(target=work, name=f"ali{work.__name__}", daemon=True).start()
 
@@ -117,17 +124,16 @@ class RankWatch:
         """End it. Its threads end by themselves, as one of them may be waiting for a store that is gone."""
         self._ended.set()
 
-    # ---- Beats: the only thread that talks to the store ------------------------------------------------------------
+    # ---- Beats: but for the first one, by the only thread that talks to the store -----------------------------------
 
     def _exchange_beats(self) -> None:
         with contextlib.suppress(dist.DistError, RuntimeError, OSError):  # the store is gone: nobody is heard any more
-            store = PrefixStore("ali-watch", self.store.clone())
-            holder = Holder.of_this_process().to_json().decode()
-            number = 0
+            store = self._open_store()
+            number = 1
             has_passed_on = False
             while not self._ended.wait(self.period):
                 activity = current_activity()
-                store.set(f"{self.world.rank}", self._make_beat(number, holder, activity))
+                store.set(f"{self.world.rank}", self._make_beat(number, activity))
                 number += 1
                 if self.stop_requested() and not has_passed_on:
                     store.set(_STOP_KEY, "")
@@ -135,14 +141,19 @@ class RankWatch:
                 elif not has_passed_on and store.check([_STOP_KEY]):
                     self.request_stop()
                 if activity.waits and time.monotonic() - activity.since > self.period:
-                    self._listen(store)
+                    self._listen(store, list(self._heard))
+                elif unheard := [rank for rank, heard in self._heard.items() if heard.beat is None]:
+                    self._listen(store, unheard)  # once, so that it is known which process a rank is when it hangs
                 self._exchanged_at = time.monotonic()
 
-    def _make_beat(self, number: int, holder: str, activity: Activity) -> str:
+    def _open_store(self) -> Store:
+        return PrefixStore("ali-watch", self.store.clone())
+
+    def _make_beat(self, number: int, activity: Activity) -> str:
         is_long = bool(activity.what) and time.monotonic() - activity.since > self.timeout / 4
         beat = {
             "number": number,
-            "holder": holder,
+            "holder": self._holder,
             "what": activity.what,
             "excused": not activity.what,
             "changes": activity.since,
@@ -150,9 +161,9 @@ class RankWatch:
         }
         return json.dumps(beat)
 
-    def _listen(self, store: Store) -> None:
-        """Read the beats of all others; only a rank that waits does."""
-        there = [rank for rank in self._heard if self._heard[rank].beat is not None or store.check([str(rank)])]
+    def _listen(self, store: Store, ranks: Sequence[int]) -> None:
+        """Read the beats of other ranks; of all of them, only a rank that waits does."""
+        there = [rank for rank in ranks if self._heard[rank].beat is not None or store.check([str(rank)])]
         if not there:
             return
         for rank, content in zip(there, store.multi_get([str(rank) for rank in there]), strict=True):
@@ -180,11 +191,18 @@ class RankWatch:
             activity = current_activity()
             if not activity.waits:
                 continue
-            quiet = max(activity.since, awake_since, *(heard.quiet_since() for heard in self._heard.values()))
+            # Where the store is silent, no beat comes from anybody, not even the first one of a rank.
+            heard = [each.quiet_since() for each in self._heard.values()]
+            others = self._exchanged_at if self._is_store_silent(now) else max(heard)
+            quiet = max(activity.since, awake_since, others)
             if now - quiet > self.timeout * activity.patience:
                 self._end(activity, now, FAILED)
             elif asked_at is not None and now - max(activity.since, asked_at) > SILENT_SECONDS and self._silent(now):
                 self._end(activity, now, STOPPED)
+
+    def _is_store_silent(self, now: float) -> bool:
+        """Whether the store is gone, which rank 0 keeps."""
+        return now - self._exchanged_at > self.timeout / 2
 
     def _silent(self, now: float) -> list[int]:
         """The ranks that do not beat any more, or never have."""
@@ -194,7 +212,7 @@ class RankWatch:
     def _end(self, activity: Activity, now: float, code: int) -> None:
         """End this rank, and ranks of this machine that do not answer: nothing else would, or only after a while."""
         missing = self._silent(now)
-        if now - self._exchanged_at > self.timeout / 2:  # the store is gone, which rank 0 keeps
+        if self._is_store_silent(now):
             missing = [rank for rank in self._heard if rank == 0]
         sentence = self._describe(activity, now, missing, code)
         for rank in missing:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World, awaited_by_ranks, waiting_for_ranks
@@ -43,8 +43,8 @@ def start_watch(
         ends.append((sentence, code))
         has_ended.set()
 
-    store = _get_default_store()
-    RankWatch(world=World(rank, rank, size), store=store, timeout=timeout, end=end, **options).start()
+    options.setdefault("store", _get_default_store())
+    RankWatch(world=World(rank, rank, size), timeout=timeout, end=end, **options).start()
     return ends, has_ended
 
 
@@ -88,6 +88,42 @@ def test_a_rank_that_hangs_but_answers_is_shown_with_its_stack():
     assert "has_ended.wait" in of_rank_0
     assert "time.sleep(3 * TIMEOUT)" in of_rank_1
     assert of_hanging == []
+
+
+def hang_at_once(rank: int, size: int, keeps_store: bool) -> tuple[list[tuple[str, int]], float]:
+    common = _get_default_store()
+    store: Store = common
+    if keeps_store:
+        if rank == 0:
+            kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+            common.set("port", str(kept.port))
+            store = kept
+        else:
+            store = dist.TCPStore("127.0.0.1", int(common.get("port")), is_master=False)  # type: ignore[attr-defined]
+    if rank == 0:
+        common.set("process", str(os.getpid()))
+    ends, has_ended = start_watch(rank, size, store=store, kill=lambda _: None)
+    dist.barrier()
+    if rank == 0:
+        time.sleep(1)  # and for as long as it is stopped
+        return [], 0.0
+    hanging = int(common.get("process"))
+    os.kill(hanging, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with waiting_for_ranks("update 1"):
+            has_ended.wait(10 * TIMEOUT)
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    return ends, time.monotonic() - began
+
+
+@pytest.mark.parametrize("keeps_store", [False, True])
+def test_a_rank_that_hangs_before_anybody_waited_for_it_is_noticed_in_time(keeps_store):
+    """With rank 0 may hang the store over which ranks hear of each other, so that no beat of anybody comes any more."""
+    _, ([(sentence, code)], seconds) = run_distributed(hang_at_once, 2, 2, keeps_store)
+    assert (code, TIMEOUT < seconds < TIMEOUT + SLACK_SECONDS) == (1, True)
+    assert re.match(r"Rank 1 waited \d s for the other ranks in update 1, .*: rank 0 ", sentence)
 
 
 def wait_for_a_silent_rank(rank: int, size: int) -> tuple[list[tuple[str, int]], float]:
