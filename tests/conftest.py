@@ -1,4 +1,4 @@
-"""Fixtures for all tests: none of them sees this machine's AWS settings, and those that need S3 get a real server."""
+"""For all tests: one thread for each process, none of this machine's AWS settings, and a real S3 server if asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.helpers.swift import SwiftServer
+
+# Tests run beside each other and start ranks of their own. OpenMP's threads wait for each other by spinning, so that
+# more of them than cores take many times as long as one for each process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -19,10 +19,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ali_dist.cli import parse_comma_list
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON_SETTINGS = {
@@ -71,7 +73,6 @@ DATA_COMMANDS = {
     "mixture": ["mixture", "--samples", "1000"],
     "shapes": ["shapes", "--samples", "300", "--size", "32"],
 }
-RANK_COUNTS = (1, 2, 3)
 
 
 def run_module(code: Path, arguments: list[str], ranks: int = 1) -> None:
@@ -91,12 +92,13 @@ def training_arguments(run: FixedRun, folder: Path, ranks: int) -> list[str]:
     return ["ali_dist.train", "--preset", run.preset, *(f"--{key}={value}" for key, value in settings.items())]
 
 
-def record_runs(folder: Path, code: Path) -> None:
-    """Train every fixed run on every number of ranks."""
-    for name, arguments in DATA_COMMANDS.items():
+def record_runs(folder: Path, code: Path, runs: Sequence[FixedRun], rank_counts: Sequence[int]) -> None:
+    """Train each of the fixed runs on each number of ranks."""
+    for name in sorted({run.data for run in runs}):
+        arguments = DATA_COMMANDS[name]
         run_module(code, ["ali_dist.prepare", *arguments[:1], str(folder / "data" / name), *arguments[1:]])
-    for run in FIXED_RUNS:
-        for ranks in RANK_COUNTS:
+    for run in runs:
+        for ranks in rank_counts:
             print(f"{run.name} on {ranks}", flush=True)
             run_module(code, training_arguments(run, folder, ranks), ranks)
 
@@ -132,13 +134,13 @@ def compare_runs(before: Path, after: Path) -> int:
     return differing
 
 
-def resume_runs(folder: Path) -> None:
-    """Continue each recorded run for two more updates, and use it.
+def resume_runs(folder: Path, runs: Sequence[FixedRun]) -> None:
+    """Continue each of the recorded runs for two more updates, and use it.
 
     Raises:
         SystemExit: A run was not continued from its checkpoint, or a command failed.
     """
-    for run in FIXED_RUNS:
+    for run in runs:
         arguments = training_arguments(run, folder, 1)
         images = int((COMMON_SETTINGS | run.settings)["run.images"]) + 48
         run_module(ROOT, [*arguments, f"--run.images={images}"])
@@ -162,14 +164,20 @@ def main() -> int:
     parser.add_argument("what", choices=("record", "compare", "resume"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout whose code trains (this one)")
+    names = ",".join(run.name for run in FIXED_RUNS)
+    parser.add_argument("--runs", type=parse_comma_list, default=names.split(","), help=f"of these ({names})")
+    parser.add_argument("--ranks", type=parse_comma_list, default=["1", "2", "3"], help="numbers of ranks (1,2,3)")
     options = parser.parse_args()
+    runs = [run for run in FIXED_RUNS if run.name in options.runs]
+    if unknown := set(options.runs) - {run.name for run in runs}:
+        parser.error(f"--runs has {', '.join(sorted(unknown))}: expected some of {names}.")
     folders = [folder.absolute() for folder in options.folders]
     if options.what == "compare":
         return int(compare_runs(*folders) > 0)
     if options.what == "record":
-        record_runs(folders[0], options.code.absolute())
+        record_runs(folders[0], options.code.absolute(), runs, [int(number) for number in options.ranks])
     else:
-        resume_runs(folders[0])
+        resume_runs(folders[0], runs)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""A run on Ray whose workers are killed again and again: `python -m tests.bench.ray_kills [--kills 20]`.
+"""A run on Ray whose workers are killed again and again: `python -m tests.bench.ray_kills [--kills 20] [--hang]`.
 
-Two workers train on the digits. At moments that a seed chooses, one of them is ended by SIGKILL; Ray starts both again,
-which go on from the newest checkpoint. In the end the parameters must have the bits of two ranks to which nothing
+Two workers train on the digits. At moments that a seed chooses, one of them is ended by SIGKILL, or with --hang stopped
+by SIGSTOP, so that the other waits for it until `scale.collective_timeout`, 10 s, is over. Ray starts both again, which
+go on from the newest checkpoint. In the end the parameters must have the bits of two ranks to which nothing
 happened, and the records of training must be theirs: then no batch was lost or repeated. Beside that it measures how
 long each kill took until training went on.
 """
@@ -34,10 +35,13 @@ from tests.helpers.runs import load_weights, tiny_config
 _BATCH = 24
 _UPDATES_OF_A_RECORD, _UPDATES_OF_A_SAVE = 10, 50
 _LONGEST_WAIT = 300.0
+_TIMEOUT_SECONDS = 10
 
 
-def kill_again_and_again(folder: Path, kills: int, updates: int, seed: int) -> tuple[list[float], list[str]]:
-    """Train two runs, one of which is killed.
+def kill_again_and_again(
+    folder: Path, kills: int, updates: int, seed: int, sent: signal.Signals = signal.SIGKILL
+) -> tuple[list[float], list[str]]:
+    """Train two runs, one of whose workers get the signal `sent`.
 
     Returns:
         Seconds from each kill to the next record of training, and sentences on what did not come out as it should.
@@ -56,7 +60,7 @@ def kill_again_and_again(folder: Path, kills: int, updates: int, seed: int) -> t
             workers = running.find_descendants("ray::RayTrainWorker")
             if running.process.poll() is not None or not workers:
                 raise InputError(f"The run ended after {number} kills: raise --updates. {_end_of(running)}")
-            os.kill(draws.choice(workers), signal.SIGKILL)
+            os.kill(draws.choice(workers), sent)
             moment = time.monotonic()
             time.sleep(0.5)  # what was written before the kill is there by now
             _wait_for_more(running, killed)
@@ -123,6 +127,7 @@ def _configure(folder: Path, name: str, updates: int) -> Config:
         run__images=_BATCH * updates,
         scale__workers="2",
         scale__max_failures=10_000,
+        scale__collective_timeout=_TIMEOUT_SECONDS,
         report__evaluation="none",
         report__gallery_every=0,
         report__log_every=_BATCH * _UPDATES_OF_A_RECORD,
@@ -136,9 +141,11 @@ def _say(line: str) -> None:
 
 def _run_command(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="ali-ray-kills-") as folder:
-        seconds, faults = kill_again_and_again(Path(folder), options.kills, options.updates, options.seed)
+        sent = signal.SIGSTOP if options.hang else signal.SIGKILL
+        seconds, faults = kill_again_and_again(Path(folder), options.kills, options.updates, options.seed, sent)
     outcome = "; ".join(faults) if faults else "the bits and the records of an unbroken run"
-    print(f"{len(seconds)} kills under Ray: {outcome}.")
+    what = f"workers that hung, for {_TIMEOUT_SECONDS} s of waiting each," if options.hang else "kills"
+    print(f"{len(seconds)} {what} under Ray: {outcome}.")
     print(f"To training again: {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.")
     if faults:
         raise InputError("The run did not come out as it should; see above.")
@@ -150,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tests.bench.ray_kills", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--kills", type=whole_number_type(1), default=20, help="how many (20)")
+    parser.add_argument("--hang", action="store_true", help="stop workers by SIGSTOP instead of killing them")
     parser.add_argument("--updates", type=whole_number_type(1), default=2_000, help="length of the run (2000)")
     parser.add_argument("--seed", type=whole_number_type(0), default=0, help="chooses workers and moments (0)")
     options = parser.parse_args(arguments)

@@ -68,15 +68,14 @@ ELSEWHERE = {
     "tests.bench.step": "tests/unit/bench/test_step_bench.py",
     **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("curves", "first_line", "floor")},
     **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("growth", "kills", "ratios", "soak")},
-    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("cpu_paths", "goodput", "penalised")},
-    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("quality", "search")},
+    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("cpu_paths", "goodput", "identical")},
+    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("machines", "penalised", "quality")},
+    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("ray_kills", "search", "sweep")},
     "tests.gpu.check": "tests/e2e/test_gpu_check.py",
     "tests.gpu.check.document": "tests/unit/gpu/test_figures.py",
     "tuning.sweep": "tests/e2e/test_sweep.py",
 }
 """Modules of other packages that pages tell a user to run, and where a test runs them with small settings."""
-TAKES_MINUTES = {"tests.bench.identical", "tests.bench.machines", "tests.bench.ray_kills", "tests.bench.sweep"}
-"""Benches of whole clusters and sweeps, whose options alone are tested: what they do is what tests of tests/e2e do."""
 PAGES = {
     "getting-started.md": (
         "ali_dist.train",
@@ -251,7 +250,7 @@ def test_commands_of_other_packages_have_tests_that_run_them() -> None:
     for page in pages:
         for module, _ in command_lines(page.read_text(encoding="utf-8")):
             package = module.partition(".")[0]
-            if package not in ("tests", "cluster", "tuning") or module in TAKES_MINUTES:
+            if package not in ("tests", "cluster", "tuning"):
                 continue
             assert module in ELSEWHERE, f"{page.name}: no test is known to run {module}"
             text = (ROOT / ELSEWHERE[module]).read_text(encoding="utf-8")
