@@ -41,6 +41,8 @@ COMMON_SETTINGS = {
 SMALL_PAPER_SETTINGS = {"model.width": "0.125", "report.evaluation": "none", "run.images": "192", "data.source": "none"}
 CLOCK_KEYS = {"seconds", "images_per_second", "data_wait"}
 """Keys of a record whose values depend on the clock."""
+PLACE_KEYS = {"config", "spent", "starts"}
+"""Keys of a checkpoint that tell where, when and how fast it was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def collect_facts(run: Path) -> Iterator[tuple[str, Any]]:
         yield str(path.relative_to(run)), hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(run.glob("checkpoints/*/state.json")):
         for key, value in json.loads(path.read_text(encoding="utf-8")).items():
-            if key not in CLOCK_KEYS | {"config"}:
+            if key not in CLOCK_KEYS | PLACE_KEYS:
                 yield f"{path.relative_to(run)}:{key}", value
 
 
