@@ -131,7 +131,7 @@ def test_a_request_to_stop_is_honoured_though_a_worker_hangs(tmp_path, ring):
         "mixture-ring",
         data__url=ring,
         scale__workers="2",
-        scale__collective_timeout=5,
+        scale__collective_timeout=20,  # the request is what ends the waiting
         run__images=24 * 1_000_000,
         report__checkpoint_every=24 * 50,
         report__log_every=24 * 50,
