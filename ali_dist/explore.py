@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,25 +21,26 @@ from ali_dist.errors import InputError, StorageError, exit_code
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.process_end import run_to_the_end
 from ali_dist.report.terminal import show_progress
+from ali_dist.storage import open_store
 
 if TYPE_CHECKING:
     import torch
 
     from ali_dist.exploration.explorer import Explorer
     from ali_dist.exploration.pool import ImagePool
-    from ali_dist.exploration.runtime import Runtime
+    from ali_dist.exploration.web_runtime import Runtime
     from ali_dist.inference.trained_model import TrainedModel
 
 _IMAGES = 2000
 _DESCRIPTION = """\
 Explore a trained model of images in the browser: sliders along the principal components of z, and along what classes or
 attributes add to it; your own pictures, reconstructed; walks from one picture to another; and the nearest images of the
-data. Nothing is written.
+data. Nothing but the page of --static is written.
 
 The page is served on 127.0.0.1 alone, to whoever has the address that is printed. The model is on the CPU unless
 --device says otherwise. RUN may be an exported model, too. Ctrl-C ends it.
 
-With --static, it is written to one file instead, which computes in the browser and needs no server and no network."""
+With --static, the page is one file instead, which computes in the browser and needs no server and no network."""
 _EPILOG = """\
 examples:
   python -m ali_dist.explore demo
@@ -132,7 +131,7 @@ def _check_page_options(arguments: argparse.Namespace) -> Runtime | None:
         raise InputError("--device is cuda, but --static records the networks on the CPU: leave one of them out.")
     arguments.device = "cpu"
     _check_place(out)
-    from ali_dist.exploration.runtime import read_runtime
+    from ali_dist.exploration.web_runtime import read_runtime
     from ali_dist.inference.graphs import check_onnx_packages
 
     check_onnx_packages("--static", "leave it out, and the page is served")
@@ -152,11 +151,8 @@ def _check_place(out: Path) -> None:
 
 
 def _write_page(out: Path, content: bytes) -> None:
-    """Write the page in one step: who has an older one open never reads half of the new one."""
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        path = Path(scratch) / out.name
-        path.write_bytes(content)
-        os.replace(path, out)
+    """Write the page in one step: who opens it meanwhile never reads half of it."""
+    open_store(str(out.parent)).put(out.name, content)
     print(out)
     sys.stderr.write(f"The page has {len(content) / 1e6:.1f} MB: open it in a browser, here or elsewhere.\n")
 

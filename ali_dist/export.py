@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ali_dist.cli import CommandParser, add_storage_options, parse_path, storage_from_arguments
-from ali_dist.errors import InputError, TrainingError, exit_code
-from ali_dist.inference.choices import GRAPH_SUFFIXES, MOST_DIFFERENCE
+from ali_dist.errors import InputError, exit_code
+from ali_dist.inference.choices import GRAPH_SUFFIXES
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.process_end import run_to_the_end
 
@@ -114,7 +114,7 @@ def _is_export(folder: Path) -> bool:
 
 def _write_files(folder: Path, run: LoadedRun, arguments: argparse.Namespace) -> list[str]:
     from ali_dist.inference.exported import write_export
-    from ali_dist.inference.graphs import write_graphs
+    from ali_dist.inference.graphs import check_difference, write_graphs
     from ali_dist.inference.model_card import write_card
 
     metrics, split = _read_metrics(run)
@@ -122,11 +122,7 @@ def _write_files(folder: Path, run: LoadedRun, arguments: argparse.Namespace) ->
     difference = None
     if arguments.format != "safetensors":
         graphs, difference = write_graphs(folder, run, arguments.format)
-        if not difference <= MOST_DIFFERENCE:
-            raise TrainingError(
-                f"The graphs of format {arguments.format} differ by {difference:.1e} from the networks of run "
-                f"{run.name!r}, which is more than {MOST_DIFFERENCE:g}, so nothing was written: export safetensors."
-            )
+        check_difference(run, arguments.format, difference, "export safetensors")
         names += graphs
     card = write_card(run, metrics, split=split, license_name=arguments.license, files=names, difference=difference)
     (folder / CARD).write_text(card, encoding="utf-8")

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ali_dist.data.shards.pictures import MAX_PIXELS
-from ali_dist.errors import InputError, TrainingError
+from ali_dist.errors import InputError
 from ali_dist.exploration.explorer import LARGE, NEIGHBORS, SMALL, Explorer
 from ali_dist.exploration.page import facts_html, page_document, page_facts, policy_hash, read_part, read_style
 from ali_dist.exploration.pool import ImagePool
-from ali_dist.exploration.runtime import PACKAGE, Runtime
-from ali_dist.inference.choices import MOST_DIFFERENCE
+from ali_dist.exploration.web_runtime import PACKAGE, Runtime
 from ali_dist.inference.exported import native_shape
-from ali_dist.inference.graphs import FeatureGraph, check_encoder, write_graphs
+from ali_dist.inference.graphs import FeatureGraph, check_difference, check_encoder, write_graphs
 from ali_dist.inference.load import LoadedRun
 
 MOST_MODEL_BYTES = 100_000_000
@@ -117,11 +116,7 @@ def _choose_images(explorer: Explorer) -> ImagePool | None:
 def _record_networks(run: LoadedRun) -> Mapping[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="ali-page-") as scratch:
         names, difference = write_graphs(Path(scratch), run, "onnx", FeatureGraph)
-        if not difference <= MOST_DIFFERENCE:
-            raise TrainingError(
-                f"The graphs of format onnx differ by {difference:.1e} from the networks of run {run.name!r}, which is "
-                f"more than {MOST_DIFFERENCE:g}, so nothing was written: {_OTHERWISE}."
-            )
+        check_difference(run, "onnx", difference, _OTHERWISE)
         return {Path(name).stem: (Path(scratch) / name).read_bytes() for name in names}
 
 

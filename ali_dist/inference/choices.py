@@ -26,5 +26,3 @@ FEATURES = {
 GraphFormat = Literal["torch", "onnx"]
 GRAPH_SUFFIXES: dict[GraphFormat, str] = {"torch": ".pt2", "onnx": ".onnx"}
 """Ends of the files' names of each format of graphs."""
-MOST_DIFFERENCE = 1e-4
-"""Largest difference of a graph's output from that of the run's networks."""

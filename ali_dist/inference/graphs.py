@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ali_dist.errors import InputError
+from ali_dist.errors import InputError, TrainingError
 from ali_dist.inference.choices import GRAPH_SUFFIXES, GraphFormat
 from ali_dist.inference.exported import native_shape
 from ali_dist.inference.load import LoadedRun
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+MOST_DIFFERENCE = 1e-4
+"""Largest difference of a graph's output from that of the run's networks."""
 _ROWS = 3  # of the example that a graph is recorded with; 1 would be taken for a constant
 
 
@@ -148,6 +150,25 @@ def write_graphs(
         largest = max(largest, *(_difference(a, b) for a, b in zip(outputs, expected, strict=True)))
         names.append(path.name)
     return names, largest
+
+
+def check_difference(run: LoadedRun, graph_format: GraphFormat, difference: float, otherwise: str) -> None:
+    """Refuse graphs that do not give what the run's networks give.
+
+    Args:
+        run: The run.
+        graph_format: Which form the graphs have.
+        difference: As `write_graphs` found it.
+        otherwise: What can be done instead, for the error.
+
+    Raises:
+        TrainingError: It is too large.
+    """
+    if not difference <= MOST_DIFFERENCE:
+        raise TrainingError(
+            f"The graphs of format {graph_format} differ by {difference:.1e} from the networks of run {run.name!r}, "
+            f"which is more than {MOST_DIFFERENCE:g}, so nothing was written: {otherwise}."
+        )
 
 
 def _difference(given: Tensor, expected: Tensor) -> float:

@@ -193,8 +193,7 @@ class RankWatch:
                 continue
             # Where the store is silent, no beat comes from anybody, not even the first one of a rank.
             heard = [each.quiet_since() for each in self._heard.values()]
-            others = self._exchanged_at if self._is_store_silent(now) else max(heard)
-            quiet = max(activity.since, awake_since, others)
+            quiet = max(activity.since, awake_since, *([self._exchanged_at] if self._is_store_silent(now) else heard))
             if now - quiet > self.timeout * activity.patience:
                 self._end(activity, now, FAILED)
             elif asked_at is not None and now - max(activity.since, asked_at) > SILENT_SECONDS and self._silent(now):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ali_dist.cli import parse_comma_list
+from ali_dist.cli import parse_comma_list, whole_number_type
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON_SETTINGS = {
@@ -156,6 +156,10 @@ def resume_runs(folder: Path, runs: Sequence[FixedRun]) -> None:
         print(f"{run.name}: continued, drew samples, encoded", flush=True)
 
 
+def _parse_counts(text: str) -> list[int]:
+    return [whole_number_type(1)(word) for word in parse_comma_list(text)]
+
+
 def main() -> int:
     """Run the command; returns exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(
@@ -168,7 +172,7 @@ def main() -> int:
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout whose code trains (this one)")
     names = ",".join(run.name for run in FIXED_RUNS)
     parser.add_argument("--runs", type=parse_comma_list, default=names.split(","), help=f"of these ({names})")
-    parser.add_argument("--ranks", type=parse_comma_list, default=["1", "2", "3"], help="numbers of ranks (1,2,3)")
+    parser.add_argument("--ranks", type=_parse_counts, default=[1, 2, 3], help="numbers of ranks (1,2,3)")
     options = parser.parse_args()
     runs = [run for run in FIXED_RUNS if run.name in options.runs]
     if unknown := set(options.runs) - {run.name for run in runs}:
@@ -177,7 +181,7 @@ def main() -> int:
     if options.what == "compare":
         return int(compare_runs(*folders) > 0)
     if options.what == "record":
-        record_runs(folders[0], options.code.absolute(), runs, [int(number) for number in options.ranks])
+        record_runs(folders[0], options.code.absolute(), runs, options.ranks)
     else:
         resume_runs(folders[0], runs)
     return 0

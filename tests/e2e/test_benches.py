@@ -33,7 +33,7 @@ SHOWN = {
     "quality": "high_quality",
     "ray_kills": "the bits and the records of an unbroken run",
     "search": "Optuna ahead",
-    "sweep": "trials",
+    "sweep": "| trial | state |",
 }
 MARKS = {
     "goodput": [pytest.mark.s3],

@@ -16,10 +16,11 @@ from ali_dist.config import StorageConfig
 from ali_dist.exploration.explorer import Explorer
 from ali_dist.exploration.page import build_page
 from ali_dist.exploration.pool import ImagePool, read_pool
-from ali_dist.exploration.runtime import FILES, PACKAGE
 from ali_dist.exploration.server import ExplorerServer
+from ali_dist.exploration.web_runtime import FILES, PACKAGE
 from ali_dist.inference.samples import open_samples_for
 from ali_dist.inference.trained_model import TrainedModel
+from tests.helpers.chromium import Tab
 
 
 def pool_of(model: TrainedModel, split: str = "train", count: int = 50) -> ImagePool:
@@ -74,3 +75,21 @@ def write_runtime(folder: Path) -> Path:
     for path in FILES.values():
         (folder / path).write_text(f"// stands for {path}")
     return folder
+
+
+def source(name: str) -> str:
+    """The script that gives the `data:` url of a picture of the page."""
+    return f"document.getElementById('{name}').src"
+
+
+def drag_slider(tab: Tab, selector: str, value: float) -> None:
+    """Set a slider of the page, as a person does who drags it."""
+    tab.run(
+        f"(() => {{ const slider = document.querySelector({selector!r}); slider.value = {value};"
+        " slider.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+def shown_after(tab: Tab, name: str, before: str) -> str:
+    """Wait for another picture than the one before; gives its `data:` url."""
+    return tab.wait_for(f"{source(name)} != {before!r} && {source(name)}")

@@ -15,7 +15,7 @@ from PIL import Image
 import ali_dist
 from ali_dist.exploration.explorer import Explorer, Point
 from tests.helpers.chromium import BROWSER, Tab, open_tab
-from tests.helpers.explorers import Client, pool_of, serving
+from tests.helpers.explorers import Client, drag_slider, pool_of, serving, shown_after, source
 from tests.helpers.trained import labelled_images, run_folder, trained
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
@@ -46,21 +46,6 @@ def open_page(tab: Tab, client: Client) -> None:
     tab.complaints.clear()
     tab.send("Page.navigate", url=client.server.url)
     tab.wait_for("document.getElementById('picture')?.complete && document.getElementById('picture').naturalWidth")
-
-
-def source(name: str) -> str:
-    return f"document.getElementById('{name}').src"
-
-
-def drag_slider(tab: Tab, selector: str, value: float) -> None:
-    tab.run(
-        f"(() => {{ const slider = document.querySelector({selector!r}); slider.value = {value};"
-        " slider.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
-
-
-def shown_after(tab: Tab, name: str, before: str) -> str:
-    return tab.wait_for(f"{source(name)} != {before!r} && {source(name)}")
 
 
 def test_what_a_user_does_is_answered(tab: Tab, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ali_dist import explore
 from ali_dist.exploration import static_page
 from ali_dist.exploration.explorer import Explorer, Point
 from tests.helpers.chromium import BROWSER, Tab, open_tab
-from tests.helpers.explorers import pool_of, write_runtime
+from tests.helpers.explorers import drag_slider, pool_of, shown_after, source, write_runtime
 from tests.helpers.trained import CLASSES, COUNTS, labelled_images, run_folder, trained
 
 RUNTIME = os.environ.get("ALI_ONNXRUNTIME_WEB", "")
@@ -72,23 +72,8 @@ def open_page(tab: Tab, page: Path) -> None:
     tab.wait_for("document.getElementById('picture').naturalWidth")
 
 
-def source(name: str) -> str:
-    return f"document.getElementById('{name}').src"
-
-
 def click(tab: Tab, selector: str) -> None:
     tab.run(f"document.querySelector({selector!r}).click()")
-
-
-def drag_slider(tab: Tab, selector: str, value: float) -> None:
-    tab.run(
-        f"(() => {{ const slider = document.querySelector({selector!r}); slider.value = {value};"
-        " slider.dispatchEvent(new Event('input', {bubbles: true})); })()"
-    )
-
-
-def shown_after(tab: Tab, name: str, before: str) -> str:
-    return tab.wait_for(f"{source(name)} != {before!r} && {source(name)}")
 
 
 def pixels(url: str) -> np.ndarray:

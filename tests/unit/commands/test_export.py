@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(plain, tmp_p
 
 
 def test_graphs_that_differ_from_the_run_are_not_left_behind(plain, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("ali_dist.inference.graphs.MOST_DIFFERENCE", -1.0)
     assert export.main([plain, str(tmp_path / "out"), "--format", "torch"]) == 1
     assert "differ by" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

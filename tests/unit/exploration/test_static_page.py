@@ -21,8 +21,8 @@ import ali_dist
 from ali_dist.errors import InputError, TrainingError
 from ali_dist.exploration import static_page
 from ali_dist.exploration.explorer import Explorer
-from ali_dist.exploration.runtime import read_runtime
 from ali_dist.exploration.static_page import build_static_page, check_model
+from ali_dist.exploration.web_runtime import read_runtime
 from tests.helpers.explorers import pool_of, write_runtime
 from tests.helpers.processes import ROOT
 from tests.helpers.trained import CLASSES
@@ -153,7 +153,7 @@ def test_names_are_text_and_never_html(run, package):
 
 @needs_onnx
 def test_networks_that_differ_once_recorded_make_no_page(explorer, package, monkeypatch):
-    monkeypatch.setattr(static_page, "MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("ali_dist.inference.graphs.MOST_DIFFERENCE", -1.0)
     with pytest.raises(TrainingError, match="so nothing was written: leave --static out, and the page is served"):
         build_static_page(explorer, read_runtime(package))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ali_dist.errors import InputError
-from ali_dist.exploration.runtime import FILES, USUAL_FOLDER, read_runtime
+from ali_dist.exploration.web_runtime import FILES, USUAL_FOLDER, read_runtime
 from tests.helpers.explorers import write_runtime
 
 
