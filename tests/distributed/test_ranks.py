@@ -6,6 +6,7 @@ Run: `make test ARGS=tests/distributed/test_ranks.py`
 """
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,18 @@ def test_several_ranks_equal_one(trained, rule, world_size):
             # 1e-4 and the penalty of the decoder pairs, which is of slopes, by 3%.
             tolerance = 0.05 if (rule, key) == ("lazy-penalty", "penalty") else 5e-4
             assert of_several[key] == pytest.approx(of_one[key], rel=tolerance, abs=1e-5), key
+
+
+def train_and_look_for_compiler(rank: int, size: int, mapping: dict) -> bool:
+    train_rank(rank, size, mapping)
+    return "torch._dynamo" in sys.modules
+
+
+@pytest.mark.parametrize("update", ["auto", "coupled"])
+def test_two_ranks_do_not_load_the_compiler(digits, tmp_path, update):
+    """That takes two seconds of every rank's start. With one wrapper, and with several."""
+    config = tiny_config(tmp_path, data__url=str(digits), run__images=48, **NO_PENALTY, objective__update=update)
+    assert run_distributed(train_and_look_for_compiler, 2, 2, config.to_mapping()) == [False, False]
 
 
 NO_PENALTY: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}

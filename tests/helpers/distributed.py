@@ -26,8 +26,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-# `torch._dynamo` is what DistributedDataParallel imports.
-_IMPORTED_ONCE = ["pytest", "torch", "torch._dynamo", "ali_dist.training.loop"]
+_IMPORTED_ONCE = ["pytest", "torch", "ali_dist.training.loop"]
 # Once one rank has failed, the others have this many seconds to report how they ended: often "connection reset".
 GRACE_SECONDS = 3.0
 
