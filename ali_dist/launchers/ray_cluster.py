@@ -48,7 +48,7 @@ RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextlib.contextmanager
-def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
+def ray_session(config: Config, write_line: WriteLine) -> Iterator[bool]:
     """Within the block, this process is connected to a Ray cluster; one that is connected already stays so.
 
     The cluster is that of the job or of RAY_ADDRESS, or one that `ray start` left on this machine. Where there is
@@ -59,15 +59,18 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
         config: The config of the run.
         write_line: Gets a sentence when a worker is lost.
 
+    Yields:
+        Whether the cluster was started here and ends with the block.
+
     Raises:
         InputError: RAY_ADDRESS names a cluster that does not answer.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     with temporary_environment(defaults=RAY_ENVIRONMENT):
         options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}  # no words on its own start
-        is_on_one_machine = False
+        is_own = False
         if os.environ.get("RAY_ADDRESS"):
             connect_to_ray(**options)
         else:
@@ -76,13 +79,13 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[None]:
             try:
                 cpus = max(os.cpu_count() or 1, cpus_needed)
                 ray.init(num_cpus=cpus, include_dashboard=False, **options)
-                is_on_one_machine = True
+                is_own = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
-        show_without_rays_own(write_line, keeps_places=not is_on_one_machine)
+        show_without_rays_own(write_line, keeps_places=not is_own)
         try:
-            yield
+            yield is_own
         finally:
             ray.shutdown()
 

@@ -58,6 +58,8 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         running.wait_for(lambda: len(checkpoint_names(killed)) > 0, timeout=200)
         workers = running.find_descendants("ray::RayTrainWorker")
         assert len(workers) == 2, running.read_output()
+        # Each process of Ray costs seconds of every start: none is there that only other users of Ray Train need.
+        assert [name for name in ("DatasetManager", "PreemptionWatcher") if running.find_descendants(name)] == []
         os.kill(workers[-1], signal.SIGKILL)
         assert running.wait(300) == 0, running.read_output()
         assert "Continuing from the checkpoint" in running.read_output()
@@ -96,7 +98,8 @@ def test_a_notice_that_the_machine_will_leave_saves_a_checkpoint_and_training_go
         report__checkpoint_every=0,
         report__log_every=24 * 50,
     )
-    with train_command(config, tmp_path / "log", ENV) as running:
+    # A cluster that ends with its run looks out for no notice, unless it is told to.
+    with train_command(config, tmp_path / "log", ENV | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}) as running:
         running.wait_for(lambda: " img/s" in running.read_output(), timeout=200)
         drain_node_of(running)
         running.wait_for(lambda: len(checkpoint_names(config)) == 1)
