@@ -61,6 +61,8 @@ RAY_TRAIN_ENVIRONMENT = {
 }
 # Nobody gives notice to the machine of a cluster that ends with its run: a process less at each start of the workers.
 _OWN_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_UNUSED = frozenset({"DatasetsCallback"})  # a run has no datasets of Ray Data
+_UNUSED_ON_OWN_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})  # the cluster's end frees what a run has reserved
 _MAX_FAILURES = 3
 # The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
@@ -278,15 +280,23 @@ class _InterfaceBackend(_TorchBackend):
         super().on_start(worker_group, backend_config)
 
 
-class _TrainerWithoutDatasets(TorchTrainer):
-    """Ray's trainer without the actor that it starts for datasets of Ray Data, of which a run has none.
+class _LeanTrainer(TorchTrainer):
+    """Ray's trainer without callbacks that start an actor of which the run has no use, at the cost of seconds.
 
-    It costs seconds of every restart. The method is Ray's own (2.60); where others have none, nothing changes.
+    The method is Ray's own (2.60); where others have none, nothing changes.
+
+    Args:
+        unused: Names of those callbacks' classes.
+        options: TorchTrainer's.
     """
+
+    def __init__(self, unused: frozenset[str], **options: Any) -> None:
+        self._unused = unused
+        super().__init__(**options)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+        return [callback for callback in callbacks if type(callback).__name__ not in self._unused]
 
 
 class _InterfaceTorchConfig(TorchConfig):
@@ -328,13 +338,13 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
             # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
             this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
-            trainer = _make_trainer(config, coordinator, callbacks)
+            trainer = _make_trainer(config, coordinator, callbacks, is_own_cluster=is_own_cluster)
             display.begin_phase("starting the workers")
             outcome = _fit_until_stopped(trainer, coordinator, stop_event or threading.Event(), display.close)
         return _read_summary(outcome)
 
 
-def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) -> TorchTrainer:
+def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *, is_own_cluster: bool) -> TorchTrainer:
     """The trainer, once there is room for its workers."""
     scale = config.scale
     use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
@@ -345,8 +355,9 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any]) ->
     wait_for_resources(fewest, per_worker, strategy, _write_line)
     path, filesystem = open_ray_storage(config)
     max_failures = _MAX_FAILURES if scale.max_failures is None else scale.max_failures
-    return _TrainerWithoutDatasets(
-        _train_worker,  # type: ignore[arg-type]
+    return _LeanTrainer(
+        _UNUSED | (_UNUSED_ON_OWN_CLUSTER if is_own_cluster else frozenset()),
+        train_loop_per_worker=_train_worker,
         train_loop_config={
             "config": config.to_mapping(),
             "coordinator": coordinator,
