@@ -141,3 +141,19 @@ def summarize_turns(times: dict[str, TurnTimes], base: str, images: int) -> list
             }
         )
     return rows
+
+
+def format_turns(heading: str, rows: Sequence[dict[str, Any]]) -> str:
+    """A heading, and one line for each contestant: images/s, and its ratio with the smallest and largest round.
+
+    Args:
+        heading: What was measured.
+        rows: From `summarize_turns`.
+    """
+    lines = [heading]
+    for row in rows:
+        low, middle, high = row["ratio_min"], row["ratio"], row["ratio_max"]
+        lines.append(
+            f"  {row['step']:<22}{row['images_per_second']:>10,.1f} images/s  {middle:5.2f} ({low:.2f} to {high:.2f})"
+        )
+    return "\n".join(lines)

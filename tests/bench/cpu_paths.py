@@ -23,7 +23,7 @@ from ali_dist.errors import InputError, exit_code
 from ali_dist.model.build import build_networks
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import loss_weights_at
-from tests.bench.contest import Contestant, summarize_turns, take_turns
+from tests.bench.contest import Contestant, format_turns, summarize_turns, take_turns
 from tests.bench.floor_cases import CASES, configure, draw_batch, index_of
 from tests.bench.step import CLOCKS, describe_conditions
 
@@ -64,17 +64,6 @@ def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"case": case, "batch": images, "conditions": describe_conditions(CPU, "fp32"), "rows": rows}
 
 
-def format_case(result: dict[str, Any]) -> str:
-    """One line a way: images a second, and its speed over that of a run with the smallest and largest round."""
-    lines = [f"{result['case']}, batch {result['batch']}"]
-    for row in result["rows"]:
-        low, middle, high = row["ratio_min"], row["ratio"], row["ratio_max"]
-        lines.append(
-            f"  {row['step']:<16}{row['images_per_second']:>9,.1f} images/s  {middle:5.2f} ({low:.2f} to {high:.2f})"
-        )
-    return "\n".join(lines)
-
-
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.cpu_paths",
@@ -103,7 +92,8 @@ def _run_command(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     for case in options.cases:
         result = measure_case(case, options)
-        print(json.dumps(result) if options.json else format_case(result), flush=True)
+        heading = f"{result['case']}, batch {result['batch']}"
+        print(json.dumps(result) if options.json else format_turns(heading, result["rows"]), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

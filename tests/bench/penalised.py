@@ -24,7 +24,7 @@ from ali_dist.model.data_space import lay_out_for_device
 from ali_dist.training.precision import Precision
 from ali_dist.training.state import build_train_state
 from ali_dist.training.step import loss_weights_at
-from tests.bench.contest import Contestant, summarize_turns, take_turns
+from tests.bench.contest import Contestant, format_turns, summarize_turns, take_turns
 from tests.bench.floor_cases import CASES, configure, draw_batch, index_of
 from tests.bench.step import CLOCKS, REPLAYED, describe_conditions
 
@@ -69,17 +69,6 @@ def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"case": case, "batch": images, "conditions": describe_conditions(device, precision), "rows": rows}
 
 
-def format_case(result: dict[str, Any]) -> str:
-    """One line a way: images/s, and its speed over that of six passes with the smallest and largest round."""
-    lines = [f"{result['case']}, batch {result['batch']}, {result['conditions']['precision']}"]
-    for row in result["rows"]:
-        low, middle, high = row["ratio_min"], row["ratio"], row["ratio_max"]
-        lines.append(
-            f"  {row['step']:<22}{row['images_per_second']:>10,.0f} images/s  {middle:5.2f} ({low:.2f} to {high:.2f})"
-        )
-    return "\n".join(lines)
-
-
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.penalised",
@@ -108,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     for case in options.cases:
         result = measure_case(case, options)
-        print(json.dumps(result) if options.json else format_case(result), flush=True)
+        heading = f"{result['case']}, batch {result['batch']}, {result['conditions']['precision']}"
+        print(json.dumps(result) if options.json else format_turns(heading, result["rows"]), flush=True)
     return 0
 
 
