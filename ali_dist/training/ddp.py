@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import warnings
@@ -41,17 +42,30 @@ class EagerDDP(DistributedDataParallel):
 
 @contextmanager
 def _compiler_kept_out() -> Iterator[None]:
-    """Within the block, `torch._dynamo` only answers how it would split a graph: as it does by default."""
+    """Within the block, `torch._dynamo` says how it splits graphs by default; any other question loads it."""
     if "torch._dynamo" in sys.modules:
         yield
         return
-    torch._dynamo = SimpleNamespace(  # type: ignore[assignment]
-        utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
-    )
+    utils = _CompilerToCome("torch._dynamo.utils", **_DEFAULT_SPLIT)
+    torch._dynamo = _CompilerToCome("torch._dynamo", utils=utils)  # type: ignore[assignment]
     try:
         yield
     finally:
         del torch._dynamo  # torch loads the real one for the next to ask
+
+
+class _CompilerToCome(SimpleNamespace):
+    """A module of the compiler that knows some answers, and is loaded for all others."""
+
+    def __init__(self, module: str, **known: Any) -> None:
+        super().__init__(**known)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._module), name)
+
+
+_DEFAULT_SPLIT = {"get_optimize_ddp_mode": lambda: "ddp_optimizer"}
 
 
 def wrap_for_ddp(ali: ALI, rule: UpdateRule, device: torch.device, world: World) -> nn.Module:
