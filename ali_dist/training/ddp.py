@@ -22,52 +22,6 @@ from ali_dist.model.layers import BatchNorm
 from ali_dist.training.update_rules import UpdateRule
 
 
-class EagerDDP(DistributedDataParallel):
-    """torch's DistributedDataParallel, which does not load the compiler.
-
-    torch asks the compiler how it would split this module's graph, and keeps it out of the forward pass by a wrapper;
-    both load all of it, two seconds of every rank's start. Here the module itself is never compiled, only its parts.
-
-    Args:
-        module: See `torch.nn.parallel.DistributedDataParallel`.
-        options: Its other arguments.
-    """
-
-    def __init__(self, module: nn.Module, **options: Any) -> None:
-        with _compiler_kept_out():
-            super().__init__(module, **options)
-
-    _inside_ddp_forward = contextmanager(inspect.unwrap(DistributedDataParallel._inside_ddp_forward))
-
-
-@contextmanager
-def _compiler_kept_out() -> Iterator[None]:
-    """Within the block, `torch._dynamo` says how it splits graphs by default; any other question loads it."""
-    if "torch._dynamo" in sys.modules:
-        yield
-        return
-    utils = _CompilerToCome("torch._dynamo.utils", **_DEFAULT_SPLIT)
-    torch._dynamo = _CompilerToCome("torch._dynamo", utils=utils)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del torch._dynamo  # torch loads the real one for the next to ask
-
-
-class _CompilerToCome(SimpleNamespace):
-    """A module of the compiler that knows some answers, and is loaded for all others."""
-
-    def __init__(self, module: str, **known: Any) -> None:
-        super().__init__(**known)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self._module), name)
-
-
-_DEFAULT_SPLIT = {"get_optimize_ddp_mode": lambda: "ddp_optimizer"}
-
-
 def wrap_for_ddp(ali: ALI, rule: UpdateRule, device: torch.device, world: World) -> nn.Module:
     """`ali` as the ranks' common module: DistributedDataParallel, or `ali` itself for one rank. Collective.
 
@@ -156,6 +110,52 @@ def _settle_buckets(wrapped: DistributedDataParallel) -> None:
     for parameter in parameters:
         parameter.grad = None
 
+
+class EagerDDP(DistributedDataParallel):
+    """torch's DistributedDataParallel, which does not load the compiler.
+
+    torch asks the compiler how it would split this module's graph, and keeps it out of the forward pass by a wrapper;
+    both load all of it, a second or more of every rank's start. Here the module itself is never compiled, only its
+    parts.
+
+    Args:
+        module: See `torch.nn.parallel.DistributedDataParallel`.
+        options: Its other arguments.
+    """
+
+    def __init__(self, module: nn.Module, **options: Any) -> None:
+        with _compiler_kept_out():
+            super().__init__(module, **options)
+
+    _inside_ddp_forward = contextmanager(inspect.unwrap(DistributedDataParallel._inside_ddp_forward))
+
+
+@contextmanager
+def _compiler_kept_out() -> Iterator[None]:
+    """Within the block, `torch._dynamo` says how it splits graphs by default; any other question loads it."""
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    utils = _CompilerToCome("torch._dynamo.utils", **_DEFAULT_SPLIT)
+    torch._dynamo = _CompilerToCome("torch._dynamo", utils=utils)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch._dynamo  # torch loads the real one for the next to ask
+
+
+class _CompilerToCome(SimpleNamespace):
+    """A module of the compiler that knows some answers, and is loaded for all others."""
+
+    def __init__(self, module: str, **known: Any) -> None:
+        super().__init__(**known)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._module), name)
+
+
+_DEFAULT_SPLIT = {"get_optimize_ddp_mode": lambda: "ddp_optimizer"}
 
 _BUCKETS = 4
 _LEAST_BUCKET, _LARGEST_BUCKET = 2**20, 25 * 2**20  # bytes

@@ -152,18 +152,6 @@ def test_several_ranks_equal_one(trained, rule, world_size):
             assert of_several[key] == pytest.approx(of_one[key], rel=tolerance, abs=1e-5), key
 
 
-def train_and_look_for_compiler(rank: int, size: int, mapping: dict) -> bool:
-    train_rank(rank, size, mapping)
-    return "torch._dynamo" in sys.modules
-
-
-@pytest.mark.parametrize("update", ["auto", "coupled"])
-def test_two_ranks_do_not_load_the_compiler(digits, tmp_path, update):
-    """That takes two seconds of every rank's start. With one wrapper, and with several."""
-    config = tiny_config(tmp_path, data__url=str(digits), run__images=48, **NO_PENALTY, objective__update=update)
-    assert run_distributed(train_and_look_for_compiler, 2, 2, config.to_mapping()) == [False, False]
-
-
 NO_PENALTY: dict[str, object] = {"objective__r1": 0, "objective__r2": 0}
 NO_CYCLES: dict[str, object] = {"objective__cycle_x": 0, "objective__cycle_samples": 0}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -502,3 +490,15 @@ def test_ranks_that_see_different_checkpoints_refuse_to_start(tmp_path, digits):
     longer = tiny_config(tmp_path, data__url=str(digits)).to_mapping()
     refusals = run_distributed(train_in_own_folder, 2, longer, [config.run.dir, str(tmp_path / "empty")])
     assert all("not shared" in refusal for refusal in refusals)
+
+
+def train_and_look_for_compiler(rank: int, size: int, mapping: dict) -> bool:
+    train_rank(rank, size, mapping)
+    return "torch._dynamo" in sys.modules
+
+
+@pytest.mark.parametrize("update", ["auto", "coupled"])
+def test_two_ranks_do_not_load_the_compiler(digits, tmp_path, update):
+    """That takes a second or more of every rank's start. With one wrapper, and with several."""
+    config = tiny_config(tmp_path, data__url=str(digits), run__images=48, **NO_PENALTY, objective__update=update)
+    assert run_distributed(train_and_look_for_compiler, 2, 2, config.to_mapping()) == [False, False]
