@@ -22,6 +22,7 @@ from ali_dist.training import schedules
 from ali_dist.training.alarm_response import respond_to_alarms
 from ali_dist.training.alarms import Alarm, alarm_of_divergence
 from ali_dist.training.context import Context
+from ali_dist.training.host_allocator import freed_memory_kept, return_unused_memory
 from ali_dist.training.memory import advise_on_memory
 from ali_dist.training.reporting import EvaluationOutcome
 from ali_dist.training.saving import average_statistics, conclude, note_failure, save_checkpoint
@@ -52,6 +53,8 @@ def fit(config: Config, context: Context) -> Record | None:
         if run.progress.step >= run.total_steps:
             with context.all_saved(run.checkpoints.is_idle):
                 return conclude_finished_run(run)
+        if run.device.type == "cpu":
+            stack.enter_context(freed_memory_kept())
         with context.before_training():
             run.start_training(stack)
         look_again(run)
@@ -257,6 +260,8 @@ def look(run: TrainingRun, *, draws: bool, evaluates: bool, is_saved: bool) -> N
         is_evaluated = not evaluates or evaluate(run)
         if is_evaluated and (draws or evaluates) and run.reporter is not None:
             run.reporter.publish_looks(run.outcome("running"), goes_on=run.progress.step < run.total_steps)
+    if (draws or evaluates) and run.device.type == "cpu":
+        return_unused_memory()
     if not is_evaluated:
         save_and_stop(run)  # an evaluation takes long: it looks at the same request to stop
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ali_dist.training.host_allocator import freed_memory_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,18 @@ def take_turns(
     Returns:
         The times of each contestant, by its name.
     """
+    with freed_memory_kept() if device.type == "cpu" else nullcontext():  # as in a run
+        return _take_turns(contestants, rounds, updates, device, say, clock)
+
+
+def _take_turns(
+    contestants: Sequence[Contestant],
+    rounds: int,
+    updates: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+) -> dict[str, TurnTimes]:
     times = {contestant.name: TurnTimes([]) for contestant in contestants}
     # Fills caches; the first turn also compiles, chooses kernels, and records what is replayed.
     warm_up = 5 if device.type == "cuda" else 1

@@ -51,6 +51,7 @@ PARSED_MODULES = {
             "floor",
             "goodput",
             "growth",
+            "host_memory",
             "identical",
             "kills",
         )

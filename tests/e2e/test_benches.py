@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COMMANDS = {
     "cpu_paths": "--cases digits --ways plain,bf16 --batch 4 --rounds 1 --updates 1",
     "goodput": "--launchers process --quiet 2 --seconds 9 --every 4",
+    "host_memory": "--cases digits --batch 4 --rounds 1 --updates 1",
     "machines": "--events worker --updates 4000",
     "penalised": "--cases digits --batch 4 --rounds 1 --updates 1 --device cpu",
     "quality": "--only mixture --seeds 0 --set run.images=1280 --set report.evaluation_samples=200 --dir DIR",
@@ -28,6 +29,7 @@ COMMANDS = {
 SHOWN = {
     "cpu_paths": "bf16",
     "goodput": "| process |",
+    "host_memory": "| digits | 4 |",
     "machines": "| worker |",
     "penalised": "four passes",
     "quality": "high_quality",

@@ -68,7 +68,10 @@ ELSEWHERE = {
     "tests.bench.step": "tests/unit/bench/test_step_bench.py",
     **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("curves", "first_line", "floor")},
     **{f"tests.bench.{name}": f"tests/unit/bench/test_{name}.py" for name in ("growth", "kills", "ratios", "soak")},
-    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("cpu_paths", "goodput", "identical")},
+    **{
+        f"tests.bench.{name}": "tests/e2e/test_benches.py"
+        for name in ("cpu_paths", "goodput", "host_memory", "identical")
+    },
     **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("machines", "penalised", "quality")},
     **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("ray_kills", "search", "sweep")},
     "tests.gpu.check": "tests/e2e/test_gpu_check.py",

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ali_dist.distributed import World
+from ali_dist.training.host_allocator import freed_memory_kept
 from ali_dist.training.state import TrainState, build_train_state
 from ali_dist.training.step import loss_weights_at
 from tests.bench.floor_cases import CASES, FloorCase, configure, draw_batch, index_of
@@ -66,16 +67,17 @@ def make_update(case: FloorCase, batch: int, width: float | None, rank: int) -> 
 def time_updates(rank: int, case: FloorCase, batch: int, width: float | None, updates: int, rounds: int) -> Timing:
     """Time updates in rounds, after one that is not counted; the median over rounds. Collective."""
     _, update = make_update(case, batch, width, rank)
-    update()
     cpu, wall = [], []
-    for _ in range(rounds):
-        dist.barrier()
-        began_cpu, began = time.process_time(), time.perf_counter()
-        for _ in range(updates):
-            update()
-        dist.barrier()
-        cpu.append((time.process_time() - began_cpu) / updates)
-        wall.append((time.perf_counter() - began) / updates)
+    with freed_memory_kept():  # as in a run
+        update()
+        for _ in range(rounds):
+            dist.barrier()
+            began_cpu, began = time.process_time(), time.perf_counter()
+            for _ in range(updates):
+                update()
+            dist.barrier()
+            cpu.append((time.process_time() - began_cpu) / updates)
+            wall.append((time.perf_counter() - began) / updates)
     return Timing(median(cpu), median(wall), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
