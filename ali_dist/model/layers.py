@@ -5,138 +5,18 @@ Shapes: images are [B, C, H, W], points are [B, D]; a `Shape` leaves the batch a
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow, Resize
-from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU
+from ali_dist.model.batch_norm import BatchNorm1d, BatchNorm2d
+from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU, fold_product, is_folded_faster
 
 Shape = tuple[int, ...]
-
-
-SumOverRanks = Callable[[Tensor], Tensor]
-
-
-class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose statistics are of the rows of all ranks, where there are several and training says so.
-
-    Rows may be spread unevenly. Everywhere else (one rank, evaluation) it is torch's own batch norm, whose parameters,
-    buffers and names it has. torch's SyncBatchNorm is for GPUs only.
-
-    Attributes:
-        sum_over_ranks: Sum of a tensor over all ranks, the same on each. Collective. None: this rank's rows alone.
-    """
-
-    sum_over_ranks: SumOverRanks | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.sum_over_ranks is None:
-            return super().forward(x)
-        return self._normalize_globally(x)
-
-    def _normalize_globally(self, x: Tensor) -> Tensor:
-        assert self.sum_over_ranks is not None
-        self._check_input_dim(x)
-        mean, variance, count = _global_statistics(x, self.sum_over_ranks)
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.momentum is not None
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            unbiased = variance * (count / (count - 1))
-            self.running_var.lerp_(unbiased, self.momentum)
-        y: Tensor = _Normalize.apply(x, self.weight, self.bias, mean, variance, count, self.eps, self.sum_over_ranks)
-        return y
-
-
-def keep_out_of_compiled_graphs() -> None:
-    """Tell torch's compiler to leave batch norm over all ranks alone: call it before networks are compiled.
-
-    A collective in a compiled graph would have to be known to the compiler; a break in the graph is as fast. This loads
-    the compiler, which takes a second or more, so it is not done where nothing is compiled.
-    """
-    _GlobalBatchNorm._normalize_globally = torch.compiler.disable(  # type: ignore[method-assign]
-        inspect.unwrap(_GlobalBatchNorm._normalize_globally)
-    )
-
-
-class BatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
-    """See `_GlobalBatchNorm`; of [B, C]."""
-
-
-class BatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
-    """See `_GlobalBatchNorm`; of [B, C, H, W]."""
-
-
-BatchNorm = BatchNorm1d | BatchNorm2d
-
-
-def _global_statistics(x: Tensor, sum_over_ranks: SumOverRanks) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and (biased) variance [C] fp32 of all ranks' values, and how many those are for each channel. Collective."""
-    variance, mean = (t.double() for t in torch.var_mean(x.detach().float(), _batch_axes(x), correction=0))
-    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
-    # In fp64, in which a variance may be taken as a difference of squares.
-    moments = sum_over_ranks(torch.cat([count * mean, count * (variance + mean.square()), count]))
-    total, total_of_squares, count = moments.split([len(mean), len(mean), 1])  # no value of which the host waits for
-    global_mean = total / count
-    global_variance = (total_of_squares / count - global_mean.square()).clamp_min(0)
-    return global_mean.float(), global_variance.float(), count.float()
-
-
-class _Normalize(torch.autograd.Function):
-    """Batch norm with given statistics [C] of all ranks' values, differentiated through these, too.
-
-    The backward pass is collective: the ranks' losses are summed, so that each rank's values have a part in all
-    gradients. The gradients of weight and bias are this rank's part.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        count: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
-        ctx.sum_over_ranks = sum_over_ranks
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
-
-    @staticmethod
-    @once_differentiable  # D with batch norm has no gradient penalty
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, count = ctx.saved_tensors
-        axes = _batch_axes(x)
-        dy, normed = grads[0].float(), (x.float() - _per_channel(mean, x)) * _per_channel(scale, x)
-        d_weight, d_bias = (dy * normed).sum(axes), dy.sum(axes)
-        sums = ctx.sum_over_ranks(torch.stack([d_weight, d_bias]))
-        through_scale, through_mean = sums / count
-        dx = dy - _per_channel(through_mean, x) - normed * _per_channel(through_scale, x)
-        dx = dx * _per_channel(weight * scale, x)
-        return dx.to(x.dtype), d_weight, d_bias, None, None, None, None, None
-
-
-def _batch_axes(x: Tensor) -> list[int]:
-    """All axes but the channels'."""
-    return [axis for axis in range(x.dim()) if axis != 1]
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Values [C], shaped so that they meet the channels of `x`."""
-    return values.view(-1, *[1] * (x.dim() - 2))
 
 
 class Maxout(nn.Module):
@@ -249,6 +129,24 @@ class FullConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """torch's transposed convolution, with a faster way on a CPU where it trains with few channels of output."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        is_plain = self.training and not torch.compiler.is_compiling()  # what is exported stays torch's
+        if not (is_plain and is_folded_faster(x, self.out_channels, self.stride)):
+            return super().forward(x, output_size)
+        assert isinstance(self.padding, tuple)
+        sides = [
+            (side - 1) * stride + kernel - 2 * padding
+            for side, stride, kernel, padding in zip(
+                x.shape[2:], self.stride, self.kernel_size, self.padding, strict=True
+            )
+        ]
+        y = fold_product(self.weight, x, sides, self.stride, self.padding)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
 class Doubling(nn.Module):
     """[B, C, H, W] -> [B, C, 2H, 2W]: bilinear, which is the filter [1, 3, 3, 1] / 4 along each axis.
 
@@ -332,7 +230,7 @@ def _linear_map(layer: LayerRow, channels: int, shape: Shape, bias: bool) -> tup
         conv = FullConv if (h, w) == (k, k) and p == 0 else Conv2d
         return conv(c, channels, k, s, p, bias=bias), (channels, *out)
     out = tuple((side - 1) * s + k - 2 * p for side in (h, w))
-    transposed = FullConvTranspose if (h, w) == (1, 1) and p == 0 else nn.ConvTranspose2d
+    transposed = FullConvTranspose if (h, w) == (1, 1) and p == 0 else ConvTranspose2d
     return transposed(c, channels, k, s, p, bias=bias), (channels, *out)
 
 

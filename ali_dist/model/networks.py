@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ali_dist.model.architectures.schema import OUTPUT, Architecture, LayerTable
-from ali_dist.model.layers import BatchNorm, FourierFeatures, FullConvTranspose, ResidualBlock, Shape, build_layer
+from ali_dist.model.batch_norm import BatchNorm
+from ali_dist.model.layers import FourierFeatures, FullConvTranspose, ResidualBlock, Shape, build_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

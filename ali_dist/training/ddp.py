@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ali_dist.distributed import World, sum_over_ranks
 from ali_dist.model.ali import ALI
-from ali_dist.model.layers import BatchNorm
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.training.update_rules import UpdateRule
 
 

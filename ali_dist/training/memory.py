@@ -12,9 +12,9 @@ from torch import Tensor
 from ali_dist.config import Config
 from ali_dist.distributed import World
 from ali_dist.model.ali import LabelledBatch
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.model.build import build_networks
 from ali_dist.model.data_spec import DataSpec
-from ali_dist.model.layers import BatchNorm
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import Step, TrainBatch, loss_weights_at
 from ali_dist.training.train_batches import rows_of_rank

@@ -13,7 +13,7 @@ from ali_dist.config import Config
 from ali_dist.distributed import World, gather_texts, raise_on_every_rank, sum_over_ranks
 from ali_dist.errors import InputError, StorageError
 from ali_dist.model.ali import ALI
-from ali_dist.model.layers import BatchNorm
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.report.library_warnings import say_warnings
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.checkpoint import CheckpointStore

@@ -16,9 +16,10 @@ from ali_dist.distributed import World
 from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
 from ali_dist.model.augmentation import Augmentation
+from ali_dist.model.batch_norm import BatchNorm, keep_out_of_compiled_graphs
 from ali_dist.model.build import build_networks, find_architecture, start_output_bias_at_mean
 from ali_dist.model.data_space import DataSpace
-from ali_dist.model.layers import BatchNorm, Dropout, FullConv, FullConvTranspose, keep_out_of_compiled_graphs
+from ali_dist.model.layers import Dropout, FullConv, FullConvTranspose
 from ali_dist.runs.checkpoint_tensors import (
     UnusableCheckpoint,
     check_optimizer,

@@ -20,7 +20,7 @@ from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World, average_buffers, check_replicas, sum_over_ranks
 from ali_dist.errors import InputError, Stopped
 from ali_dist.model.architectures import ARCHITECTURES
-from ali_dist.model.layers import BatchNorm1d, BatchNorm2d
+from ali_dist.model.batch_norm import BatchNorm1d, BatchNorm2d
 from ali_dist.training import adaptive_augmentation, loop, train_batches
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.distributed import DistributedError, run_distributed

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from ali_dist.model.ali import ALI
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.model.build import build_networks
-from ali_dist.model.layers import BatchNorm
 from ali_dist.training.ddp import bucket_bytes
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import Step, loss_weights_at

@@ -14,7 +14,7 @@ from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.build import build_ali
 from ali_dist.model.data_space import DataSpace
 from ali_dist.model.gradient_gates import PassThrough
-from ali_dist.model.layers import FullConv, FullConvTranspose, Maxout
+from ali_dist.model.layers import ConvTranspose2d, FullConv, FullConvTranspose, Maxout
 from ali_dist.model.networks import NetworkSizes
 
 # The parameters of encoder, decoder and discriminator, counted from the appendix's tables with the widths of the
@@ -135,6 +135,23 @@ def test_matrix_products_equal_the_convolutions_they_stand_for():
     transposed_convolution = nn.ConvTranspose2d(5, 7, 4)
     transposed_convolution.load_state_dict(transposed_product.state_dict())
     torch.testing.assert_close(transposed_product(z), transposed_convolution(z), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 2, 0), (2, 3, 0), (4, 1, 0)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_transposed_convolutions_of_any_size_are_torchs(channels, kernel, stride, padding, bias):
+    """Few channels are computed in another way."""
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
+    ours = ConvTranspose2d(6, channels, kernel, stride, padding, bias=bias).double()
+    theirs = nn.ConvTranspose2d(6, channels, kernel, stride, padding, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    mine, expected = ours(x), theirs(x)
+    torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10)
+    inputs = [[x, *layer.parameters()] for layer in (ours, theirs)]
+    gradients = [torch.autograd.grad(y.square().sum(), i) for y, i in zip((mine, expected), inputs, strict=True)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_an_enlarged_image_maps_back_to_its_stored_pixels():

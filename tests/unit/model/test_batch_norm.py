@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ali_dist.model.layers import BatchNorm1d, BatchNorm2d
+from ali_dist.model.batch_norm import BatchNorm1d, BatchNorm2d
 
 KINDS = {"points": (BatchNorm1d, nn.BatchNorm1d, (6, 5)), "images": (BatchNorm2d, nn.BatchNorm2d, (6, 5, 3, 2))}
 
@@ -82,4 +82,21 @@ def test_in_evaluation_and_without_ranks_it_is_torchs_own(kind):
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
     ours.sum_over_ranks = None
     for mine, expected in zip(outcome(ours.train(), x), outcome(theirs.train(), x), strict=True):
-        assert torch.equal(mine, expected)
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_of_images_far_from_zero_are_exact():
+    """Their sum of squares in fp32 would have lost the variance."""
+    x = 1000 + torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    norm = BatchNorm2d(3, momentum=1.0)
+    norm(x)
+    values = x.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(norm.running_mean, values.mean(1).float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.running_var, values.var(1).float(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_layout_of_images_gives_the_same(layout):
+    x = torch.randn(6, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected, mine = nn.BatchNorm2d(5)(x), BatchNorm2d(5)(x.contiguous(memory_format=layout))
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)

@@ -20,9 +20,10 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.distributed import World
 from ali_dist.errors import Stopped
 from ali_dist.model.ali import ALI
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.model.build import build_networks
 from ali_dist.model.data_spec import DataSpec
-from ali_dist.model.layers import BatchNorm, Dropout, PixelBias
+from ali_dist.model.layers import Dropout, PixelBias
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.training.loop import fit
 from ali_dist.training.state import TrainState, build_train_state

@@ -18,10 +18,11 @@ from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI, GameSpec
 from ali_dist.model.architectures.residual import CHANNELS, SIDES, make_residual
 from ali_dist.model.architectures.schema import Resize
+from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.model.build import build_ali, build_networks
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.gradient_gates import PassThrough
-from ali_dist.model.layers import BatchNorm, Doubling, ResidualBlock
+from ali_dist.model.layers import Doubling, ResidualBlock
 from ali_dist.model.networks import NetworkSizes
 from ali_dist.training.dry_run import describe_run
 from ali_dist.training.step import LossWeights

@@ -16,6 +16,7 @@ from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU, diff
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "convolution": lambda: Conv2d(3, 4, 3, padding=1),
     "strided convolution": lambda: Conv2d(3, 4, 4, 2, 1),
+    "strided convolution of many channels": lambda: Conv2d(5, 4, 4, 2, 1),
     "uneven convolution": lambda: Conv2d(3, 2, 3, 2, bias=False),
     "leaky ReLU": lambda: LeakyReLU(0.2),
     "halving": Halving,
@@ -24,7 +25,9 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 
 def make_layer(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    return LAYERS[name]().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    layer = LAYERS[name]().double()
+    channels = layer.in_channels if isinstance(layer, Conv2d) else 3
+    return layer, torch.randn(2, channels, 6, 6, dtype=torch.float64, requires_grad=True)
 
 
 def derivatives(layer: nn.Module, x: Tensor) -> list[Tensor]:
