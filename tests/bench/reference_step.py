@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ali_dist.config import OptimConfig
 from ali_dist.model.ali import ALI
-from ali_dist.model.layers import Dropout, Maxout
+from ali_dist.model.batch_norm import BatchNorm2d
+from ali_dist.model.layers import ConvTranspose2d, Dropout, Maxout
 from ali_dist.model.losses import OBJECTIVES
 from ali_dist.training.precision import Precision
 from ali_dist.training.step import LossWeights, TrainBatch
@@ -44,14 +46,33 @@ class StockMaxout(nn.Module):
 
 
 def use_stock_layers(module: nn.Module) -> None:
-    """Replace the maxout and dropout layers in `module` by those that public code takes from torch."""
+    """Replace those layers in `module` that are not torch's own by the ones that public code takes from torch."""
     for name, child in module.named_children():
         if isinstance(child, Maxout):
             setattr(module, name, StockMaxout(child.pieces))
         elif isinstance(child, Dropout):
             setattr(module, name, nn.Dropout(child.p))
+        elif isinstance(child, BatchNorm2d):
+            norm = nn.BatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        elif isinstance(child, ConvTranspose2d):
+            setattr(module, name, _StockConvTranspose2d(child))
         else:
             use_stock_layers(child)
+
+
+class _StockConvTranspose2d(nn.Module):
+    """torch's transposed convolution with the parameters of one of ours."""
+
+    def __init__(self, ours: ConvTranspose2d) -> None:
+        super().__init__()
+        assert isinstance(ours.padding, tuple)
+        self.weight, self.bias = ours.weight, ours.bias
+        self.stride, self.padding = ours.stride, ours.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class _Pairs(NamedTuple):
