@@ -21,7 +21,7 @@ from ali_dist.config.loading import preset_names
 from ali_dist.errors import InputError, exit_code
 from ali_dist.launchers.ray_storage import check_results_stay
 from ali_dist.launchers.signals import stop_at_once
-from ali_dist.loading_note import load_meanwhile
+from ali_dist.loading_note import collector_paused, load_meanwhile
 from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
 from ali_dist.process_end import run_to_the_end
 
@@ -111,14 +111,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_command(arguments: list[str]) -> None:
     with stop_at_once("Stopped on request before training went on; run the same command to go on."):
-        config, dry_run = parse_arguments(arguments)
-        check_results_stay(config)
-        if dry_run:
-            from ali_dist.training.dry_run import describe_run
+        with collector_paused():
+            config, dry_run = parse_arguments(arguments)
+            check_results_stay(config)
+            launch = None if dry_run else choose_launcher(config)
+        if launch is not None:
+            launch(config)
+            return
+        from ali_dist.training.dry_run import describe_run
 
-            print(describe_run(config, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-        else:
-            choose_launcher(config)(config)
+        print(describe_run(config, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Who waits at a terminal while a package loads is told so once; a log is not."""
+"""Who waits at a terminal while a package loads is told so once; a log is not. Python collects no cycles meanwhile."""
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from ali_dist.loading_note import say_if_loading
+from ali_dist.loading_note import collector_paused, say_if_loading
 
 SECONDS = 0.02
 
@@ -60,3 +61,22 @@ def test_a_real_import_is_seen_while_it_goes_on(monkeypatch, tmp_path):
     __import__("a_really_slow_package")
     assert sys.seen_while_loading is True
     monkeypatch.delitem(sys.modules, "a_really_slow_package")
+
+
+def test_the_collector_goes_on_after_a_pause_and_after_an_error():
+    with collector_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="bad"), collector_paused():
+        raise ValueError("bad")
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off():
+    gc.disable()
+    try:
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
