@@ -21,6 +21,7 @@ LARGEST_FACTOR = 4
 BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 FEATURES = 64
+POOLED_SIDE = 4
 LARGEST_SIDE = 64
 """Pixels of the shorter side from which images are averaged down, by a whole factor: time grows with their area."""
 
@@ -150,7 +151,7 @@ def _train_network(
     on_step: OnBatch | None,
 ) -> None:
     parameters = [*trunk.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
     with torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -210,14 +211,21 @@ def _build_network(
             nn.Conv2d(32, 64, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
-            nn.AdaptiveAvgPool2d(4),
+            _AverageTo(POOLED_SIDE),
             nn.Flatten(),
-            nn.Linear(64 * 16, FEATURES),
+            nn.Linear(64 * POOLED_SIDE**2, FEATURES),
             nn.ReLU(),
         )
         head = nn.Linear(FEATURES, classes)
     fill_weights(nn.Sequential(trunk, head), draws)
     return trunk.to(device), head.to(device)
+
+
+class _AverageTo(nn.AdaptiveAvgPool2d):
+    """Averages to a side; where images have it already, torch's own would take a tenth of the training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[2:] == (self.output_size, self.output_size) else super().forward(x)
 
 
 class _Trunk(nn.Sequential):

@@ -63,7 +63,7 @@ class LatentMap:
         axes.spines[:].set_color(_FAINT)
         axes.title.set(color=_INK, fontsize=11)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, pil_kwargs={"compress_level": 1})
 
     def named_images(self) -> dict[str, Tensor]:
         """Nothing: a map is one picture."""
