@@ -60,7 +60,10 @@ PARSED_MODULES = {
         f"tests.bench.{bench}"
         for bench in ("launch", "lifecycle", "machines", "penalised", "pictures", "promises", "quality", "ratios")
     ),
-    *(f"tests.bench.{bench}" for bench in ("ray_kills", "recipes", "search", "soak", "step", "sweep")),
+    *(
+        f"tests.bench.{bench}"
+        for bench in ("ray_kills", "recipes", "search", "shared_machine", "soak", "step", "sweep")
+    ),
     *("tests.gpu.check", "tuning.sweep"),
 }
 """Modules that parse their command line by argparse, before they do anything."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "quality": "--only mixture --seeds 0 --set run.images=1280 --set report.evaluation_samples=200 --dir DIR",
     "ray_kills": "--kills 1 --updates 120",
     "search": "--seeds 1 --trials 1 --images 1280 --processes 1 --dir DIR",
+    "shared_machine": "--turn --batch 4 --seconds 1",
     "sweep": "--preset mixture-ring --trials 3 --images 2560 --seeds 1 --dir DIR",
 }
 SHOWN = {
@@ -35,6 +36,7 @@ SHOWN = {
     "quality": "high_quality",
     "ray_kills": "the bits and the records of an unbroken run",
     "search": "Optuna ahead",
+    "shared_machine": ".",
     "sweep": "| trial | state |",
 }
 MARKS = {

@@ -73,7 +73,10 @@ ELSEWHERE = {
         for name in ("cpu_paths", "goodput", "host_memory", "identical")
     },
     **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("machines", "penalised", "quality")},
-    **{f"tests.bench.{name}": "tests/e2e/test_benches.py" for name in ("ray_kills", "search", "sweep")},
+    **{
+        f"tests.bench.{name}": "tests/e2e/test_benches.py"
+        for name in ("ray_kills", "search", "shared_machine", "sweep")
+    },
     "tests.gpu.check": "tests/e2e/test_gpu_check.py",
     "tests.gpu.check.document": "tests/unit/gpu/test_figures.py",
     "tuning.sweep": "tests/e2e/test_sweep.py",
