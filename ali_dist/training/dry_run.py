@@ -14,9 +14,11 @@ from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError, StorageError
 from ali_dist.model.build import build_networks, find_architecture, usual_image_size
 from ali_dist.model.data_spec import DataSpec
+from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
 from ali_dist.runs.trackers import check_trackers
 from ali_dist.training.memory import MemoryEstimate, estimate_memory
+from ali_dist.training.resume import check_continues
 from ali_dist.training.setup import check_rows
 from ali_dist.training.speed import time_updates
 from ali_dist.training.update_rules import Situation, choose_update_rule
@@ -33,7 +35,7 @@ def describe_run(config: Config, width: int | None = None) -> str:
         width: Characters of a line of the plan; None: as many as it has.
 
     Raises:
-        InputError: Model and objective do not go together.
+        InputError: Model and objective do not go together, or a run of this name is of other settings or data.
     """
     rows = [f"{name:<{_LABEL}}{text}" for name, text in _plan_run(config)]
     if width is not None:
@@ -60,6 +62,7 @@ def _plan_run(config: Config) -> list[tuple[str, str]]:
     check_rows(config, ali, slice(0, config.data.global_batch_size), World())
     if data is not None:
         check_batch(data.train.index.num_samples, config.data.global_batch_size)
+        _check_continues(config, data)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in ali.named_children()}
     total = sum(sizes.values())
     updates = (
@@ -81,6 +84,15 @@ def _plan_run(config: Config) -> list[tuple[str, str]]:
         ("traffic", f"{total * 4 / 1e6:,.1f} MB of gradients an update and worker, if there is more than one"),
         ("results", _describe_results(config)),
     ]
+
+
+def _check_continues(config: Config, data: RunData) -> None:
+    """Refuse a run that is there already and would not go on with these settings or data, as its start would."""
+    try:
+        checkpoints = CheckpointStore(open_run_store(config), keep=1, say=lambda text: None)
+        check_continues(config, checkpoints, data.train.index.fingerprint)
+    except StorageError:
+        return  # the line about results says so
 
 
 def _describe_workers(config: Config) -> str:

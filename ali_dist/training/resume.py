@@ -36,6 +36,7 @@ _FIXED_SETTINGS = (
     "objective.unary",
     "objective.packing",
 )
+_TENSOR_FILES = ("model", "optimizer", "ema")  # of a checkpoint
 # What may change without a word: where and how the run goes, not what it computes.
 _FREE_SECTIONS = ("run.", "scale.", "report.", "storage.", "data.")
 # What of these is said all the same.
@@ -109,10 +110,7 @@ def resume_run(
     changes: list[str] = []
 
     def check(checkpoint: Checkpoint) -> None:
-        try:
-            changes[:] = _check_same_run(config, checkpoint.metadata, fingerprint, world)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UnusableCheckpoint(f"its config lacks {error}") from error
+        changes[:] = _find_changes(config, checkpoint.metadata, fingerprint, world)
         _read_watch(checkpoint.metadata)
         state.check_tensors(checkpoint.tensors, checkpoint.metadata.step)
 
@@ -156,6 +154,37 @@ def _read_watch(metadata: CheckpointMetadata) -> AlarmWatch:
         return AlarmWatch.restored(metadata.alarms, metadata.step)
     except (AttributeError, TypeError, ValueError) as error:
         raise UnusableCheckpoint(f"state.json has alarms {str(metadata.alarms)[:40]!r}") from error
+
+
+def check_continues(config: Config, checkpoints: CheckpointStore, fingerprint: str) -> None:
+    """Refuse a config that `resume_run` would refuse for what the newest checkpoint says; its weights are not read.
+
+    Args:
+        config: The config of a start.
+        checkpoints: The checkpoints of the run, if there are any.
+        fingerprint: Fingerprint of the training data's index.
+
+    Raises:
+        InputError: That checkpoint is of other data, or of settings that decide what is computed.
+    """
+
+    def check(checkpoint: Checkpoint) -> None:
+        _find_changes(config, checkpoint.metadata, fingerprint, World())
+
+    checkpoints.read_newest(_TENSOR_FILES, check)
+
+
+def _find_changes(config: Config, metadata: CheckpointMetadata, fingerprint: str, world: World) -> list[str]:
+    """`_check_same_run` of a checkpoint that may be of another version.
+
+    Raises:
+        InputError: As there.
+        UnusableCheckpoint: The checkpoint's config is not one.
+    """
+    try:
+        return _check_same_run(config, metadata, fingerprint, world)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UnusableCheckpoint(f"its config lacks {error}") from error
 
 
 def describe_new_rates(config: Config, images: int, planned_images: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ali_dist.config import Config
+from ali_dist.data.order import check_batch
 from ali_dist.distributed import World, gather_texts, raise_on_every_rank, sum_over_ranks
 from ali_dist.errors import InputError, StorageError
 from ali_dist.model.ali import ALI
@@ -204,6 +205,7 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     begin_phase("building the networks")
     state = build_train_state(config, data.train.index, device, world)
     check_rows(config, state.ali, rows, world)
+    check_batch(data.train.index.num_samples, config.data.global_batch_size)
     labelled = None
     if config.objective.supervised:
         begin_phase("reading labelled data")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ali_dist.config import Config
-from ali_dist.launchers.local import prepare_builtin_data
+from ali_dist.errors import InputError
+from ali_dist.launchers.local import prepare_builtin_data, run_local
 from ali_dist.training import dry_run
 from ali_dist.training.dry_run import describe_run
 from tests.helpers.runs import tiny_config
@@ -99,3 +100,16 @@ def test_data_that_are_missing_are_answered_with_the_command_of_their_own_source
 
 def test_built_in_data_are_said_to_be_written(tmp_path):
     assert "training writes them" in plan_of(tiny_config(tmp_path))["data"]
+
+
+def test_a_run_that_would_not_go_on_is_refused_as_its_start_is(tmp_path):
+    config = tiny_config(tmp_path)
+    prepare_builtin_data(config)
+    run_local(config)
+    other = {"model__latent_size": config.model.latent_size + 1, "run__images": 2 * config.run.images}
+    with pytest.raises(InputError, match=r"was started with model\.latent_size") as planned:
+        describe_run(tiny_config(tmp_path, **other))
+    with pytest.raises(InputError) as started:
+        run_local(tiny_config(tmp_path, **other))
+    assert str(planned.value) == str(started.value)
+    assert "it would go on" in plan_of(tiny_config(tmp_path, run__images=2 * config.run.images))["results"]

@@ -201,6 +201,15 @@ def test_a_run_on_data_without_the_labels_it_needs_does_not_start(tmp_path, imag
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing"
 
 
+def test_a_batch_that_the_data_are_too_few_for_leaves_nothing(tmp_path, images):
+    changes = {"data__source": "none", "data__global_batch_size": 192}
+    config = tiny_config(tmp_path, data__url=str(images["classes"]), **changes)
+    with pytest.raises(InputError) as refusal:
+        fit(config, StoppingContext())
+    assert_is_sentence_with(str(refusal.value), "192", "96")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_classes_that_the_index_names_but_no_sample_has_are_refused(tmp_path):
     write_arrays(tmp_path / "data" / "train", make_labelled_arrays(24, shape=(1, 8, 8))[0], None, classes=("a", "b"))
     for changes in ({"objective__supervised": 1}, {"model__condition": "classes"}):
