@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 GRACE_SECONDS = 3.0
 """How long a command that has nothing to save may take to end by itself."""
 _POLL_SECONDS = 0.1
+_AGAIN_SECONDS = 0.05
 
 
 class StoppedAtOnce(Stopped):
@@ -80,7 +82,7 @@ def stop_at_once(sentence: str, *, heeds_ctrl_c: bool = True) -> Iterator[None]:
             raise KeyboardInterrupt
 
     in_time = threading.Event()
-    with _handle_signals(handle_signal):
+    with _handle_signals(handle_signal), _dropped_interrupts_repeated():
         try:
             with _hear_at_once(lambda: _end_after_grace(in_time, sentence)):
                 try:
@@ -93,6 +95,32 @@ def stop_at_once(sentence: str, *, heeds_ctrl_c: bool = True) -> Iterator[None]:
             raise
     if asked.is_set():
         raise StoppedAtOnce(sentence)
+
+
+@contextmanager
+def _dropped_interrupts_repeated() -> Iterator[None]:
+    """Within the block, an interruption that Python can only drop, as in a callback of its import, comes once more."""
+    before = sys.unraisablehook
+    timers: list[threading.Timer] = []
+
+    def repeat(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # Not now: this is in that callback still.
+            again = (threading.main_thread().ident, signal.SIGINT)
+            timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, again)
+            timer.daemon = True
+            timer.start()
+            timers.append(timer)
+        else:
+            before(dropped)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 @contextmanager

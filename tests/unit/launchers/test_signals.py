@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
-from ali_dist.launchers.signals import interrupt_on_sigterm, run_beside_main_thread
+from ali_dist.launchers.signals import StoppedAtOnce, interrupt_on_sigterm, run_beside_main_thread, stop_at_once
 
 
 def run(work, request_stop=lambda: None, on_poll=lambda: None):
@@ -81,3 +82,25 @@ def test_sigterm_interrupts_a_command_so_that_it_cleans_up():
     with pytest.raises(KeyboardInterrupt), interrupt_on_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_interruption_that_python_drops_comes_again(capsys):
+    """As in a callback of Python's import, where a command often is in its first second."""
+
+    class Garbage:
+        pass
+
+    garbage = Garbage()
+    reference = weakref.ref(garbage, lambda _: signal.raise_signal(signal.SIGTERM))
+    held = [garbage]
+    del garbage
+
+    def wait() -> None:
+        with stop_at_once("Nothing to save."):
+            held.clear()
+            time.sleep(30)
+
+    with pytest.raises(StoppedAtOnce, match="Nothing to save"):
+        wait()
+    assert reference() is None
+    assert capsys.readouterr().err == ""
