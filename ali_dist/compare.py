@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ali_dist.cli import CommandParser, add_storage_options, parse_path, storage_from_arguments
 from ali_dist.config import StorageConfig
-from ali_dist.errors import InputError, StorageError, exit_code
+from ali_dist.errors import InputError, exit_code
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.report.comparison import MOST_RUNS, ComparedRun, comparison_html
 from ali_dist.runs.find_run import find_run
 from ali_dist.runs.run_copy import copy_report_files
 from ali_dist.runs.run_reader import RunReader
+from ali_dist.storage.local import write_file
 
 MODULE = "ali_dist.report"
 _DESCRIPTION = f"""\
@@ -60,13 +61,9 @@ def _run_command(arguments: argparse.Namespace) -> None:
     storage = storage_from_arguments(arguments)
     with ExitStack() as stack:
         page = comparison_html([_read_run(place, storage, stack) for place in arguments.runs])
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(page.encode("utf-8", "surrogateescape"))
-        except IsADirectoryError as error:
-            raise InputError(f"--out is {str(out)!r}, which is a folder: give the name of a file in it.") from error
-        except OSError as error:
-            raise StorageError(f"{out} cannot be written: {error.strerror or error}.") from error
+        if out.is_dir():
+            raise InputError(f"--out is {str(out)!r}, which is a folder: give the name of a file in it.")
+        write_file(out, page.encode("utf-8", "surrogateescape"))
     print(out)
 
 

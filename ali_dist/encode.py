@@ -41,6 +41,10 @@ examples:
   python -m ali_dist.encode s3://bucket/runs/svhn --features mu+layers --split test --out features"""
 
 
+# Ends of names that are meant for files, and not for the folder that they would name.
+_OTHER_FILES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".npy", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".feather")
+
+
 def make_parser() -> CommandParser:
     """Make the parser of the command line."""
     parser = make_run_parser("encode", _DESCRIPTION, _EPILOG)
@@ -75,6 +79,8 @@ def _run_command(arguments: argparse.Namespace) -> None:
     from ali_dist.inference.load import load_run
     from ali_dist.inference.samples import open_samples_for, say_resize
 
+    if arguments.out.lower().endswith(_OTHER_FILES):
+        raise InputError(f"--out is {arguments.out!r}: features go into FILE.npz, FILE.parquet or a folder.")
     storage = storage_from_arguments(arguments)
     device = device_from_arguments(arguments)
     world = World.from_torchrun() or World()

@@ -27,6 +27,7 @@ from ali_dist.inference.evaluations import EVALUATIONS, REQUIRED, Estimates
 from ali_dist.launchers.signals import interrupt_on_sigterm
 from ali_dist.process_end import run_to_the_end
 from ali_dist.report.tables import estimates_to_json, print_table
+from ali_dist.storage.local import write_file
 
 if TYPE_CHECKING:
     from ali_dist.inference.evaluation_request import EvaluationRequest
@@ -234,8 +235,7 @@ def _write_json(arguments: argparse.Namespace, request: EvaluationRequest, estim
         **request.details,
     }
     path: Path = arguments.json
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_file(path, f"{json.dumps(content, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

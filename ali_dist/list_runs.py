@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ali_dist.cli import CommandParser, add_storage_options, parse_comma_list, parse_path, storage_from_arguments
 from ali_dist.errors import InputError, exit_code
+from ali_dist.storage.local import write_file
 
 _DESCRIPTION = """\
 List the runs in a folder: name, preset, status, images seen, the numbers that a run is judged by, and when it was
@@ -73,8 +74,7 @@ def _run_command(arguments: argparse.Namespace) -> None:
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_file(path, f"{json.dumps(content, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

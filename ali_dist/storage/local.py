@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -229,6 +230,22 @@ def _os_error(action: str, path: Path, error: OSError) -> Exception:
         return InputError(f"{path} cannot be {action} ({reason}): check its permissions, or choose another folder.")
     remedy = "; free some space and run the same command again" if error.errno in _FULL_ERRNOS else ""
     return StorageError(f"{path} cannot be {action}: {reason}{remedy}.")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that a person has named: in one step, so that what was there before stays whole until then.
+
+    What is no file, such as a pipe or /dev/stdout, is written to directly.
+
+    Raises:
+        InputError: It cannot be written there.
+        StorageError: It could not be written, as on a full disk.
+    """
+    with _explain_write_errors(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_bytes(content)
+        else:
+            _replace_file(path, io.BytesIO(content))
 
 
 def _replace_file(path: Path, source: BinaryIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ali_dist.data.sources.mixture import mixture_splits
 from ali_dist.errors import InputError, StorageError
 from ali_dist.storage import OPENERS, is_local, open_store
 from ali_dist.storage.base import Store
-from ali_dist.storage.local import TEMPORARY, LocalStore
+from ali_dist.storage.local import TEMPORARY, LocalStore, write_file
 from ali_dist.storage.s3 import S3Store
 from tests.helpers.memory_store import SCHEME, open_memory
 from tests.helpers.store_contract import StoreContract
@@ -196,3 +197,29 @@ def test_opening_any_store_loads_no_s3_package() -> None:
         "assert not {'boto3', 'botocore'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_file_that_cannot_be_written_again_keeps_what_it_held(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "page.html"
+    write_file(path, b"old")
+
+    def fail(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", fail)
+        with pytest.raises(StorageError, match=r"page\.html cannot be written: no space left .* free some space"):
+            write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in path.parent.iterdir()] == ["page.html"]
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    write_file(link, b"content")
+    assert target.read_bytes() == b"content"
+    write_file(Path("/dev/null"), b"content")
+    assert Path("/dev/null").is_char_device()
