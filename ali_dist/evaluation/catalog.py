@@ -172,7 +172,7 @@ _ROWS = (
     MetricInfo(
         key="probe_accuracy",
         title="Linear probe on µ",
-        meaning="holdout accuracy of a linear SVM on µ(x) with 1000 labels",
+        meaning="holdout accuracy of a linear SVM on µ(x) with at most 1,000 labels",
         needs_classes=True,
         better="higher",
         reference="probe_raw_accuracy",

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ali_dist.errors import InputError
 from ali_dist.inference.load import LoadedRun, storage_for_data
 from ali_dist.model.data_space import condition_vectors
 from ali_dist.runs.datasets import DataSplit, open_url
+from ali_dist.storage import is_local
 from ali_dist.storage.base import Store
 
 
@@ -53,7 +55,7 @@ def open_samples_for(run: LoadedRun, url: str | None, splits: Sequence[str], sto
         InputError: The data have none of the splits, or the model was not made for such samples.
     """
     root = open_url(url or run.config.data.url, storage_for_data(run.config, storage))
-    split = _open_first_split(root, splits, "" if url else " (the data of the run; --data names others)")
+    split = _open_first_split(root, splits, "" if url else _describe_own(run.config.data.url))
     shape = split.index.shape
     own_shape = run.spec.shape
     fits = shape[0] == own_shape[0] if run.spec.is_images else shape == own_shape
@@ -75,6 +77,13 @@ def say_resize(run: LoadedRun, split: DataSplit) -> None:
     space = dataclasses.replace(run.space, stored_shape=split.index.shape)
     if split.index.shape != run.spec.shape and (resize := space.describe_resize()):
         sys.stderr.write(f"{resize}\n")
+
+
+def _describe_own(url: str) -> str:
+    """Whose data they are that were not found, and where they were looked for, if that depends on where one is."""
+    is_relative = is_local(url) and not Path(url).is_absolute()
+    looked_for = f", which were in {url!r} of the folder that it was trained from" if is_relative else ""
+    return f" (the data of the run{looked_for}; --data names others)"
 
 
 def _open_first_split(root: Store, splits: Sequence[str], hint: str) -> DataSplit:

@@ -94,6 +94,6 @@ def closing_lines(summary: Mapping[str, Any], run_url: str, *, draws: bool, expl
         lines.append(f"  {row.title}: {row.value_with_caveat}{beside}")
     lines.append(f"Report: {run_url.rstrip('/')}/report.html")
     run = shlex.quote(run_url)
-    commands = [f"generate {run} --out pictures"] if draws else [f"evaluate {run}"]
+    commands = [f"generate {run}"] if draws else [f"evaluate {run}"]
     commands += [*([f"explore {run}"] if explores else []), f"export {run} exported --format torch"]
     return [*lines, "Next:", *(COMMAND + command for command in commands)]

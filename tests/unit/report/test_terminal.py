@@ -356,7 +356,7 @@ def test_no_line_is_broken_at_any_width(monkeypatch: pytest.MonkeyPatch, width: 
     live = [line for line in lines if "ETA" in line or "evaluating" in line]
     assert max(len(line) for line in live) <= width - len("^C"), "its echo would break the last line, which stays"
     assert all(part in text for part in ("13%", "ETA", "evaluating", "812 img/s"))
-    assert "  python -m ali_dist.generate 'runs/a run' --out pictures" in lines
+    assert "  python -m ali_dist.generate 'runs/a run'" in lines
 
 
 SUMMARY = {
