@@ -92,6 +92,8 @@ def exit_code(program: str, action: Callable[[], int | None], interrupted: str =
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
-        return say(f"{error.filename or 'A file'}: {error.strerror}; {_REMEDIES[error.errno]}.", FAILED)
+        file = f"{error.filename}: " if error.filename else ""  # there is none where writing to an open file failed
+        code = FAILED if _REMEDIES[error.errno] == _FREE else WRONG_INPUT
+        return say(f"{file}{error.strerror}; {_REMEDIES[error.errno]}.", code)
     except KeyboardInterrupt:
         return say(interrupted, INTERRUPTED)

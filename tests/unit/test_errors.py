@@ -39,11 +39,11 @@ def make_action(error: BaseException):
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
             1,
-            "ali_dist.x: A file: No space left on device; free some space and run the same command again.\n",
+            "ali_dist.x: No space left on device; free some space and run the same command again.\n",
         ),
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"),
-            1,
+            2,
             "ali_dist.x: runs: Read-only file system; choose another folder, or fix this one.\n",
         ),
     ],
