@@ -20,8 +20,8 @@ SumOverRanks = Callable[[Tensor], Tensor]
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose statistics are of the rows of all ranks, where there are several and training says so.
 
-    Rows may be spread unevenly. Everywhere else (one rank, evaluation) it is torch's own batch norm, whose parameters,
-    buffers and names it has. torch's SyncBatchNorm is for GPUs only.
+    Rows may be spread unevenly. With one rank it computes what torch's own batch norm does, faster on a CPU; in
+    evaluation it is torch's own, whose parameters, buffers and names it has. torch's SyncBatchNorm is for GPUs only.
 
     Attributes:
         sum_over_ranks: Sum of a tensor over all ranks, the same on each. Collective. None: this rank's rows alone.

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ali_dist.model.architectures.schema import Architecture, LayerRow, Resize
 from ali_dist.model.batch_norm import BatchNorm1d, BatchNorm2d
-from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU, fold_product, is_folded_faster
+from ali_dist.model.folding import fold_product, is_folded_faster
+from ali_dist.model.twice_differentiable import Conv2d, Halving, LeakyReLU
 
 Shape = tuple[int, ...]
 

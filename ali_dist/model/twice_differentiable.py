@@ -11,13 +11,15 @@ Each layer is torch's own until `differentiated_twice` says otherwise: compiled 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ali_dist.model.folding import fold_product, is_folded_faster
 
 _convolution_backward = torch.ops.aten.convolution_backward
 _average_backward = torch.ops.aten.avg_pool2d_backward
@@ -105,40 +107,6 @@ class _Sizes:
     def folds(self, x: Tensor) -> bool:
         """Whether the gradient of inputs such as `x` is to be computed by `fold_product`."""
         return self._is_plain and is_folded_faster(x, self._channels, self.forward[0])
-
-
-_FEW_CHANNELS = 4
-
-
-def is_folded_faster(x: Tensor, channels: int, stride: Sequence[int]) -> bool:
-    """Whether `fold_product` beats torch's kernels, which on a CPU take 2 to 5 times as long for a few channels.
-
-    Args:
-        x: Has the device and the precision.
-        channels: Of the result.
-        stride: Of the convolution.
-    """
-    is_narrow = channels <= _FEW_CHANNELS and min(stride) > 1
-    return is_narrow and x.device.type == "cpu" and x.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
-
-
-def fold_product(
-    weight: Tensor, x: Tensor, sides: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> Tensor:
-    """A transposed convolution as a matrix product whose numbers are added up where kernels overlap.
-
-    Args:
-        weight: [C, C', k, k].
-        x: [B, C, H, W].
-        sides: H' and W'.
-        stride: Of the convolution.
-        padding: Of the convolution.
-
-    Returns:
-        [B, C', H', W'].
-    """
-    columns = weight.flatten(1).mT @ x.flatten(2)
-    return F.fold(columns, tuple(sides), tuple(weight.shape[2:]), padding=tuple(padding), stride=tuple(stride))
 
 
 class _Convolution(torch.autograd.Function):

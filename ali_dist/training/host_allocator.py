@@ -1,7 +1,7 @@
 """Have the C library keep the memory that one update frees for the next.
 
 glibc gives large blocks back to the system as soon as they are freed, and asks for them again: the kernel then clears
-every page of them once more. An update of the CIFAR10 networks meets some 35,000 such pages, a tenth of its time on a
+every page of them once more. An update of the CIFAR10 networks meets some 30,000 such pages, a tenth of its time on a
 CPU (`python -m tests.bench.host_memory`). Where the C library is another one, nothing changes.
 """
 
@@ -23,7 +23,7 @@ _NEVER = -1
 def freed_memory_kept() -> Iterator[None]:
     """Meanwhile, memory that this process frees stays with it; then what is unused goes back to the system.
 
-    What the process holds grows no further than the most that it has needed at once. This is so for all its threads.
+    What the process holds grows to little more than the most that it has needed at once. It holds for all its threads.
     """
     glibc = _find_glibc()
     if glibc is None:

@@ -144,3 +144,11 @@ def test_a_damaged_sample_stops_encoding_and_is_named(plain, tmp_path, capsys):
     shard, number = damage_sample(store, load_index(store), 50)
     sentence = refusal(capsys, encode, plain, "--data", data, "--out", tmp_path / "f.npz")
     assert f"sample {number} of {shard}" in sentence
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
+    """It would have been the name of a folder."""
+    out = tmp_path / "features.csv"
+    assert encode.main(["no-run", "--out", str(out)]) == 2
+    assert "FILE.npz, FILE.parquet or a folder" in capsys.readouterr().err
+    assert not out.exists()
