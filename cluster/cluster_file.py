@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ali_dist.config.yaml_files import describe_yaml_error
 from ali_dist.errors import InputError
 
 _PLACEHOLDER = re.compile(r"CHANGE[-_ ]?(ME|THIS)|<[^<>]+>|YOUR[-_]", re.IGNORECASE)
@@ -92,11 +93,13 @@ def load_cluster_file(path: Path) -> ClusterFile:
 def _read_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"There is no file {path}: name the YAML file of a cluster, such as cluster/local.yaml.")
+    text = ""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} cannot be read as YAML ({' '.join(str(error).split())}): correct it there."
+            f"{path} cannot be read as YAML ({describe_yaml_error(error, text)}): correct it there."
         ) from error
     provider = document.get("provider") if isinstance(document, dict) else None
     if not isinstance(provider, dict) or "type" not in provider or "cluster_name" not in document:

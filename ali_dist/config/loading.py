@@ -23,7 +23,7 @@ import yaml
 from ali_dist.config import Config
 from ali_dist.config.setting import show_value
 from ali_dist.config.suggestions import did_you_mean as did_you_mean
-from ali_dist.config.yaml_files import parse_yaml_text
+from ali_dist.config.yaml_files import describe_yaml_error, parse_yaml_text
 from ali_dist.errors import InputError
 
 Mapping_ = Mapping[str, Any]
@@ -192,10 +192,13 @@ def _find_preset(name: str, folder: Path) -> Path:
 
 
 def _read_preset(path: Path) -> dict[str, Any]:
+    text = ""
     try:
-        loaded = parse_yaml_text(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        loaded = parse_yaml_text(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"Preset {path.name!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        reason = describe_yaml_error(error, text)
+        raise InputError(f"Preset {path.name!r} cannot be read as YAML: {reason}.") from error
     if not isinstance(loaded, dict):
         raise InputError(f"Preset {path.name!r} is no mapping; a preset holds sections, such as 'optim:'.")
     return loaded

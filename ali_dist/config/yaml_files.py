@@ -10,11 +10,17 @@ from typing import Any
 
 import yaml
 
+from ali_dist.names import printable_name
+
 _MOST_LEVELS = 20  # a preset has two, a search space four
 _MOST_VALUES = 10_000  # each use of an alias counted in full
+_MOST_SHOWN = 60  # characters of a line that an error shows
+
+# libyaml's parser, where PyYAML was built with it, reads a preset twenty times as fast.
+_BaseLoader: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(_BaseLoader):  # type: ignore[misc,valid-type]  # chosen as the module loads
     """YAML whose values all stay text, for `from_mapping` to read as it reads the command line.
 
     YAML 1.1's own guesses are traps here: 3e-4 is text to it, and the worker range 1:4 is the number 64. Only what
@@ -23,7 +29,7 @@ class _TextLoader(yaml.BaseLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode) -> Any:
         """The text of a value, or None."""
-        is_plain = node.style is None
+        is_plain = not node.style  # None from Python's parser, empty from libyaml's
         return None if is_plain and node.value in ("", "~", "null", "Null", "NULL") else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -32,7 +38,7 @@ class _TextLoader(yaml.BaseLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is given twice", problem_mark=node.start_mark
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
                 )
             names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
@@ -48,6 +54,24 @@ def parse_yaml_text(text: str) -> Any:
     return yaml.load(text, Loader=_TextLoader)  # noqa: S506  (it builds text alone)
 
 
+def describe_yaml_error(error: Exception, text: str) -> str:
+    """What is wrong with a YAML file, and where, in one line; also for other reasons that it cannot be read.
+
+    Args:
+        error: What reading it raised.
+        text: What the file holds, as far as it could be read.
+    """
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    lines = text.splitlines()
+    shown = printable_name(lines[mark.line].strip()[:_MOST_SHOWN]) if mark.line < len(lines) else ""
+    place = f"line {mark.line + 1}, column {mark.column + 1}" + (f" ({shown})" if shown else "")
+    context = getattr(error, "context", None)
+    return f"in {place}: {f'{context} {problem}' if context else problem}"
+
+
 def check_yaml_extent(text: str) -> None:
     """Refuse YAML that would take too long to build, by reading it through once.
 
@@ -57,7 +81,7 @@ def check_yaml_extent(text: str) -> None:
     values = 0
     open_collections: list[tuple[str | None, int]] = []
     sizes: dict[str, int] = {}
-    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+    for event in yaml.parse(text, Loader=_BaseLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_collections.append((event.anchor, values))
             if len(open_collections) > _MOST_LEVELS:
