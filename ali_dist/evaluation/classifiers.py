@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own name for it)
 
+from ali_dist.eager_adam import EagerAdam
 from ali_dist.evaluation.batched import in_batches, make_generator
 from ali_dist.evaluation.interfaces import LabelledArrays
 
@@ -151,7 +152,7 @@ def _train_network(
     on_step: OnBatch | None,
 ) -> None:
     parameters = [*trunk.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
+    optimizer = EagerAdam(parameters, lr=LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
     with torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -242,8 +243,8 @@ def fill_weights(network: nn.Module, draws: torch.Generator) -> None:
     Layers are made on the meta device and filled here because their own initialization would draw from torch's global
     generator, which belongs to the caller.
     """
-    network.to_empty(device="cpu")
     for layer in network.modules():
+        _take_memory(layer)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             with torch.no_grad():
@@ -252,3 +253,11 @@ def fill_weights(network: nn.Module, draws: torch.Generator) -> None:
                     layer.bias.zero_()
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()  # constants: draws nothing
+
+
+def _take_memory(layer: nn.Module) -> None:
+    """Give a layer's own tensors memory; `Module.to_empty` would do it, but imports SymPy, for half a second."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        layer.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
+    for name, buffer in layer.named_buffers(recurse=False):
+        layer.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype))
