@@ -19,6 +19,7 @@ from torch import Tensor
 from ali_dist.errors import InputError
 from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.evaluation.monitor import EvaluationMonitor
+from ali_dist.loading_note import collector_paused
 
 LABELS = 1000
 DRAWS = 3
@@ -95,9 +96,10 @@ class LinearProbe:
         return float(np.mean([count / len(self._holdout.x) for count in right]))
 
     def _fit(self, x: Array, labels: NDArray[np.int64], dimensions: int | None) -> _Machine:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import LinearSVC
+        with collector_paused():
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.preprocessing import StandardScaler
+            from sklearn.svm import LinearSVC
 
         scaler = StandardScaler().fit(x)
         z = scaler.transform(x)

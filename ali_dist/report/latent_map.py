@@ -16,6 +16,7 @@ from ali_dist.evaluation.interfaces import LabelledArrays
 from ali_dist.model.data_spec import DataSpec
 from ali_dist.model.inference_model import InferenceModel
 from ali_dist.names import printable_name
+from ali_dist.report.figure_file import make_figure, save_figure
 from ali_dist.report.mixture_figure import PLATE
 
 if TYPE_CHECKING:
@@ -48,10 +49,7 @@ class LatentMap:
 
     def save_picture(self, path: Path) -> None:
         """Write the map as a PNG, colored by label, or by density where there are no labels."""
-        # A Figure of its own, never pyplot: no global state, no window, safe in a worker thread.
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 5.0), layout="constrained", facecolor="white")
+        figure = make_figure(6.4, 5.0)
         axes = figure.subplots()
         title = _draw_points(axes, self.points, self.y, self.spec)
         _draw_prior(axes)
@@ -62,8 +60,7 @@ class LatentMap:
         axes.tick_params(colors=_INK, labelsize=9, length=3)
         axes.spines[:].set_color(_FAINT)
         axes.title.set(color=_INK, fontsize=11)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120, pil_kwargs={"compress_level": 1})
+        save_figure(figure, path, dpi=120)
 
     def named_images(self) -> dict[str, Tensor]:
         """Nothing: a map is one picture."""
@@ -145,21 +142,19 @@ def _draw_points(axes: Axes, points: Tensor, y: Tensor | None, spec: DataSpec) -
 
 
 def _draw_classes(axes: Axes, points: Tensor, y: Tensor, names: Sequence[str]) -> None:
+    """Draw all points at once, so that no class covers another, and each class's name beside the plane."""
     from matplotlib import colormaps
+    from matplotlib.lines import Line2D
 
     colors = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    for place, name in enumerate(names):
-        of_class = points[y == place]
-        axes.scatter(
-            of_class[:, 0].numpy(),
-            of_class[:, 1].numpy(),
-            color=colors(place),
-            s=10,
-            linewidths=0,
-            alpha=0.8,
-            label=_short_name(name),
-        )
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False, markerscale=2)
+    named = (y >= 0) & (y < len(names))
+    first, second = points[named].numpy().T
+    axes.scatter(first, second, color=colors(y[named].numpy()), s=10, linewidths=0, alpha=0.8)
+    handles = [
+        Line2D([], [], color=colors(place), label=_short_name(name), marker="o", linestyle="none", alpha=0.8)
+        for place, name in enumerate(names)
+    ]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
 
 
 def _short_name(name: str) -> str:

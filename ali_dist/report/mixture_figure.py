@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from ali_dist.report.figure_file import make_figure, save_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -33,10 +35,7 @@ def save_mixture_figure(
         z: Encoder samples of `x` [M, n_z]; the first two latent variables are shown.
         y: Component of each `x`, int64 [M].
     """
-    # A Figure of its own, never pyplot: no global state, no window, safe in a worker thread.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 5.2), layout="constrained", facecolor="white")
+    figure = make_figure(14, 5.2)
     left, middle, right = figure.subplots(1, 3)
     reach = float(means.abs().max()) * 1.15 + 6 * std
     _draw_samples(left, samples, means, std, reach)
@@ -47,8 +46,7 @@ def save_mixture_figure(
         axes.tick_params(colors=INK, labelsize=9, length=3)
         axes.spines[:].set_color(FAINT)
         axes.title.set(color=INK, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _draw_samples(axes: Axes, samples: Tensor, means: Tensor, std: float, reach: float) -> None:
