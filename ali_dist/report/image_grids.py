@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -78,12 +79,12 @@ def save_conditions(path: Path, rows: Tensor, labels: Sequence[str]) -> None:
     texts = [_draw_text(label) for label in labels]
     if max(text.shape[1] for text in texts) > width:
         texts = [np.rot90(text) for text in texts]
-    header = np.full((GAP + max(text.shape[0] for text in texts), grid.shape[1], 3), PAPER, np.uint8)
+    header = np.full((GAP + max(text.shape[0] for text in texts), grid.shape[1]), PAPER, np.uint8)
     for column, text in enumerate(texts):
         left = GAP + column * (width + GAP) + max(0, (width - text.shape[1]) // 2)
         text = text[:, : width + GAP]  # a narrow column of a small image may still be less than a line of text
         header[-text.shape[0] :, left : left + text.shape[1]] = text[:, : header.shape[1] - left]
-    _write_png(path, np.concatenate([header, grid]))
+    _write_png(path, _above([header], grid))
 
 
 def save_neighbors(path: Path, images: Tensor, neighbors: Tensor, text: str, columns: int = 2) -> None:
@@ -108,14 +109,14 @@ def save_neighbors(path: Path, images: Tensor, neighbors: Tensor, text: str, col
     columns = min(columns, len(images))
     gaps = ([GAP, *[THIN] * (count - 1), WIDE] * columns)[:-1]
     grid = _lay_out(_to_rows(cells, columns * (1 + count)), gaps)
-    lines = [np.full((GAP, grid.shape[1], 3), PAPER, np.uint8)]
+    lines = [np.full((GAP, grid.shape[1]), PAPER, np.uint8)]
     for words in textwrap.wrap(text, max(10, int(grid.shape[1] / (TITLE * _WIDTH_OF_LETTERS)))):
         line = _draw_text(words, TITLE)
-        canvas = np.full((line.shape[0], grid.shape[1], 3), PAPER, np.uint8)
+        canvas = np.full((line.shape[0], grid.shape[1]), PAPER, np.uint8)
         shown = line[:, : grid.shape[1] - 2 * GAP]
         canvas[:, GAP : GAP + shown.shape[1]] = shown
         lines.append(canvas)
-    _write_png(path, np.concatenate([*lines, grid]))
+    _write_png(path, _above(lines, grid))
 
 
 def save_image(path: Path, image: Tensor) -> None:
@@ -124,34 +125,38 @@ def save_image(path: Path, image: Tensor) -> None:
 
 
 def _to_cells(images: Tensor) -> list[Pixels]:
-    """Turn images [N, C, H, W] into enlarged RGB pixels [h, w, 3] each."""
-    rgb = _to_bytes(images)
-    height, width = rgb.shape[1:3]
-    scale = max(1, round(CELL / max(height, width)))
+    """Turn images [N, C, H, W] into enlarged pixels each, gray [h, w] or RGB [h, w, 3]."""
+    scale = max(1, round(CELL / max(images.shape[2:])))
     # Enlarged with a smooth kernel, the strokes of an 8 to 16 pixel digit read far better than as blocks.
-    return [
-        np.asarray(Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
-        for image in rgb
-    ]
+    return list(_to_bytes(images, scale))
 
 
-def _to_bytes(images: Tensor) -> Pixels:
-    """Turn images [N, C, H, W] into RGB pixels [N, H, W, 3]."""
+def _to_bytes(images: Tensor, scale: int = 1) -> Pixels:
+    """Turn images [N, C, H, W] into pixels, gray [N, H, W] or RGB [N, H, W, 3], each side `scale` times as long."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"Images must be [N, 1 or 3, H, W], not {tuple(images.shape)}.")
     bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
-    rgb: Pixels = bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    return rgb
+    if scale > 1:
+        size = [scale * side for side in bytes_.shape[2:]]
+        bytes_ = F.interpolate(bytes_, size, mode="bicubic", antialias=True)
+    pixels: Pixels = (bytes_[:, 0] if images.shape[1] == 1 else bytes_.permute(0, 2, 3, 1)).numpy()
+    return pixels
 
 
 def _draw_text(text: str, size: int = TEXT) -> Pixels:
-    """Draw a line of text, dark on paper, [h, w, 3]; every text is equally high, and control characters are escaped."""
+    """Draw a line of text, dark on paper, [h, w]; every text is equally high, and control characters are escaped."""
     text = printable_name(text)
     font = ImageFont.load_default(size)
     width = max(1, round(font.getlength(text)))
-    image = Image.new("RGB", (width, size + GAP), (PAPER,) * 3)
-    ImageDraw.Draw(image).text((0, 0), text, font=font, fill=(INK,) * 3)
+    image = Image.new("L", (width, size + GAP), PAPER)
+    ImageDraw.Draw(image).text((0, 0), text, font=font, fill=INK)
     return np.asarray(image)
+
+
+def _above(lines: Sequence[Pixels], grid: Pixels) -> Pixels:
+    """Put gray lines [h, w] of the grid's width above it."""
+    header = np.concatenate(lines)
+    return np.concatenate([header if grid.ndim == 2 else header[:, :, None].repeat(3, axis=2), grid])
 
 
 def _to_rows(cells: Sequence[Pixels], columns: int) -> list[list[Pixels]]:
@@ -166,10 +171,10 @@ def _lay_out(rows: list[list[Pixels]], gaps: list[int]) -> Pixels:
     """Lay rows of equal cells on paper; `gaps[i]` is the space after column i. The last row may be short."""
     if not rows or not rows[0]:
         raise ValueError("A grid needs at least one image.")
-    height, width = rows[0][0].shape[:2]
+    height, width, *channels = rows[0][0].shape
     columns = len(rows[0])
     left = [GAP + column * width + sum(gaps[:column]) for column in range(columns)]
-    canvas = np.full((GAP + len(rows) * (height + GAP), left[-1] + width + GAP, 3), PAPER, np.uint8)
+    canvas = np.full((GAP + len(rows) * (height + GAP), left[-1] + width + GAP, *channels), PAPER, np.uint8)
     for index, row in enumerate(rows):
         top = GAP + index * (height + GAP)
         for cell, x in zip(row, left, strict=False):

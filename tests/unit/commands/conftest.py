@@ -65,4 +65,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
+    """RGB [h, w, 3], of gray files, too."""
+    return np.asarray(Image.open(path).convert("RGB"))
