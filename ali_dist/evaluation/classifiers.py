@@ -151,6 +151,9 @@ def _train_network(
     device: torch.device,
     on_step: OnBatch | None,
 ) -> None:
+    # The pooling is several times as fast where the channels of a pixel lie side by side.
+    trunk.to(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
     parameters = [*trunk.parameters(), *head.parameters()]
     optimizer = EagerAdam(parameters, lr=LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
     with torch.enable_grad():
@@ -163,6 +166,7 @@ def _train_network(
             optimizer.step()
             if on_step is not None:
                 on_step(1)
+    trunk.to(memory_format=torch.contiguous_format)  # what it gives is then, bit for bit, what restored weights give
 
 
 def classifier_tensors(classifier: Classifier | AttributeClassifier) -> dict[str, Tensor]:
@@ -210,8 +214,8 @@ def _build_network(
             nn.Conv2d(channels, 32, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
             _AverageTo(POOLED_SIDE),
             nn.Flatten(),
             nn.Linear(64 * POOLED_SIDE**2, FEATURES),

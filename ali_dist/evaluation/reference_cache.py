@@ -19,7 +19,7 @@ from torch import Tensor
 from ali_dist.errors import InputError, StorageError
 from ali_dist.storage.base import Store
 
-VERSION = 2
+VERSION = 3
 """Raised when a classifier or a reference is computed in another way."""
 FOLDER = "evaluation-references"
 
