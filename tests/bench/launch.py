@@ -104,7 +104,7 @@ def measure_run(kind: str, preset: str, workers: int, records: int, folder: Path
     metrics = folder / "run" / "metrics.jsonl"
     folder.mkdir()
     start = time.monotonic()
-    with started([*command, *words], folder) as process:
+    with started([*command, *words], folder, {"OMP_NUM_THREADS": "1"}) as process:
         moments = list(_watch_records(kind, process, metrics, folder / "log", start))
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     seconds = [batch / line["images_per_second"] for line in lines if line["event"] == "train"]
@@ -126,7 +126,7 @@ def started(
     command: list[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process that logs into its folder; it and all it started are gone when the block ends."""
-    variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    variables = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
