@@ -24,6 +24,7 @@ from ali_dist.launchers.signals import stop_at_once
 from ali_dist.loading_note import collector_paused, load_meanwhile
 from ali_dist.preset_option import add_preset_option, build_config, load_preset_option
 from ali_dist.process_end import run_to_the_end
+from ali_dist.storage import is_local
 
 if TYPE_CHECKING:
     from ali_dist.runs.trackers import Record
@@ -48,7 +49,9 @@ def parse_arguments(arguments: list[str]) -> tuple[Config, bool]:
         InputError: An unknown preset, option or setting, or a bad value.
     """
     options, settings = make_parser().parse_with_settings(arguments)
-    load_meanwhile("torch")
+    if not all(is_local(str(settings.get(place, ""))) for place in ("data.url", "run.dir")):
+        # Two threads that run Python take each other's time: this helps only where one of them waits for a storage.
+        load_meanwhile("torch")
     preset = load_preset_option(options.preset, settings)
     return build_config(preset, settings, run_name=preset.name), options.dry_run
 
