@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ali_dist.data.preparation.advice import advise_on_unprepared, holds_foreign_files
-from ali_dist.data.preparation.shard_task import UNFINISHED_KEY
-from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
 from ali_dist.data.shards.index import INDEX_KEY, load_index
-from ali_dist.data.sources.base import StartTracking, track_nothing
-from ali_dist.data.sources.registry import BUILT_IN_SPLITS, built_in_sources
+from ali_dist.data.sources.base import BUILT_IN_SPLITS, StartTracking, track_nothing
 from ali_dist.errors import InputError
 from ali_dist.storage import is_local, open_store
 
@@ -34,17 +31,25 @@ def ensure_prepared(
     Raises:
         InputError: There is no such built-in source, or the folder holds another one, or other files.
     """
+    store = open_store(url)
+    splits = [store.child(split) for split in BUILT_IN_SPLITS]
+    is_elsewhere = not is_local(url) or store.stat(INDEX_KEY) is not None
+    found = [] if is_elsewhere else [split for split in splits if split.stat(INDEX_KEY) is not None]
+    present = [load_index(split).extra.get("source", {}) for split in found]
+    if len(present) == len(splits) and all(origin.get("name") == source for origin in present):
+        return False
+
+    # Here, because a start whose data are there needs none of what writes them.
+    from ali_dist.data.preparation.shard_task import UNFINISHED_KEY
+    from ali_dist.data.preparation.write_splits import WriteOptions, write_splits
+    from ali_dist.data.sources.registry import built_in_sources
+
     known = built_in_sources()
     if source not in known:
         raise InputError(
             f"There is no built-in data {source!r}: set data.source to one of {', '.join(known)}, or none."
         )
-    store = open_store(url)
-    if not is_local(url) or store.stat(INDEX_KEY) is not None:
-        return False
-    splits = [store.child(split) for split in BUILT_IN_SPLITS]
-    present = [load_index(split).extra.get("source", {}) for split in splits if split.stat(INDEX_KEY) is not None]
-    if any(origin.get("name") not in known for origin in present):
+    if is_elsewhere or any(origin.get("name") not in known for origin in present):
         return False
     for origin in present:
         if origin["name"] != source:

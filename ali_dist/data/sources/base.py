@@ -18,6 +18,8 @@ from ali_dist.data.shards.sample import PreparedSample
 from ali_dist.errors import InputError
 from ali_dist.names import name_to_bytes, printable_name
 
+BUILT_IN_SPLITS = ("train", "test")
+"""The splits of every source that can be written without any files."""
 _CHUNK = 4096  # rows that are hashed at a time
 _MAX_LISTED_CLASSES = 12
 SampleNumbers = NDArray[np.int64]

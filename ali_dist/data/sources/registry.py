@@ -30,9 +30,6 @@ from ali_dist.data.sources.shapes import shapes_splits
 from ali_dist.data.sources.stl10 import stl10_splits
 from ali_dist.data.sources.svhn import svhn_splits
 
-BUILT_IN_SPLITS = ("train", "test")
-"""The splits of every source that can be written without any files."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOption:

@@ -14,9 +14,8 @@ from ali_dist.config.learning import DataConfig
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.data.shards.index import load_index
 from ali_dist.data.shards.reader import load_arrays
-from ali_dist.data.sources.base import SourceSplit, samples_from_arrays
+from ali_dist.data.sources.base import BUILT_IN_SPLITS, SourceSplit, samples_from_arrays
 from ali_dist.data.sources.registry import (
-    BUILT_IN_SPLITS,
     SOURCES,
     DataSource,
     SourceOption,
