@@ -18,8 +18,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes, connect_to_ray
+from ali_dist.launchers.ray_coordinator import StopCoordinator
 from ali_dist.launchers.ray_storage import open_ray_storage
-from ali_dist.launchers.ray_train import RAY_TRAIN_ENVIRONMENT, StopCoordinator
+from ali_dist.launchers.ray_train import RAY_TRAIN_ENVIRONMENT
 from ali_dist.launchers.resources import Resources
 from ali_dist.storage.base import Store
 from tuning.resources import TrialResources

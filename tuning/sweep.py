@@ -86,7 +86,7 @@ def open_sweep(plan: SweepPlan, *, resume: bool) -> tuple[SweepPlan, Store, list
     Raises:
         InputError, StorageError: The folder cannot be used, or holds another sweep, or the data cannot be searched on.
     """
-    from ali_dist.launchers.local import prepare_builtin_data
+    from ali_dist.launchers.builtin_data import prepare_builtin_data
     from ali_dist.model.build import describe_resize
     from ali_dist.runs.datasets import open_run_data, open_run_store
 

@@ -19,7 +19,8 @@ from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError, Stopped, TrainingError
-from ali_dist.launchers.ray_train import run_on_ray, watch_for_stop
+from ali_dist.launchers.ray_coordinator import watch_for_stop
+from ali_dist.launchers.ray_train import run_on_ray
 from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
 from tuning.score import ScoreMetric, find_score_metric

@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import torch
@@ -15,14 +15,12 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from ali_dist.config import Config, ScaleConfig
-from ali_dist.data.preparation.builtin import ensure_prepared
-from ali_dist.data.sources.base import track_nothing
 from ali_dist.distributed import World, choose_backend, choose_device, waiting_for_ranks
 from ali_dist.errors import Stopped, TrainingError
+from ali_dist.launchers.builtin_data import prepare_builtin_data
 from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT, STARTING_SECONDS, RankWatch
 from ali_dist.launchers.rendezvous import open_part_of_start
 from ali_dist.launchers.signals import StoppedAtOnce, end_after_grace, end_process, stop_at_once, stop_on_signals
-from ali_dist.report.terminal import show_progress_bars
 from ali_dist.runs.trackers import Record
 from ali_dist.training.loop import fit
 
@@ -133,15 +131,6 @@ def _process_group(scale: ScaleConfig, context: LocalContext) -> Iterator[None]:
 def _threads_per_rank() -> int:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, (os.cpu_count() or 1) // ranks_here)
-
-
-def prepare_builtin_data(config: Config) -> None:
-    """Write a preset's built-in data to data.url if nothing is there yet, and show how far that is on one process."""
-    if config.data.source is None:
-        return
-    is_shown = os.environ.get("RANK", "0") == "0"
-    with show_progress_bars("preparing the data") if is_shown else nullcontext(track_nothing) as start_tracking:
-        ensure_prepared(config.data.source, config.data.url, start_tracking=start_tracking)
 
 
 def run_local(config: Config) -> Record | None:

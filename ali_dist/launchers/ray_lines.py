@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
-
 WriteLine = Callable[[str], None]
 _HARMLESS = re.compile(
     r"^Requesting resources: "
@@ -35,6 +33,8 @@ _LOST_PEER = re.compile(r"gloo|NCCL|Connection (reset|closed|refused)|Broken pip
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error says no more than that another rank has gone, in the middle of a collective."""
+    import torch.distributed as dist  # here, because drivers and controllers do without PyTorch
+
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and bool(_LOST_PEER.search(str(error)))
     )

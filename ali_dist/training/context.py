@@ -1,6 +1,6 @@
 """Where the loop meets the outside: which rank this is, where it computes, who listens, and who may stop it.
 
-`launchers/local.py` implements it for this process and for torchrun, `launchers/ray_train.py` for Ray Train workers.
+`launchers/local.py` implements it for this process and for torchrun, `launchers/ray_worker.py` for Ray Train workers.
 The loop is the same under all of them and imports none.
 """
 

@@ -24,7 +24,7 @@ import torch
 from ali_dist.config.loading import from_mapping, read_preset
 from ali_dist.distributed import World
 from ali_dist.errors import InputError, TrainingError
-from ali_dist.launchers.local import prepare_builtin_data
+from ali_dist.launchers.builtin_data import prepare_builtin_data
 from ali_dist.storage import open_store
 from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit

@@ -59,7 +59,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, ring):
         workers = running.find_descendants("ray::RayTrainWorker")
         assert len(workers) == 2, running.read_output()
         # Each process of Ray costs seconds of every start: none is there that only other users of Ray Train need.
-        unused = ("DatasetManager", "PreemptionWatcher", "PlacementGroupCleaner")
+        unused = ("DatasetManager", "PreemptionWatcher", "PlacementGroupCleaner", "AutoscalingCoordinator")
         assert [name for name in unused if running.find_descendants(name)] == []
         os.kill(workers[-1], signal.SIGKILL)
         assert running.wait(300) == 0, running.read_output()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ali_dist.data.sources.base import StartTracking
-from ali_dist.launchers import local
+from ali_dist.launchers import builtin_data
 from tests.helpers.runs import tiny_config
 
 
@@ -27,10 +27,10 @@ def test_one_process_shows_how_far_the_data_are(tmp_path: Path, monkeypatch: pyt
         return bool(url)
 
     stream = FakeTerminal()
-    monkeypatch.setattr(local, "ensure_prepared", prepare)
+    monkeypatch.setattr(builtin_data, "ensure_prepared", prepare)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("RANK", rank)
-    local.prepare_builtin_data(tiny_config(tmp_path, data__source="digits"))
+    builtin_data.prepare_builtin_data(tiny_config(tmp_path, data__source="digits"))
     assert ("40/40" in stream.getvalue()) == (rank == "0")

@@ -58,7 +58,7 @@ def test_importing_any_module_loads_no_heavy_optional_library() -> None:
         heavy = {"boto3", "botocore", "matplotlib", "ray", "rich", "sklearn", "tensorboard", "webdataset"}
         names = [module.name for module in pkgutil.walk_packages(ali_dist.__path__, "ali_dist.")]
         for name in names:
-            if name not in ("ali_dist.launchers.ray_train", "ali_dist.launchers.ray_cluster"):
+            if not name.startswith("ali_dist.launchers.ray_"):
                 importlib.import_module(name)
                 assert not heavy & set(sys.modules), f"importing {name} loads {sorted(heavy & set(sys.modules))}"
         print(len(names))
@@ -66,6 +66,18 @@ def test_importing_any_module_loads_no_heavy_optional_library() -> None:
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert completed.returncode == 0, completed.stderr
     assert int(completed.stdout) > 5
+
+
+def test_the_driver_and_the_controller_of_a_run_on_ray_do_without_pytorch() -> None:
+    """It takes each of them two seconds and more to load, while the workers wait."""
+    code = """if True:
+        import sys
+        import ali_dist.launchers.ray_train
+
+        assert "torch" not in sys.modules
+    """
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 @pytest.fixture

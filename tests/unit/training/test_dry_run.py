@@ -9,7 +9,8 @@ import pytest
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError
-from ali_dist.launchers.local import prepare_builtin_data, run_local
+from ali_dist.launchers.builtin_data import prepare_builtin_data
+from ali_dist.launchers.local import run_local
 from ali_dist.training import dry_run
 from ali_dist.training.dry_run import describe_run
 from tests.helpers.runs import tiny_config
