@@ -8,14 +8,18 @@ import yaml
 
 from ali_dist import __version__
 from ali_dist.config.wording import format_count
-from ali_dist.evaluation.catalog import METRICS
 from ali_dist.inference.exported import native_shape
 from ali_dist.inference.load import LoadedRun
 from ali_dist.names import printable_name
+from ali_dist.report.metric_rows import metric_rows
 
 _USE = {
-    "encoder.pt2": 'graph = torch.export.load("encoder.pt2").module()  # then mu, log_sigma = graph(x)',
-    "encoder.onnx": 'session = onnxruntime.InferenceSession("encoder.onnx")  # then session.run(None, {"x": x})',
+    "encoder.pt2": """import torch
+
+graph = torch.export.load("encoder.pt2").module()  # then mu, log_sigma = graph(x)""",
+    "encoder.onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("encoder.onnx")  # then session.run(None, {"x": x})""",
 }
 _MOST_NAMES = 40
 
@@ -66,8 +70,12 @@ def write_card(
 
 
 def _table(rows: Mapping[str, object]) -> str:
-    lines = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in rows.items()]
+    lines = [f"| {key} | {_escaped(str(value))} |" for key, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
 
 
 def _model_table(run: LoadedRun) -> str:
@@ -103,11 +111,12 @@ def _data_table(run: LoadedRun) -> str:
 def _metrics_table(metrics: Mapping[str, float], split: str) -> str:
     if not metrics:
         return "None were measured."
-    rows = {
-        f"{METRICS[key].title if key in METRICS else key} (`{key}`)": f"{value:.6g}" for key, value in metrics.items()
-    }
+    lines = ["| | | reference |", "|---|---|---|"]
+    for row in metric_rows(metrics):
+        name = row.title if row.title == row.key else f"{row.title} (`{row.key}`)"
+        lines.append("| " + " | ".join(_escaped(cell) for cell in (name, row.value_with_caveat, row.reference)) + " |")
     of = f"Of the split {printable_name(split)!r}.\n\n" if split else ""
-    return of + _table(rows)
+    return of + "\n".join(lines)
 
 
 def _use(run: LoadedRun, files: Sequence[str], difference: float | None) -> str:
@@ -123,7 +132,7 @@ def _use(run: LoadedRun, files: Sequence[str], difference: float | None) -> str:
     ]
     graphs = [use for name, use in _USE.items() if name in files]
     if graphs:
-        lines += ["", "Without ali_dist:", "", "```python", *graphs, "```", ""]
+        lines += ["", "Without ali_dist:", "", "```python", "\n\n".join(graphs), "```", ""]
         lines.append(
             "The graphs take and give float32, images in [0, 1] and channels first"
             + (", with the condition as the second input" if condition else "")
