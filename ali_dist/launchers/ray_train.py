@@ -56,7 +56,7 @@ _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 
 def _write_probe_file(config: Config) -> str:
-    """Write a file into a local run folder for `_check_run_dir_visible`; its path, or "" where runs are in S3."""
+    """Write a file into a local run folder, for workers to look for; its path, or "" where runs are in S3."""
     if not is_local(config.run.dir):
         return ""
     probe_file = Path(config.run.dir) / config.run.name / "ray" / f"seen-from-{os.uname().nodename}"

@@ -12,10 +12,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _UNUSED = frozenset({"DatasetsCallback"})  # a run has no datasets of Ray Data
 _UNUSED_ON_OWN_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})  # the cluster's end frees what a run has reserved
-_REQUESTS = (
-    "after_controller_start",
-    "_maybe_send_resource_request",
-)  # of a scaling policy, to an actor for autoscaling
+_REQUESTS = ("after_controller_start", "_maybe_send_resource_request")
+"""Methods of a scaling policy of Ray's that ask an autoscaler for machines, by way of an actor."""
 
 
 class LeanTrainer(DataParallelTrainer):
