@@ -34,6 +34,7 @@ from ali_dist.training.picture_reporting import PictureReporter
 from ali_dist.training.resume import TrainingProgress
 from ali_dist.training.run_evaluation import Purpose, RunEvaluator, SplitEvaluation, describe_unmeasured
 from ali_dist.training.state import TrainState
+from ali_dist.training.time_budget import read_spent
 from ali_dist.version import VERSION
 
 _NO_METRICS = ("event", "step", "images", "seconds", "split")  # of an evaluation's record
@@ -127,6 +128,7 @@ class RunReporter:
         for note in self._folder.forget_after(progress.images):
             self.say(note)
         self._recall_metrics(progress)
+        self._recall_time(progress)
         settings = dict(flatten_mapping(config.to_mapping()))
         self._folder.start_trackers(config.run.name, progress.images, settings)
         start = describe_start(progress.images, torch_version=torch.__version__)
@@ -291,6 +293,13 @@ class RunReporter:
             *_, last = evaluations
             progress.metrics = {key: value for key, value in last.items() if key not in _NO_METRICS}
             progress.metrics_split = last.get("split", "")
+
+    def _recall_time(self, progress: TrainingProgress) -> None:
+        """Give `progress` all the time of a run that had finished: its last evaluation came after its checkpoint."""
+        summary = self.read_finished_summary()
+        if summary is not None and summary.get("images") == progress.images:
+            progress.seconds = max(progress.seconds, float(summary.get("seconds", 0.0)))
+            progress.spent = read_spent(summary.get("time", {})) or progress.spent
 
     @contextmanager
     def _going_on(self, what: str, position: Record) -> Iterator[None]:

@@ -293,6 +293,14 @@ def test_a_longer_budget_continues_a_finished_run(make_config):
     assert (summary["images"], summary["restarts"]) == (240, 1)
 
 
+def test_a_finished_run_that_goes_on_keeps_the_time_of_its_last_evaluation(make_config):
+    """It came after the last checkpoint, which knows nothing of it."""
+    first = train(make_config(report__evaluation="auto", report__evaluation_samples=64))
+    second = train(make_config(run__images=240))
+    assert second["time"]["evaluation"] == first["time"]["evaluation"] > 0
+    assert second["seconds"] > first["seconds"]
+
+
 class Killed(BaseException):
     """The process is gone."""
 
