@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -125,8 +125,22 @@ def _parse_value(info: SettingInfo, value: Any) -> Any:
         )
     words = [word for kind in options if get_origin(kind) is Literal for word in get_args(kind)]
     raise InputError(
-        f"{info.key} is {show_value(value)}, but must be {info.allowed()}{did_you_mean(str(value), words) or '.'}"
+        f"{info.key} is {show_value(value)}, but must be {_describe_allowed(info, options, str(value))}"
+        f"{did_you_mean(str(value), words) or '.'}"
     )
+
+
+def _describe_allowed(info: SettingInfo, options: Collection[Any], text: str) -> str:
+    """What a setting allows; where a value is of its type, but none of its values, what is missing to it."""
+    if str in options and not text.strip():
+        return "text that is not empty"
+    try:
+        number = float(text)
+    except ValueError:
+        return info.allowed()
+    if int in options and abs(number) > _LARGEST_INT:
+        return f"a whole number of at most {_LARGEST_INT:,}"
+    return "a finite number" if float in options and not math.isfinite(number) else info.allowed()
 
 
 def parse_setting(key: str, value: Any) -> Any:
