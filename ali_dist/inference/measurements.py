@@ -233,11 +233,18 @@ def measure_anomaly(request: EvaluationRequest, options: AnomalyOptions) -> Esti
         holdout = request.load_holdout(monitor)
         if train.classes is None or holdout.classes is None:
             raise InputError("--what anomaly needs class labels, but the data have none: give data with classes.")
-        normal = train.x[torch.isin(train.classes, torch.tensor(sorted(normal_classes)))]
+        is_normal = torch.isin(train.classes, torch.tensor(sorted(normal_classes)))
+        normal = train.x[is_normal]
         scored = score_holdout(
             request.run.model, holdout, normal_classes, normal=normal, device=request.device, monitor=monitor
         )
         areas = scored.areas(seed=request.seed, monitor=monitor)
+    is_own_data = request.open_train().index.fingerprint == request.run.metadata.fingerprint
+    if is_own_data and not bool(is_normal.all()):
+        request.notes.append(
+            f"Run {request.run.name!r} was trained on other classes, too, so that they are no news to it: these scores "
+            "are meant for a run on the normal classes alone (`python -m ali_dist.prepare ... --only`)."
+        )
     ids = np.arange(len(holdout.x)) if holdout.ids is None else holdout.ids
     ranking = rank_samples(request.holdout, ids, scored.scores[RANKING_SCORE], holdout.classes.numpy())
     request.details["anomalies"] = {"score": RANKING_SCORE, **ranking}

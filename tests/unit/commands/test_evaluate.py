@@ -228,6 +228,23 @@ def test_anomaly_scores_come_with_bootstrap_intervals(plain, tmp_path):
     assert "auroc_egbad_features_standardised" in result["metrics"]
 
 
+def test_a_run_that_was_trained_on_the_anomalies_is_told_of(plain, tmp_path):
+    known = evaluate_to_json(tmp_path, plain, "--what", "anomaly", "--normal-class", "zero")
+    assert any("was trained on other classes, too" in note for note in known["notes"])
+    news = evaluate_to_json(
+        tmp_path, plain, "--what", "anomaly", "--normal-class", ",".join(CLASSES[:3]), "--data", of_three(tmp_path)
+    )
+    assert not any("was trained on other classes" in note for note in news.get("notes", []))
+
+
+def of_three(folder):
+    """Other data than any run's: the training split has three of the four classes."""
+    for split, classes in (("train", 3), ("test", 4)):
+        x = np.random.default_rng(5).integers(0, 256, (24, 1, SIDE, SIDE), dtype=np.uint8)
+        write_arrays(folder / "three" / split, x, np.arange(24) % classes, classes=CLASSES)
+    return folder / "three"
+
+
 @pytest.mark.parametrize(("named", "memory"), [(True, 1000), (True, 1), (False, 1000)])
 def test_the_most_and_the_least_anomalous_samples_are_listed_by_name(plain, tmp_path, capsys, named, memory):
     """Of a sample of larger data, too; the class that is listed must be that of the id."""
