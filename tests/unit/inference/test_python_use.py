@@ -141,7 +141,7 @@ def test_samples_are_those_of_the_command(config, model, tmp_path):
     words = ["--count", "5", "--seed", "3", "--single", "--device", "cpu", "--out", str(tmp_path)]
     assert generate.main([str(run_folder(config)), *words]) == 0
     files = sorted((tmp_path / "samples-seed3").iterdir())
-    drawn = np.stack([np.asarray(Image.open(file))[:, :, 0] for file in files])
+    drawn = np.stack([np.asarray(Image.open(file)) for file in files])
     assert np.array_equal(model.sample(5, seed=3), drawn)
 
 
@@ -151,7 +151,7 @@ def test_reconstructions_and_interpolations_are_those_of_the_command(config, mod
         assert generate.main([str(run_folder(config)), *words]) == 0
 
     def read(pattern: str) -> np.ndarray:
-        return np.stack([np.asarray(Image.open(file))[:, :, 0] for file in sorted(tmp_path.glob(pattern))])
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(tmp_path.glob(pattern))])
 
     originals = read("reconstructions-seed1/*-original.png")
     assert np.array_equal(model.reconstruct(originals, seed=1), read("reconstructions-seed1/*-reconstruction.png"))

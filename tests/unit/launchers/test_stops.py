@@ -48,7 +48,7 @@ class Phase:
 
 
 PHASES = {
-    "preparing data": Phase("ali_dist.launchers.local.ensure_prepared", data__source="digits"),
+    "preparing data": Phase("ali_dist.launchers.builtin_data.ensure_prepared", data__source="digits"),
     "set-up": Phase("ali_dist.training.loop.set_up_run"),
     "opening data": Phase("ali_dist.training.setup.TrainBatches"),
     "reading data": Phase("ali_dist.data.streaming.StreamSource._load_window", before=8, data__residency="stream"),
