@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ali_dist.config.yaml_files import describe_yaml_error
+from ali_dist.config.yaml_files import describe_yaml_error, parse_typed_yaml
 from ali_dist.errors import InputError
 
 _PLACEHOLDER = re.compile(r"CHANGE[-_ ]?(ME|THIS)|<[^<>]+>|YOUR[-_]", re.IGNORECASE)
@@ -96,7 +96,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
+        document = parse_typed_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read as YAML ({describe_yaml_error(error, text)}): correct it there."

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import yaml
 
 from ali_dist.config.loading import did_you_mean, flatten_mapping, from_mapping, setting_infos
-from ali_dist.config.yaml_files import check_yaml_extent, describe_yaml_error
+from ali_dist.config.yaml_files import describe_yaml_error, parse_typed_yaml
 from ali_dist.errors import InputError
 
 Kind = Literal["loguniform", "uniform", "int", "choice"]
@@ -121,8 +121,7 @@ def load_space(name: str) -> Space:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        check_yaml_extent(text)
-        loaded = yaml.safe_load(text)
+        loaded = parse_typed_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"Search space {name!r} cannot be read: {describe_yaml_error(error, text)}.") from error
     if not isinstance(loaded, dict) or not loaded:

@@ -1,7 +1,7 @@
-"""Reading the YAML files that users write: presets and search spaces.
+"""Reading the YAML files that users write: presets, search spaces and files of clusters.
 
-Every value stays text, as on the command line, and a file can be no larger than what it stands for: aliases that
-multiply, and sections nested without end, are refused before anything is built from them.
+A file can be no larger than what it stands for: aliases that multiply, and sections nested without end, are refused
+before anything is built from them. A name that is given twice is refused, where YAML would drop the first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _MOST_SHOWN = 60  # characters of a line that an error shows
 
 # libyaml's parser, where PyYAML was built with it, reads a preset twenty times as fast.
 _BaseLoader: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _TextLoader(_BaseLoader):  # type: ignore[misc,valid-type]  # chosen as the module loads
@@ -33,15 +34,38 @@ class _TextLoader(_BaseLoader):  # type: ignore[misc,valid-type]  # chosen as th
         return None if is_plain and node.value in ("", "~", "null", "Null", "NULL") else super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; a name given twice is an error, where YAML would drop the first."""
-        names = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in names:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
-                )
-            names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        """A mapping whose names are all different."""
+        _check_names(node)
         return super().construct_mapping(node, deep)
+
+
+class _TypedLoader(_SafeLoader):  # type: ignore[misc,valid-type]  # likewise
+    """YAML whose values get YAML's own types."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose names are all different."""
+        _check_names(node)
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value; one that only looks like a date or a number is an error like all others."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{str(node.value)[:_MOST_SHOWN]!r} is no value ({error}): put it in quotes if it is text",
+                problem_mark=node.start_mark,
+            ) from error
+
+
+def _check_names(node: yaml.MappingNode) -> None:
+    names = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in names:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+            )
+        names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
 
 
 def parse_yaml_text(text: str) -> Any:
@@ -54,6 +78,23 @@ def parse_yaml_text(text: str) -> Any:
     return yaml.load(text, Loader=_TextLoader)  # noqa: S506  (it builds text alone)
 
 
+def parse_typed_yaml(text: str) -> Any:
+    """Parse YAML into mappings, lists and values of YAML's own types.
+
+    Raises:
+        yaml.YAMLError: As from `parse_yaml_text`; also for several documents.
+    """
+    check_yaml_extent(text)
+    return yaml.load(text, Loader=_TypedLoader)  # noqa: S506  (a safe loader)
+
+
+def parse_typed_documents(text: str) -> list[Any]:
+    """Parse the documents of a file, without empty ones; see `parse_typed_yaml`."""
+    check_yaml_extent(text)
+    documents = yaml.load_all(text, Loader=_TypedLoader)  # noqa: S506  (a safe loader)
+    return [document for document in documents if document is not None]
+
+
 def describe_yaml_error(error: Exception, text: str) -> str:
     """What is wrong with a YAML file, and where, in one line; also for other reasons that it cannot be read.
 
@@ -61,15 +102,22 @@ def describe_yaml_error(error: Exception, text: str) -> str:
         error: What reading it raised.
         text: What the file holds, as far as it could be read.
     """
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in UTF-8 ({error.reason} {error.object[error.start]:#x}): save it as UTF-8"
+    if isinstance(error, yaml.reader.ReaderError) and isinstance(error.position, int):
+        return f"in line {text.count(chr(10), 0, error.position) + 1}: it holds a control character"
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    context, begin = getattr(error, "context", None), getattr(error, "context_mark", None)
+    if begin is not None and "end of stream" in str(problem):
+        mark = begin  # where a quote opens says more than where the file ends
     if mark is None or not problem:
         return " ".join(str(error).split())
     lines = text.splitlines()
-    shown = printable_name(lines[mark.line].strip()[:_MOST_SHOWN]) if mark.line < len(lines) else ""
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    shown = printable_name(line.strip()[:_MOST_SHOWN])
     place = f"line {mark.line + 1}, column {mark.column + 1}" + (f" ({shown})" if shown else "")
-    context = getattr(error, "context", None)
-    return f"in {place}: {f'{context} {problem}' if context else problem}"
+    hint = "; it is indented by a tab, and YAML takes spaces alone" if line[:1] == "\t" else ""
+    return f"in {place}: {f'{context} {problem}' if context else problem}{hint}"
 
 
 def check_yaml_extent(text: str) -> None:
@@ -91,6 +139,8 @@ def check_yaml_extent(text: str) -> None:
             if anchor is not None:
                 sizes[anchor] = values - values_before
         elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == anchor for anchor, _ in open_collections):
+                raise yaml.YAMLError(f"its part {event.anchor!r} holds itself")
             values += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             values += 1

@@ -108,6 +108,8 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *,
     """The trainer, once there is room for its workers."""
     scale = config.scale
     use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
+    if scale.backend == "nccl" and not use_gpu:
+        raise InputError("scale.backend is 'nccl', which needs GPUs, but these workers are on CPUs: use 'auto'.")
     per_worker = worker_resources(scale.cpus_per_worker, scale.gpus_per_worker if use_gpu else 0.0)
     fewest, most = choose_workers(config, alive_nodes(), per_worker, _write_line)
     # GPUs talk fastest within a machine; workers on CPUs would share its cores.

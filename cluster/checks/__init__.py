@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ali_dist.config.yaml_files import describe_yaml_error, parse_typed_documents
 from ali_dist.errors import InputError
 from cluster.checks.aws import check_aws
 from cluster.checks.findings import Finding, as_mapping, check_placeholders, check_secrets
@@ -27,12 +28,14 @@ def read_documents(path: Path) -> list[Any]:
     Raises:
         InputError: The file cannot be read or is not YAML.
     """
+    text = ""
     try:
-        return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document is not None]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): name a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it there.") from error
+        text = path.read_text(encoding="utf-8")
+        return parse_typed_documents(text)
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error}): name a YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"it cannot be read as YAML: {describe_yaml_error(error, text)}.") from error
 
 
 def check_documents(documents: list[Any]) -> list[Finding]:

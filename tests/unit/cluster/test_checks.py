@@ -239,7 +239,7 @@ def test_the_command_prints_a_sentence_for_each_finding_and_exits_with_2_if_ther
     out, err = capsys.readouterr()
     assert out == ""
     first, second, third = err.splitlines()
-    assert "is not YAML" in first
+    assert "cannot be read as YAML" in first
     assert "cannot be read" in second
     assert third.startswith(f"{ALI}: metadata.security_groups[0]")
 
