@@ -24,10 +24,10 @@ class GroupConfig(BackendConfig):
     """What connects the workers.
 
     Attributes:
-        backend: nccl or gloo; None: nccl where workers have GPUs.
+        backend: As `scale.backend`.
     """
 
-    backend: str | None = None
+    backend: str = "auto"
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -44,12 +44,9 @@ class _Group(Backend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Connect the workers, over the network that Ray itself uses."""
-        has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        backend = backend_config.backend or ("nccl" if has_gpus else "gloo")
         worker_group.execute(use_node_interface)
         address, port = worker_group.execute_single(0, _find_meeting_point)
-        ranks = range(len(worker_group))
-        ray.get([worker_group.execute_single_async(rank, _join_group, backend, address, port) for rank in ranks])
+        ray.get(worker_group.execute_async(_join_group, backend_config.backend, address, port))
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         """Let the workers leave the group; one that hangs is not waited for."""
@@ -68,7 +65,9 @@ def _find_meeting_point() -> tuple[str, int]:
 def _join_group(backend: str, address: str, port: int) -> None:
     """Make this worker a rank of the group. Collective."""
     import torch.distributed as dist
+    from ray.train.torch import get_device
 
+    from ali_dist.distributed import choose_backend
     from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT
 
     context = ray.train.get_context()
@@ -86,6 +85,7 @@ def _join_group(backend: str, address: str, port: int) -> None:
     )
     # A rank whose collective fails ends, as one on a CPU does, and does not go on with what it has not received.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    backend = choose_backend(backend, get_device())
     dist.init_process_group(backend, init_method="env://", rank=rank, world_size=size, timeout=LIBRARY_TIMEOUT)
 
 

@@ -139,7 +139,7 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             callbacks=list(callbacks),
         ),
-        backend_config=GroupConfig(None if scale.backend == "auto" else scale.backend),
+        backend_config=GroupConfig(scale.backend),
     )
 
 
