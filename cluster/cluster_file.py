@@ -97,7 +97,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         document = parse_typed_yaml(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as YAML ({describe_yaml_error(error, text)}): correct it there."
         ) from error

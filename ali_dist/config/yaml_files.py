@@ -21,7 +21,23 @@ _BaseLoader: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoade
 _SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _TextLoader(_BaseLoader):  # type: ignore[misc,valid-type]  # chosen as the module loads
+class _UniqueNames:
+    """Part of a loader: a name that is given twice in a mapping is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose names are all different."""
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]  # of the loader beside it
+        return mapping
+
+
+class _TextLoader(_UniqueNames, _BaseLoader):  # type: ignore[misc,valid-type]  # chosen as the module loads
     """YAML whose values all stay text, for `from_mapping` to read as it reads the command line.
 
     YAML 1.1's own guesses are traps here: 3e-4 is text to it, and the worker range 1:4 is the number 64. Only what
@@ -33,39 +49,19 @@ class _TextLoader(_BaseLoader):  # type: ignore[misc,valid-type]  # chosen as th
         is_plain = not node.style  # None from Python's parser, empty from libyaml's
         return None if is_plain and node.value in ("", "~", "null", "Null", "NULL") else super().construct_scalar(node)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose names are all different."""
-        _check_names(node)
-        return super().construct_mapping(node, deep)
 
-
-class _TypedLoader(_SafeLoader):  # type: ignore[misc,valid-type]  # likewise
+class _TypedLoader(_UniqueNames, _SafeLoader):  # type: ignore[misc,valid-type]  # likewise
     """YAML whose values get YAML's own types."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose names are all different."""
-        _check_names(node)
-        return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """A value; one that only looks like a date or a number is an error like all others."""
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:
+        except (ValueError, LookupError, AttributeError, ArithmeticError) as error:  # as PyYAML's own, with its tags
             raise yaml.constructor.ConstructorError(
-                problem=f"{str(node.value)[:_MOST_SHOWN]!r} is no value ({error}): put it in quotes if it is text",
+                problem=f"{str(node.value)[:_MOST_SHOWN]!r} is no such value ({error}): put it in quotes if it is text",
                 problem_mark=node.start_mark,
             ) from error
-
-
-def _check_names(node: yaml.MappingNode) -> None:
-    names = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in names:
-            raise yaml.constructor.ConstructorError(
-                problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
-            )
-        names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
 
 
 def parse_yaml_text(text: str) -> Any:

@@ -298,8 +298,9 @@ class RunReporter:
         """Give `progress` all the time of a run that had finished: its last evaluation came after its checkpoint."""
         summary = self.read_finished_summary()
         if summary is not None and summary.get("images") == progress.images:
-            progress.seconds = max(progress.seconds, float(summary.get("seconds", 0.0)))
-            progress.spent = read_spent(summary.get("time", {})) or progress.spent
+            seconds, spent = summary.get("seconds"), summary.get("time")
+            progress.seconds = max(progress.seconds, seconds if isinstance(seconds, int | float) else 0.0)
+            progress.spent = read_spent(spent) if isinstance(spent, dict) else progress.spent
 
     @contextmanager
     def _going_on(self, what: str, position: Record) -> Iterator[None]:

@@ -40,7 +40,7 @@ def test_a_mistake_is_described_in_a_line_with_its_place(parse: Callable[[str], 
     assert "unicode string" not in described
 
 
-@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000])
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, "!!bool maybe", "!!timestamp soon", '!!int ""'])
 def test_what_only_looks_like_a_date_or_a_number_is_refused_where_it_stands(value: str) -> None:
     text = f"a: 1\nb: {value}\n"
     with pytest.raises(yaml.YAMLError) as caught:
