@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ali_dist.config import Config
 from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.launchers.environment import temporary_environment
-from ali_dist.launchers.ray_lines import WriteLine, show_without_rays_own
+from ali_dist.launchers.ray_lines import WriteLine, controller_shown, show_without_rays_own
+from ali_dist.launchers.ray_own_cluster import OWN_CLUSTER_ENVIRONMENT, start_own_cluster
 from ali_dist.launchers.resources import (
     Resources,
     check_lanes,
@@ -78,14 +78,18 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[bool]:
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
                 cpus = max(os.cpu_count() or 1, cpus_needed)
-                ray.init(num_cpus=cpus, include_dashboard=False, **options)
+                start_own_cluster(cpus, **options)
                 is_own = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
         show_without_rays_own(write_line, keeps_places=not is_own)
         try:
-            yield is_own
+            if is_own:
+                with temporary_environment(defaults=OWN_CLUSTER_ENVIRONMENT), controller_shown(write_line):
+                    yield True
+            else:
+                yield False
         finally:
             ray.shutdown()
 
@@ -145,11 +149,15 @@ def _read_autoscaler_config() -> dict[str, Any]:
     return config
 
 
-def has_gpus() -> bool:
-    """Whether the cluster has GPUs, or gets some when they are asked for."""
+def has_gpus(*, may_grow: bool = True) -> bool:
+    """Whether the cluster has GPUs, or gets some when they are asked for.
+
+    Args:
+        may_grow: Whether to ask for an autoscaler at all.
+    """
     if ray.cluster_resources().get("GPU", 0) > 0:
         return True
-    return autoscaler_state() is not None and offers_resource(_read_autoscaler_config(), "GPU")
+    return may_grow and autoscaler_state() is not None and offers_resource(_read_autoscaler_config(), "GPU")
 
 
 def choose_workers(
@@ -314,9 +322,11 @@ def _older_autoscaler_state() -> AutoscalerState | None:
 
 def threads_per_worker() -> int:
     """CPU threads for a Ray Train worker: the cores that Ray sees on its machine, shared out to the workers there."""
+    from ray.train import get_context  # seconds that a driver has better use for
+
     this_node = ray.get_runtime_context().get_node_id()
     cores = next((node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == this_node), 1.0)
-    return max(1, int(cores) // ray.train.get_context().get_local_world_size())
+    return max(1, int(cores) // get_context().get_local_world_size())
 
 
 def use_node_interface() -> None:

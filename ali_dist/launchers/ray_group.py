@@ -15,6 +15,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from ali_dist.launchers.ray_cluster import use_node_interface
+from ali_dist.loading_note import collector_paused
 
 _LEAVING_SECONDS = 30.0  # that workers may take to leave the group, where they end without being killed
 
@@ -64,11 +65,12 @@ def _find_meeting_point() -> tuple[str, int]:
 
 def _join_group(backend: str, address: str, port: int) -> None:
     """Make this worker a rank of the group. Collective."""
-    import torch.distributed as dist
-    from ray.train.torch import get_device
+    with collector_paused():
+        import torch.distributed as dist
+        from ray.train.torch import get_device
 
-    from ali_dist.distributed import choose_backend
-    from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT
+        from ali_dist.distributed import choose_backend
+        from ali_dist.launchers.rank_watch import LIBRARY_TIMEOUT
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()

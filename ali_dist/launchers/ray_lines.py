@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,39 @@ def show_without_rays_own(say: WriteLine, *, keeps_places: bool) -> None:
 
         show_error = getattr(worker.print_to_stdstream, "shows", worker.print_to_stdstream)
         worker.print_to_stdstream = _ErrorFilter(show_error)  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def controller_shown(say: WriteLine) -> Iterator[None]:
+    """Within the block, `RayLines` also stands between a user and a controller that is a part of this process.
+
+    Args:
+        say: Gets each line that is left of what the controller logs, and the sentences of ours.
+    """
+    logger = logging.getLogger("ray.train")
+    level, propagates = logger.level, logger.propagate
+    handler = _ControllerHandler(say)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+class _ControllerHandler(logging.Handler):
+    def __init__(self, say: WriteLine) -> None:
+        super().__init__()
+        self._say = say
+        self._lines = RayLines(say, keeps_places=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        written = {"actor_name": "TrainController", "pid": os.getpid(), "lines": self.format(record).splitlines()}
+        for line in self._lines.keep(written)["lines"]:
+            self._say(line)
 
 
 @dataclass(frozen=True, slots=True)

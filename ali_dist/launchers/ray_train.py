@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ali_dist.config import Config
@@ -32,15 +31,17 @@ from ali_dist.launchers.ray_cluster import (
     wait_for_resources,
 )
 from ali_dist.launchers.ray_coordinator import StopCoordinator, refused_outcome
-from ali_dist.launchers.ray_group import GroupConfig
 from ali_dist.launchers.ray_storage import open_ray_storage, storage_access, with_absolute_paths
-from ali_dist.launchers.ray_trainer import LeanTrainer
 from ali_dist.launchers.resources import check_lanes, worker_resources
 from ali_dist.launchers.signals import run_beside_main_thread
+from ali_dist.loading_note import collector_paused
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.datasets import open_run_data
 from ali_dist.runs.trackers import Record
 from ali_dist.storage import is_local
+
+if TYPE_CHECKING:
+    from ali_dist.launchers.ray_trainer import LeanTrainer
 
 _POLL_SECONDS = 0.1
 _REFUSAL_SECONDS = 15.0  # for the other workers to find the same, and for rank 0 to write what it has to
@@ -48,8 +49,6 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also the pace at which reports reach the driver
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come seconds before a machine is gone
 }
-# Nobody gives notice to the machine of a cluster that ends with its run: a process less at each start of the workers.
-_OWN_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _MAX_FAILURES = 3
 # The reservation of a lost node lingers. Train waits for so long before it starts with fewer workers.
 _ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
@@ -91,10 +90,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     environment = RAY_TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if is_elastic else {})
     with temporary_environment(defaults=environment), TrainingProgressDisplay(1) as display:
         display.begin_phase("starting Ray")
-        with (
-            ray_session(config, _write_line) as is_own_cluster,
-            temporary_environment(defaults=_OWN_CLUSTER_ENVIRONMENT if is_own_cluster else {}),
-        ):
+        with ray_session(config, _write_line) as is_own_cluster:
             # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
             this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
@@ -106,8 +102,14 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
 
 def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *, is_own_cluster: bool) -> LeanTrainer:
     """The trainer, once there is room for its workers."""
+    # Takes a second or two, in which the processes of a cluster that is being started can start.
+    import ray.train
+
+    from ali_dist.launchers.ray_group import GroupConfig
+    from ali_dist.launchers.ray_trainer import LeanTrainer
+
     scale = config.scale
-    use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus())
+    use_gpu = scale.device == "cuda" or (scale.device == "auto" and has_gpus(may_grow=not is_own_cluster))
     if scale.backend == "nccl" and not use_gpu:
         raise InputError("scale.backend is 'nccl', which needs GPUs, but these workers are on CPUs: use 'auto'.")
     per_worker = worker_resources(scale.cpus_per_worker, scale.gpus_per_worker if use_gpu else 0.0)
@@ -145,9 +147,11 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *,
 
 def _train_worker(settings: dict[str, Any]) -> Record:
     """What each worker runs; its one required argument is how Ray hands over `settings`."""
-    from ali_dist.launchers.ray_worker import train_worker  # loads PyTorch, which this process does without
+    refusal = settings["coordinator"].read_refusal.remote()  # which takes a moment; so does what follows
+    with collector_paused():
+        from ali_dist.launchers.ray_worker import train_worker  # loads PyTorch, which this process does without
 
-    return train_worker(settings)
+    return train_worker(settings, refusal)
 
 
 def _write_line(line: str) -> None:
@@ -209,6 +213,8 @@ def _fit(trainer: LeanTrainer, coordinator: Any) -> Record:
         outcome: Record = trainer.fit().return_value  # type: ignore[attr-defined]
         return outcome
     except Exception as error:
+        import ray.train
+
         refusal = None
         with contextlib.suppress(ray.exceptions.RayError):
             refusal = ray.get(coordinator.read_refusal.remote())
@@ -228,7 +234,7 @@ def _read_summary(outcome: Record) -> Record:
     return summary
 
 
-def _lost_workers_error(error: ray.train.TrainingFailedError) -> TrainingError:
+def _lost_workers_error(error: Exception) -> TrainingError:
     """A failure of workers as one sentence."""
     failures = getattr(error, "worker_failures", {}) or {}
     reasons = "; ".join(f"rank {rank}: {' '.join(str(e).split())[:300]}" for rank, e in sorted(failures.items()))

@@ -1,4 +1,4 @@
-"""Ray's trainer without the actors of which a run has no use: each is a process that starts while the run waits.
+"""Ray's trainer without the processes of which a run has no use: each is a Python that starts while the run waits.
 
 What is left out here is left out by overriding methods of Ray's own (2.60); where others have none, nothing changes.
 Ray's controller loads this module, which therefore does without PyTorch.
@@ -11,13 +11,19 @@ from typing import Any
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _UNUSED = frozenset({"DatasetsCallback"})  # a run has no datasets of Ray Data
-_UNUSED_ON_OWN_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})  # the cluster's end frees what a run has reserved
+# The end of a run's own cluster frees what the run has reserved, and nobody asks it for metrics.
+_UNUSED_ON_OWN_CLUSTER = frozenset(
+    {"PlacementGroupCleanerCallback", "ControllerMetricsCallback", "WorkerMetricsCallback"}
+)
 _REQUESTS = ("after_controller_start", "_maybe_send_resource_request")
 """Methods of a scaling policy of Ray's that ask an autoscaler for machines, by way of an actor."""
 
 
 class LeanTrainer(DataParallelTrainer):
     """Trains on workers that Ray places.
+
+    On a run's own cluster, what controls the workers is not a process of its own, but a part of the process that calls
+    `fit`, with which such a cluster ends in any case.
 
     Args:
         is_own_cluster: Whether the cluster was started for this run, of one machine, and ends with it.
@@ -33,13 +39,19 @@ class LeanTrainer(DataParallelTrainer):
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        policy = options.get("scaling_policy")
-        is_settled = self._is_own_cluster and isinstance(self.scaling_config.num_workers, int)
-        if is_settled and all(hasattr(policy, name) for name in _REQUESTS):  # the machine is all there will be
-            for name in _REQUESTS:
-                setattr(policy, name, _ask_for_nothing)
+        if self._is_own_cluster:
+            policy = options.get("scaling_policy")
+            is_settled = isinstance(self.scaling_config.num_workers, int)
+            if is_settled and all(hasattr(policy, name) for name in _REQUESTS):  # the machine is all there will be
+                for name in _REQUESTS:
+                    setattr(policy, name, _ask_for_nothing)
+            try:
+                from ali_dist.launchers.ray_controller import run_controller
+            except ImportError:  # a version without those places
+                return super()._initialize_and_run_controller(**options)
+            return run_controller(**options)
         return super()._initialize_and_run_controller(**options)
 
 
 def _ask_for_nothing(*_: Any) -> None:
-    """In place of what asks an autoscaler for machines; the controller unpickles it by this name."""
+    """In place of what asks an autoscaler for machines; a controller elsewhere unpickles it by this name."""

@@ -70,14 +70,18 @@ class RayContext(UnhurriedContext):
             ray.train.report(metrics)
 
 
-def train_worker(settings: dict[str, Any]) -> Record:
-    """What each worker runs; its one required argument is how Ray hands over `settings`.
+def train_worker(settings: dict[str, Any], earlier_refusal: Any) -> Record:
+    """What each worker runs.
+
+    Args:
+        settings: What the driver's trainer was given for its workers.
+        earlier_refusal: Reference to what `StopCoordinator.read_refusal` answers as this worker starts.
 
     Returns:
         `outcome`, which is finished, stopped, input or training; `summary` if finished, else `message`.
     """
     coordinator = settings["coordinator"]
-    refusal = ray.get(coordinator.read_refusal.remote())
+    refusal = ray.get(earlier_refusal)
     if refusal is not None:  # this is the restart after a refusal
         return refused_outcome(refusal)
     config = from_mapping(settings["config"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch.distributed as dist
 
-from ali_dist.launchers.ray_lines import RayLines, is_lost_peer, show_without_rays_own
+from ali_dist.launchers.ray_lines import RayLines, controller_shown, is_lost_peer, show_without_rays_own
 
 RAYS_OWN = (
     "Requesting resources: {'CPU': 1.0} * 2",
@@ -108,3 +110,18 @@ def test_what_a_machine_says_of_a_lost_worker_is_not_shown(monkeypatch: pytest.M
     worker.print_to_stdstream({"pid": "raylet", "lines": [lost]}, ignore_prefix=False)
     worker.print_to_stdstream({"pid": "raylet", "lines": ["The disk is nearly full."]}, ignore_prefix=False)
     assert shown == [(["The disk is nearly full."], False)]
+
+
+def test_a_controller_in_this_process_is_heard_as_one_elsewhere(said: list[str]) -> None:
+    logger = logging.getLogger("ray.train.v2.controller")
+    with controller_shown(said.append):
+        logger.info(RAYS_OWN[0])
+        logger.info("\n".join(page_of_failure("RETRY", 1)), exc_info=ValueError("lost"))
+        logger.info("\n".join(PLACES))
+        logger.info("Detected changes in the cluster's size.")
+        logger.debug("a detail")
+    logger.info("after the run")
+    assert said == [
+        "A worker is lost or has failed: all start again from the newest checkpoint (1 of at most 3 times).",
+        "Detected changes in the cluster's size.",
+    ]

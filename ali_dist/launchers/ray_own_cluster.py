@@ -1,0 +1,109 @@
+"""A Ray cluster of this machine alone, which ends with the run it was started for.
+
+It has as few processes as training needs: each is a Python that starts while the run waits. Ray's dashboard, its
+autoscaler and most of its agent serve clusters that outlive a run. What starts them is not public (Ray 2.60): where
+another version has none of these places, all of them start, and that only takes longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ali_dist.loading_note import load_meanwhile
+
+OWN_CLUSTER_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody gives notice to the machine
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # the controller is in this process, whose loggers are ours
+}
+_LOG_MONITOR_NICENESS = 10  # it has nothing to read until the workers write, and others are waited for
+
+
+def start_own_cluster(cpus: int, **options: Any) -> None:
+    """Start a cluster of this machine, and connect this process to it.
+
+    Args:
+        cpus: How many CPUs the cluster is said to have.
+        options: Those of `ray.init`.
+
+    Raises:
+        ValueError: There is a cluster already that `ray start` left on this machine.
+    """
+    load_meanwhile("ali_dist.launchers.ray_trainer")  # loads Ray Train, which takes no longer than the cluster's start
+    from ray._private import node, services, utils
+
+    with (
+        _replaced(node.Node, "start_api_server", lambda _: _start_no_dashboard),
+        _replaced(node.Node, "start_monitor", lambda _: _start_nothing),
+        _replaced(node.Node, "start_log_monitor", _start_behind_others),
+        _replaced(utils, "get_dashboard_dependency_error", lambda _: _say_that_it_is_missing),
+        _replaced(services, "start_ray_process", _start_with_bare_agent),
+    ):
+        ray.init(num_cpus=cpus, include_dashboard=False, **options)
+
+
+@contextlib.contextmanager
+def without_successor() -> Iterator[None]:
+    """Within the block, Ray starts no cluster of its own accord for a call that finds this one at its end."""
+    from ray._private import auto_init_hook
+
+    with _replaced(auto_init_hook, "enable_auto_connect", lambda _: False):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, an attribute has what `replace` makes of its value; one that is missing stays so."""
+    if not hasattr(owner, name):
+        yield
+        return
+    previous = getattr(owner, name)
+    setattr(owner, name, replace(previous))
+    try:
+        yield
+    finally:
+        setattr(owner, name, previous)
+
+
+def _start_no_dashboard(node: Any, **_: Any) -> None:
+    node._webui_url = ""
+
+
+def _start_nothing(_: Any) -> None:
+    """In place of a method of Ray's that starts a process."""
+
+
+def _say_that_it_is_missing() -> ImportError:
+    """What Ray hears of the dashboard's libraries, which its agent then does not load, nor this process."""
+    return ImportError("unused")
+
+
+def _start_behind_others(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A method that starts the log monitor, and lets all others have the CPUs first."""
+
+    def start_nicely(node: Any) -> None:
+        start(node)
+        with contextlib.suppress(LookupError, AttributeError, OSError):
+            os.setpriority(os.PRIO_PROCESS, node.all_processes["log_monitor"][0].process.pid, _LOG_MONITOR_NICENESS)
+
+    return start_nicely
+
+
+def _start_with_bare_agent(start: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that starts a process, and where that is a raylet has it start `ray_bare_agent` in place of Ray's."""
+    agent = str(Path(ray.__file__).parent / "dashboard" / "agent.py")
+    bare_agent = str(Path(__file__).with_name("ray_bare_agent.py"))
+
+    def start_process(command: list[str], *arguments: Any, **options: Any) -> Any:
+        words = [
+            word.replace(agent, bare_agent) if word.startswith("--dashboard_agent_command=") else word
+            for word in command
+        ]
+        return start(words, *arguments, **options)
+
+    return start_process
