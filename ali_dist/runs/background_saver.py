@@ -79,8 +79,13 @@ class BackgroundSaver(Generic[S]):
         self._copy_folder: str | None = None
 
     def submit(self, snapshot: S) -> None:
-        """Save a snapshot, in place of one that waits to be tried again."""
+        """Save a snapshot, in place of one that waits to be tried again; never raises.
+
+        Where saving has failed for good, nothing is saved before a wait has raised why.
+        """
         with self._changed:
+            if self._error is not None:
+                return
             self._next = snapshot
             self._changed.notify_all()
             if self._is_running:
@@ -147,7 +152,8 @@ class BackgroundSaver(Generic[S]):
             self._thread = None
 
     def _raise_failure(self) -> None:
-        error, self._error = self._error, None
+        with self._changed:
+            error, self._error = self._error, None
         if error is not None:
             raise error
 

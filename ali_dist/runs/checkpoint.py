@@ -128,8 +128,9 @@ class CheckpointStore:
     ) -> None:
         """Take a snapshot now and write it in the background.
 
-        Waits for a save that is still in flight, for 5 s at most where outages are waited for. One that is tried again
-        during an outage is replaced.
+        The caller waits for its turn first (`wait_for_turn`); a save that is tried again during an outage is replaced.
+        That an earlier save has failed is raised by the waits, after which the ranks vote, and not here, where rank 0
+        is alone.
 
         A checkpoint of the same step that is complete stays as it is, metadata and all: its tensors are the same.
 
@@ -139,13 +140,7 @@ class CheckpointStore:
             spare: A step: of the checkpoints up to it, the newest is kept beside the newest of all. None: of none.
             first: Called by the thread that writes, before the checkpoint is complete.
             then: Called by it when the checkpoint is complete.
-
-        Raises:
-            OutageError: Nothing could be saved for too long.
-            StorageError, InputError: The previous save failed, where outages are not waited for.
-            TrainingError: Another process has taken the run over.
         """
-        self.wait_for_turn()
         snapshot = {file: copy_to_host(part) for file, part in tensors.items()}
         self._saver.submit(_Snapshot(metadata, snapshot, spare, first, then))
 

@@ -6,6 +6,8 @@ Run: `make test ARGS=tests/distributed/test_outage.py`
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from ali_dist.distributed import World, raise_on_every_rank
 from ali_dist.errors import InputError, OutageError, StorageError, TrainingError
 from ali_dist.runs import background_saver, run_writer
 from ali_dist.storage.base import MissingObject
+from ali_dist.training import saving
 from ali_dist.training.loop import fit
+from ali_dist.training.setup import TrainingRun
 from tests.helpers.arrays import write_arrays
 from tests.helpers.distributed import run_distributed
 from tests.helpers.fault_server import ENV, FaultServer
@@ -40,6 +44,22 @@ def train_rank(rank: int, size: int, mapping: dict[str, Any]) -> str:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return "finished"
+
+
+def train_rank_until_saving_fails_in_a_save(rank: int, size: int, mapping: dict[str, Any]) -> str:
+    """As `train_rank`, where saving fails for good between the wait for the turn to save and the save itself."""
+    average_statistics = saving.average_statistics
+
+    def average_until_saving_fails(run: TrainingRun) -> None:
+        average_statistics(run)
+        deadline = time.monotonic() + 20
+        while run.world.is_main and run.progress.step == 6 and not run.checkpoints.has_failed():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "average_statistics", average_until_saving_fails)
+        return train_rank(rank, size, mapping)
 
 
 def config_of(server: FaultServer, folder: Path, **changes: Any) -> Config:
@@ -78,11 +98,16 @@ def test_two_ranks_go_on_through_an_outage(tmp_path: Path) -> None:
         assert is_saved(server, 8)
 
 
-def test_two_ranks_end_together_if_it_lasts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("train", "minutes"),
+    [(train_rank, 0.01), (train_rank_until_saving_fails_in_a_save, 0.03)],
+    ids=["early", "in a save"],
+)
+def test_two_ranks_end_together_if_it_lasts(train: Callable[..., str], minutes: float, tmp_path: Path) -> None:
     with FaultServer() as server:
-        config = config_of(server, tmp_path, storage__outage_minutes=0.01)
+        config = config_of(server, tmp_path, storage__outage_minutes=minutes)
         server.refuses = lambda method, name: method == "PUT" and is_saved(server, 2)
-        first, second = run_distributed(train_rank, 2, 2, config.to_mapping())
+        first, second = run_distributed(train, 2, 2, config.to_mapping())
         assert first.startswith("OutageError: Nothing could be saved to s3://bucket/runs/tiny for ")
         assert second == first
         assert is_saved(server, 2)

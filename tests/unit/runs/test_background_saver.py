@@ -165,6 +165,21 @@ def test_that_saving_has_failed_is_known_before_the_next_save(
     assert not saver.has_failed()
 
 
+def test_what_is_submitted_after_saving_has_failed_hides_no_error(
+    make: Callable[[float], BackgroundSaver[str]], storage: Storage
+) -> None:
+    """Rank 0 submits alone: only a wait, after which all ranks vote, may raise."""
+    saver = make(0.001)
+    storage.error = StorageError("The bucket is gone.")
+    saver.submit("first")
+    wait_until(saver.has_failed)
+    storage.error = None
+    saver.submit("second")
+    with pytest.raises(OutageError):
+        saver.wait()
+    assert storage.saved == []
+
+
 def test_who_waits_has_a_copy_on_the_machine_until_it_is_saved(
     make: Callable[[float], BackgroundSaver[str]], storage: Storage, said: list[str], tmp_path: Path
 ) -> None:
