@@ -159,6 +159,29 @@ def raise_on_every_rank(error: Exception | None, device: torch.device, world: Wo
         raise error or {kind.__name__: kind for kind in _TOLD_ERRORS}[name](text)
 
 
+@contextmanager
+def failing_together(device: torch.device, world: World, what: str) -> Iterator[None]:
+    """Raise on every rank what one of them raises within the block. Collective, and nothing in the block may be.
+
+    For what a rank does by itself and may fail at: if it raised that alone, the others would hear no more of it than
+    that a connection was closed, from their next collective.
+
+    Args:
+        device: Where ranks talk.
+        world: The ranks.
+        what: What might have failed; see `raise_on_every_rank`.
+
+    Raises:
+        Exception: As `raise_on_every_rank` has it.
+    """
+    error = None
+    try:
+        yield
+    except Exception as failure:  # noqa: BLE001  (raised below)
+        error = failure
+    raise_on_every_rank(error, device, world, what)
+
+
 @torch.no_grad()
 def average_buffers(module: nn.Module, share: float, world: World) -> None:
     """Replace batch-norm statistics by their mean over ranks. Collective.

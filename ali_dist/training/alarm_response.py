@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ali_dist.distributed import any_rank, raise_on_every_rank
-from ali_dist.errors import InputError, StorageError, TrainingError
+from ali_dist.distributed import any_rank, failing_together
+from ali_dist.errors import TrainingError
 from ali_dist.training.alarms import Alarm
 from ali_dist.training.resume import resume_run
 from ali_dist.training.saving import conclude, settle_checkpoints
@@ -47,15 +47,12 @@ def _discard_what_came_after(run: TrainingRun) -> bool:
     """
     clear_step = run.progress.watch.clear_step
     settle_checkpoints(run, run.checkpoints.wait)
-    there_is_one, error = False, None
-    if run.reporter is not None:
-        try:
+    there_is_one = False
+    with failing_together(run.device, run.world, "a vote on checkpoints"):
+        if run.reporter is not None:
             there_is_one = run.checkpoints.has_until(clear_step)
             if there_is_one:
                 run.checkpoints.discard_after(clear_step)
-        except (InputError, StorageError) as failure:
-            error = failure
-    raise_on_every_rank(error, run.device, run.world, "a vote on checkpoints")
     return any_rank(there_is_one, run.device, run.world)
 
 

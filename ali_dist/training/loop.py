@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 
 from ali_dist.config import Config
-from ali_dist.distributed import any_rank, awaited_by_ranks, largest_of_ranks, waiting_for_ranks
+from ali_dist.distributed import any_rank, awaited_by_ranks, failing_together, largest_of_ranks, waiting_for_ranks
 from ali_dist.errors import NotFiniteError, Stopped, TrainingError
 from ali_dist.runs.trackers import Record
 from ali_dist.training import schedules
@@ -300,8 +300,9 @@ def evaluate(run: TrainingRun) -> bool:
     """Measure the networks on rank 0, and pass the metrics on; False if that was asked to stop. Collective."""
     outcome = EvaluationOutcome()
     is_last = run.progress.step >= run.total_steps
-    if run.reporter is not None:
-        outcome = run.reporter.evaluate(run.position(), is_last=is_last)
+    with failing_together(run.device, run.world, "an evaluation"):
+        if run.reporter is not None:
+            outcome = run.reporter.evaluate(run.position(), is_last=is_last)
     if is_last and (outcome.is_stopped or outcome.is_failed):  # metrics of an earlier moment are not those of the end
         run.progress.metrics = {}
         run.progress.metrics_split = ""
@@ -347,7 +348,8 @@ def conclude_finished_run(run: TrainingRun) -> Record | None:
     Raises:
         Stopped: The evaluation was asked to stop again.
     """
-    summary = run.reporter.read_finished_summary() if run.reporter is not None else None
+    with failing_together(run.device, run.world, "the reading of the run's summary"):
+        summary = run.reporter.read_finished_summary() if run.reporter is not None else None
     if run.reporter is not None:
         run.reporter.say(_describe_end(run, was_finished=summary is not None))
     is_concluded = any_rank(summary is not None, run.device, run.world)

@@ -8,8 +8,8 @@ from contextlib import suppress
 from ali_dist.distributed import (
     average_buffers,
     check_replicas,
+    failing_together,
     gather_texts,
-    raise_on_every_rank,
     waiting_for_ranks,
 )
 from ali_dist.errors import NotFiniteError, Stopped, StorageError
@@ -42,12 +42,8 @@ def settle_checkpoints(run: TrainingRun, wait: Callable[[], None]) -> None:
     Raises:
         OutageError, StorageError, InputError, TrainingError: They could not be saved.
     """
-    error = None
-    try:
+    with failing_together(run.device, run.world, "a vote on checkpoints"):
         wait()  # at once where this rank does not write
-    except Exception as failure:  # noqa: BLE001  (raised below)
-        error = failure
-    raise_on_every_rank(error, run.device, run.world, "a vote on checkpoints")
     if run.reporter is not None:
         run.reporter.record_failures("checkpoint", run.checkpoints.take_failures(), run.position())
 

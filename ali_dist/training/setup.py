@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
@@ -11,18 +10,17 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.data.order import check_batch
-from ali_dist.distributed import World, gather_texts, raise_on_every_rank, sum_over_ranks
-from ali_dist.errors import InputError, StorageError
+from ali_dist.distributed import World, failing_together, sum_over_ranks
+from ali_dist.errors import InputError
 from ali_dist.model.ali import ALI
 from ali_dist.model.batch_norm import BatchNorm
 from ali_dist.report.library_warnings import say_warnings
 from ali_dist.report.terminal import TrainingProgressDisplay
 from ali_dist.runs.checkpoint import CheckpointStore
 from ali_dist.runs.datasets import RunData, open_run_data, open_run_store
-from ali_dist.runs.lease import Lease, take_lease
+from ali_dist.runs.lease import take_lease
 from ali_dist.runs.trackers import Record, check_tracker_names, check_trackers
 from ali_dist.storage import is_local
-from ali_dist.storage.base import Store
 from ali_dist.training.context import Context
 from ali_dist.training.health_probe import HealthProbe
 from ali_dist.training.labelled_batches import LabelledBatches
@@ -105,8 +103,9 @@ class TrainingRun:
 
     def start_training(self, stack: ExitStack) -> None:
         """Open the batches from the next update on, and start the clock. `stack` closes them. Collective."""
-        if self.reporter is not None:
-            self.reporter.begin_training(self.progress)
+        with failing_together(self.device, self.world, "the beginning of the run's records"):
+            if self.reporter is not None:
+                self.reporter.begin_training(self.progress)
         self._recall_rollbacks()
         self.open_batches()
         stack.callback(lambda: self.batches.close())  # those that are open by then
@@ -186,7 +185,8 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
         stack: Closes what is opened here.
 
     Raises:
-        InputError: Config, data and checkpoint do not go together.
+        InputError: Config, data and checkpoint do not go together, or another process trains the run.
+        StorageError: The storage fails.
     """
     world, device = context.world, context.device
     display = stack.enter_context(TrainingProgressDisplay(config.run.images)) if world.is_main else None
@@ -214,11 +214,13 @@ def set_up_run(config: Config, context: Context, stack: ExitStack) -> TrainingRu
     # Rank 0 writes, and nobody else's rank 0.
     begin_phase("opening the run's folder")
     store = open_run_store(config)
-    lease = _take_lease(store, config, world, stack, say)
-    reporter = None
-    if display is not None:
-        reporter = RunReporter(config, data, state, store, device, display, context.stop_requested)
-        stack.callback(reporter.close)
+    lease, reporter = None, None
+    with failing_together(device, world, "the opening of the run's folder"):
+        if display is not None:
+            lease = take_lease(store, config.run.name, say)
+            stack.callback(lease.release)
+            reporter = RunReporter(config, data, state, store, device, display, context.stop_requested)
+            stack.callback(reporter.close)
     if state.captured is not None:
         state.captured.say = say
     # A folder that cannot be written is full or forbidden, which no wait mends.
@@ -252,36 +254,9 @@ def _check_trackers(config: Config, world: World, device: torch.device) -> None:
     """
     names = config.report.tracker_names()
     check_tracker_names(names)
-    error = None
-    if world.is_main:
-        try:
+    with failing_together(device, world, "a vote on trackers"):
+        if world.is_main:
             check_trackers(names)
-        except InputError as refusal:
-            error = refusal
-    raise_on_every_rank(error, device, world, "a vote on trackers")
-
-
-def _take_lease(
-    store: Store, config: Config, world: World, stack: ExitStack, say: Callable[[str], None]
-) -> Lease | None:
-    """Take the lease of the run on rank 0; `stack` releases it. Collective.
-
-    Raises:
-        InputError: Another process trains the run, or rank 0 cannot write.
-        StorageError: Rank 0's storage fails.
-    """
-    lease = None
-    failure: InputError | StorageError | None = None
-    if world.is_main:
-        try:
-            lease = take_lease(store, config.run.name, say)
-            stack.callback(lease.release)
-        except (InputError, StorageError) as error:  # the others must hear of it, or they would wait for rank 0
-            failure = error
-    refusals = gather_texts([str(failure)] if failure is not None else [], world)
-    if refusals:
-        raise failure or InputError(refusals[0])
-    return lease
 
 
 def _count_logits(config: Config) -> int:

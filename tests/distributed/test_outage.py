@@ -17,7 +17,7 @@ import torch
 
 from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
-from ali_dist.distributed import World, raise_on_every_rank
+from ali_dist.distributed import World, failing_together
 from ali_dist.errors import InputError, OutageError, StorageError, TrainingError
 from ali_dist.runs import background_saver, run_writer
 from ali_dist.storage.base import MissingObject
@@ -113,12 +113,24 @@ def test_two_ranks_end_together_if_it_lasts(train: Callable[..., str], minutes: 
         assert is_saved(server, 2)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "starts.json"])
+def test_two_ranks_end_together_if_rank_0_cannot_open_the_run(name: str, tmp_path: Path) -> None:
+    with FaultServer() as server:
+        config = config_of(server, tmp_path)
+        server.refuses = lambda method, url: url == f"{RUN}/{name}"
+        first, second = run_distributed(train_rank, 2, 2, config.to_mapping())
+        assert first.startswith("StorageError: ")
+        assert second == first
+
+
 def raise_one_by_one(rank: int, errors: list[Exception]) -> list[tuple[str, str]]:
     """Let the last of the ranks have each of the errors in turn, and then none; returns what this rank had to raise."""
     raised = []
     for error in [*errors, None]:
         try:
-            raise_on_every_rank(error if rank == 1 else None, torch.device("cpu"), World(rank, rank, 2), "a test")
+            with failing_together(torch.device("cpu"), World(rank, rank, 2), "a test"):
+                if error is not None and rank == 1:
+                    raise error
         except Exception as told:
             raised.append((type(told).__name__, str(told)))
     return raised

@@ -18,10 +18,11 @@ from ali_dist.config.loading import from_mapping, load_preset
 from ali_dist.data.loader import open_batches
 from ali_dist.data.preparation.builtin import ensure_prepared
 from ali_dist.distributed import World, average_buffers, check_replicas, sum_over_ranks
-from ali_dist.errors import InputError, Stopped
+from ali_dist.errors import InputError, Stopped, TrainingError
 from ali_dist.model.architectures import ARCHITECTURES
 from ali_dist.model.batch_norm import BatchNorm1d, BatchNorm2d
 from ali_dist.training import adaptive_augmentation, loop, train_batches
+from ali_dist.training.reporting import RunReporter
 from tests.helpers.arrays import make_labelled_arrays, write_arrays
 from tests.helpers.distributed import DistributedError, run_distributed
 from tests.helpers.runs import StoppingContext, assert_bitwise_equal, load_weights, relative_difference, tiny_config
@@ -490,6 +491,26 @@ def test_ranks_that_see_different_checkpoints_refuse_to_start(tmp_path, digits):
     longer = tiny_config(tmp_path, data__url=str(digits)).to_mapping()
     refusals = run_distributed(train_in_own_folder, 2, longer, [config.run.dir, str(tmp_path / "empty")])
     assert all("not shared" in refusal for refusal in refusals)
+
+
+def train_to_a_failing_evaluation(rank: int, mapping: dict) -> str:
+    """Train one rank of two of a run that rank 0 cannot evaluate; returns how it ended."""
+
+    def evaluate(reporter: RunReporter, position: dict, *, is_last: bool) -> None:
+        raise FloatingPointError("The networks give NaN.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunReporter, "evaluate", evaluate)
+        try:
+            loop.fit(from_mapping(mapping), StoppingContext(World(rank, rank, 2)))
+        except (FloatingPointError, TrainingError) as error:
+            return str(error)
+    return "trained"
+
+
+def test_an_evaluation_that_ends_the_run_ends_it_with_its_reason_on_every_rank(tmp_path, digits):
+    mapping = tiny_config(tmp_path, data__url=str(digits), run__images=48).to_mapping()
+    assert run_distributed(train_to_a_failing_evaluation, 2, mapping) == ["The networks give NaN."] * 2
 
 
 def train_and_look_for_compiler(rank: int, size: int, mapping: dict) -> bool:
