@@ -78,7 +78,7 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[bool]:
             cpus_needed = math.ceil(most_workers * config.scale.cpus_per_worker)
             try:
                 cpus = max(os.cpu_count() or 1, cpus_needed)
-                start_own_cluster(cpus, **options)
+                start_own_cluster(cpus, most_workers, **options)
                 is_own = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
                 ray.init(**options)

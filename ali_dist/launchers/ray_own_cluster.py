@@ -21,14 +21,18 @@ OWN_CLUSTER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody gives notice to the machine
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # the controller is in this process, whose loggers are ours
 }
+_ACTORS = 2  # of a run: ours for requests to stop, and Ray Train's in which workers wait for each other
+_NUMBERS_OF_PROCESSES = ("--num_prestart_python_workers", "--maximum_startup_concurrency")
 _LOG_MONITOR_NICENESS = 10  # it has nothing to read until the workers write, and others are waited for
 
 
-def start_own_cluster(cpus: int, **options: Any) -> None:
+def start_own_cluster(cpus: int, workers: int, **options: Any) -> None:
     """Start a cluster of this machine, and connect this process to it.
 
     Args:
         cpus: How many CPUs the cluster is said to have.
+        workers: How many workers it is for: processes are made ready for them and for the actors of a run, and not
+            as many as there are CPUs.
         options: Those of `ray.init`.
 
     Raises:
@@ -42,7 +46,7 @@ def start_own_cluster(cpus: int, **options: Any) -> None:
         _replaced(node.Node, "start_monitor", lambda _: _start_nothing),
         _replaced(node.Node, "start_log_monitor", _start_behind_others),
         _replaced(utils, "get_dashboard_dependency_error", lambda _: _say_that_it_is_missing),
-        _replaced(services, "start_ray_process", _start_with_bare_agent),
+        _replaced(services, "start_ray_process", lambda start: _start_for_this_run(start, workers + _ACTORS)),
     ):
         ray.init(num_cpus=cpus, include_dashboard=False, **options)
 
@@ -94,16 +98,21 @@ def _start_behind_others(start: Callable[[Any], None]) -> Callable[[Any], None]:
     return start_nicely
 
 
-def _start_with_bare_agent(start: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that starts a process, and where that is a raylet has it start `ray_bare_agent` in place of Ray's."""
+def _start_for_this_run(start: Callable[..., Any], processes: int) -> Callable[..., Any]:
+    """A function that starts a process, and has a raylet start `ray_bare_agent` and `processes` for workers and actors.
+
+    Ray's own would start no more of these at a time than there are CPUs, which takes longer than all at once.
+    """
     agent = str(Path(ray.__file__).parent / "dashboard" / "agent.py")
     bare_agent = str(Path(__file__).with_name("ray_bare_agent.py"))
 
+    def adapt(word: str) -> str:
+        name = word.partition("=")[0]
+        if name == "--dashboard_agent_command":
+            return word.replace(agent, bare_agent)
+        return f"{name}={processes}" if name in _NUMBERS_OF_PROCESSES else word
+
     def start_process(command: list[str], *arguments: Any, **options: Any) -> Any:
-        words = [
-            word.replace(agent, bare_agent) if word.startswith("--dashboard_agent_command=") else word
-            for word in command
-        ]
-        return start(words, *arguments, **options)
+        return start([adapt(word) for word in command], *arguments, **options)
 
     return start_process

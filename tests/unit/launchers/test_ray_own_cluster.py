@@ -32,7 +32,7 @@ def test_it_has_the_processes_that_training_needs_and_leaves_ray_as_it_was() -> 
             return (*functions, utils.get_dashboard_dependency_error, services.start_ray_process)
 
         before = places()
-        start_own_cluster(1, logging_level=logging.ERROR)
+        start_own_cluster(1, 1, logging_level=logging.ERROR)
         lines = [Path(f"/proc/{pid}/cmdline").read_text().split("\\0") for pid in descendants_of(os.getpid())]
         scripts = sorted({word.rpartition("/")[2] for line in lines for word in line if word.endswith(".py")})
         log = Path(ray._private.worker._global_node.get_session_dir_path(), "logs/dashboard_agent.log").read_text()
