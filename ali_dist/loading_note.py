@@ -48,7 +48,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def _load(package: str) -> None:
-    with suppress(Exception):  # the import that needs it says what is wrong
+    with collector_paused(), suppress(Exception):  # the import that needs it says what is wrong
         importlib.import_module(package)
 
 

@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ali_dist.config.loading import flatten_mapping, from_mapping
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.ray_cluster import RAY_ENVIRONMENT, alive_nodes, connect_to_ray
-from ali_dist.launchers.ray_coordinator import StopCoordinator
+from ali_dist.launchers.ray_notes import Notes
 from ali_dist.launchers.ray_storage import open_ray_storage
 from ali_dist.launchers.ray_train import RAY_TRAIN_ENVIRONMENT
 from ali_dist.launchers.resources import Resources
@@ -112,12 +112,12 @@ class SweepStopper(ray.tune.Stopper):
 
     Args:
         tracker: The tracker of the sweep.
-        coordinator: Where trials learn that the sweep ends.
+        notes: Where trials learn that the sweep ends.
     """
 
-    def __init__(self, tracker: TrialTracker, coordinator: Any) -> None:
+    def __init__(self, tracker: TrialTracker, notes: Notes) -> None:
         self._tracker = tracker
-        self._coordinator = coordinator
+        self._notes = notes
         self._stop_requested_at: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class SweepStopper(ray.tune.Stopper):
         now = time.monotonic()
         if self._stop_requested_at is None:
             self._stop_requested_at = now
-            self._coordinator.request_stop.remote()
+            self._notes.request_stop()
         return not self._tracker.is_any_running() or now - self._stop_requested_at > _SAVING_SECONDS
 
 
@@ -267,7 +267,7 @@ def run_trials(
         return
     ended = [record for record in tracker.copy_records() if record.has_ended]
     check_trial = functools.partial(check_trial_config, plan, store, scale_settings(resources))
-    coordinator = StopCoordinator.remote()  # type: ignore[attr-defined]
+    notes = Notes()
     tune_config = ray.tune.TuneConfig(
         search_alg=QueueSearcher(queue.next_request, SCORE, plan.score_metric.mode),
         scheduler=ResumableASHA(plan, ended) if plan.scheduler == "asha" else FIFOScheduler(),
@@ -276,10 +276,11 @@ def run_trials(
         trial_dirname_creator=lambda trial: str(trial.trial_id),
     )
     callback = TrialCallback(tracker, check_trial, on_trial_end)
-    run_config = _make_run_config(plan, SweepStopper(tracker, coordinator), callback)
-    trainable = ray.tune.with_parameters(run_trial, coordinator=coordinator)
+    run_config = _make_run_config(plan, SweepStopper(tracker, notes), callback)
+    trainable = ray.tune.with_parameters(run_trial, notes=notes)
     placed_trainable = ray.tune.with_resources(trainable, placement_group_for(resources))
     ray.tune.Tuner(placed_trainable, tune_config=tune_config, run_config=run_config).fit()
+    notes.discard()
 
 
 def _make_run_config(plan: SweepPlan, stopper: SweepStopper, callback: TrialCallback) -> ray.tune.RunConfig:

@@ -19,7 +19,7 @@ from ali_dist.config import Config
 from ali_dist.config.loading import from_mapping
 from ali_dist.distributed import World, choose_device
 from ali_dist.errors import InputError, Stopped, TrainingError
-from ali_dist.launchers.ray_coordinator import watch_for_stop
+from ali_dist.launchers.ray_notes import Notes, watch_for_stop
 from ali_dist.launchers.ray_train import run_on_ray
 from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
@@ -78,17 +78,17 @@ class ScoredReport(TuneReportCallback):
         super().after_report(run_context, [scored], checkpoint)
 
 
-def run_trial(request: dict[str, Any], coordinator: Any = None) -> None:
+def run_trial(request: dict[str, Any], notes: Notes | None = None) -> None:
     """Ray Tune's trainable. What happens to the trial is reported, never raised.
 
     Args:
         request: `config` (a whole config, nested), `metric` (its name), and `evaluations` that earlier processes of
             this trial have reported: they are reported again, so that the scheduler knows them.
-        coordinator: Handle of the `StopCoordinator` that learns when the sweep ends; None: nobody will ask.
+        notes: Where it is noted when the sweep ends; None: nobody will ask.
     """
     config = from_mapping(request["config"])
     metric = find_score_metric(request["metric"])
-    stop_event = watch_for_stop(coordinator)
+    stop_event = watch_for_stop(notes)
     for evaluation in request["evaluations"]:
         ray.tune.report(dict(evaluation))
     state = "finished"

@@ -13,6 +13,7 @@ import ray
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
+from ali_dist.launchers.ray_actor import RayTrainWorker
 from ali_dist.launchers.ray_own_cluster import without_successor
 
 
@@ -33,6 +34,8 @@ def run_controller(**options: Any) -> Any:
 
 class _WorkerGroup(WorkerGroup):
     """Workers whose controller is no actor."""
+
+    _worker_cls = RayTrainWorker
 
     def _init_train_context_on_workers(
         self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]

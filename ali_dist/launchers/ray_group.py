@@ -44,7 +44,9 @@ class _Group(Backend):
     share_cuda_visible_devices = True  # GPUs of a machine reach each other directly
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Connect the workers, over the network that Ray itself uses."""
+        """Connect the workers, over the network that Ray itself uses; one worker alone talks to nobody."""
+        if len(worker_group) == 1:
+            return
         worker_group.execute(use_node_interface)
         address, port = worker_group.execute_single(0, _find_meeting_point)
         ray.get(worker_group.execute_async(_join_group, backend_config.backend, address, port))

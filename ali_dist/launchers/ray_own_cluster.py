@@ -21,7 +21,7 @@ OWN_CLUSTER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody gives notice to the machine
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # the controller is in this process, whose loggers are ours
 }
-_ACTORS = 2  # of a run: ours for requests to stop, and Ray Train's in which workers wait for each other
+_ACTORS = 1  # of a run: Ray Train's, in which workers wait for each other
 _NUMBERS_OF_PROCESSES = ("--num_prestart_python_workers", "--maximum_startup_concurrency")
 _LOG_MONITOR_NICENESS = 10  # it has nothing to read until the workers write, and others are waited for
 
@@ -31,8 +31,8 @@ def start_own_cluster(cpus: int, workers: int, **options: Any) -> None:
 
     Args:
         cpus: How many CPUs the cluster is said to have.
-        workers: How many workers it is for: processes are made ready for them and for the actors of a run, and not
-            as many as there are CPUs.
+        workers: How many workers it is for: processes are made ready for them and for the actor of a run, and not as
+            many as there are CPUs.
         options: Those of `ray.init`.
 
     Raises:
@@ -46,6 +46,7 @@ def start_own_cluster(cpus: int, workers: int, **options: Any) -> None:
         _replaced(node.Node, "start_monitor", lambda _: _start_nothing),
         _replaced(node.Node, "start_log_monitor", _start_behind_others),
         _replaced(utils, "get_dashboard_dependency_error", lambda _: _say_that_it_is_missing),
+        _replaced(services, "find_gcs_addresses", lambda _: _NoAddresses()),
         _replaced(services, "start_ray_process", lambda start: _start_for_this_run(start, workers + _ACTORS)),
     ):
         ray.init(num_cpus=cpus, include_dashboard=False, **options)
@@ -87,6 +88,19 @@ def _say_that_it_is_missing() -> ImportError:
     return ImportError("unused")
 
 
+class _NoAddresses:
+    """In place of a look at each process of the machine, for a warning where several are heads of clusters.
+
+    Which of them `ray start` has left here is known from a file.
+    """
+
+    def __call__(self) -> set[str]:
+        return set()
+
+    def cache_clear(self) -> None:
+        """There is none."""
+
+
 def _start_behind_others(start: Callable[[Any], None]) -> Callable[[Any], None]:
     """A method that starts the log monitor, and lets all others have the CPUs first."""
 
@@ -99,7 +113,7 @@ def _start_behind_others(start: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _start_for_this_run(start: Callable[..., Any], processes: int) -> Callable[..., Any]:
-    """A function that starts a process, and has a raylet start `ray_bare_agent` and `processes` for workers and actors.
+    """A function that starts a process, and has a raylet start `ray_bare_agent` and `processes` for actors.
 
     Ray's own would start no more of these at a time than there are CPUs, which takes longer than all at once.
     """

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ali_dist.config import Config
 from ali_dist.errors import InputError, Stopped, TrainingError
@@ -30,7 +29,7 @@ from ali_dist.launchers.ray_cluster import (
     ray_session,
     wait_for_resources,
 )
-from ali_dist.launchers.ray_coordinator import StopCoordinator, refused_outcome
+from ali_dist.launchers.ray_notes import Notes, NotesWatch, refused_outcome
 from ali_dist.launchers.ray_storage import open_ray_storage, storage_access, with_absolute_paths
 from ali_dist.launchers.resources import check_lanes, worker_resources
 from ali_dist.launchers.signals import run_beside_main_thread
@@ -91,16 +90,15 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
     with temporary_environment(defaults=environment), TrainingProgressDisplay(1) as display:
         display.begin_phase("starting Ray")
         with ray_session(config, _write_line) as is_own_cluster:
-            # It lies beside this driver, whose end is the run's end; on another machine it would be lost with that.
-            this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            coordinator = StopCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
-            trainer = _make_trainer(config, coordinator, callbacks, is_own_cluster=is_own_cluster)
+            notes = Notes()
+            trainer = _make_trainer(config, notes, callbacks, is_own_cluster=is_own_cluster)
             display.begin_phase("starting the workers")
-            outcome = _fit_until_stopped(trainer, coordinator, stop_event or threading.Event(), display.close)
+            outcome = _fit_until_stopped(trainer, notes, stop_event or threading.Event(), display.close)
+            notes.discard()
         return _read_summary(outcome)
 
 
-def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *, is_own_cluster: bool) -> LeanTrainer:
+def _make_trainer(config: Config, notes: Notes, callbacks: Sequence[Any], *, is_own_cluster: bool) -> LeanTrainer:
     """The trainer, once there is room for its workers."""
     # Takes a second or two, in which the processes of a cluster that is being started can start.
     import ray.train
@@ -124,7 +122,7 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *,
         train_loop_per_worker=_train_worker,
         train_loop_config={
             "config": config.to_mapping(),
-            "coordinator": coordinator,
+            "notes": notes,
             "probe_file": _write_probe_file(config),
             "access": storage_access(),
         },
@@ -147,11 +145,10 @@ def _make_trainer(config: Config, coordinator: Any, callbacks: Sequence[Any], *,
 
 def _train_worker(settings: dict[str, Any]) -> Record:
     """What each worker runs; its one required argument is how Ray hands over `settings`."""
-    refusal = settings["coordinator"].read_refusal.remote()  # which takes a moment; so does what follows
     with collector_paused():
         from ali_dist.launchers.ray_worker import train_worker  # loads PyTorch, which this process does without
 
-    return train_worker(settings, refusal)
+    return train_worker(settings)
 
 
 def _write_line(line: str) -> None:
@@ -160,54 +157,48 @@ def _write_line(line: str) -> None:
 
 
 def _fit_until_stopped(
-    trainer: LeanTrainer, coordinator: Any, stop_event: threading.Event, on_begin: Callable[[], None]
+    trainer: LeanTrainer, notes: Notes, stop_event: threading.Event, on_begin: Callable[[], None]
 ) -> Record:
     """Train; pass on to the workers that a signal, or somebody else, has set `stop_event`. The workers' outcome.
 
     Args:
         trainer: What trains.
-        coordinator: Handle of the run's `StopCoordinator`.
+        notes: Those of the run.
         stop_event: Asks the workers to save and stop.
         on_begin: Called once when a worker begins to train.
     """
-    awaited = [coordinator.wait_for_begin.remote()]
-    refusal = _RefusalWatch(coordinator)
+    watch = NotesWatch(notes)
+    refusal_end: float | None = None  # of the time that the other workers have after a refusal
+    is_waiting = True
 
     def pass_on() -> None:
-        refusal.look()
-        if awaited and ray.wait(awaited, timeout=0)[0]:
-            awaited.clear()
+        nonlocal refusal_end, is_waiting
+        if watch.refusal is not None:
+            refusal_end = refusal_end or time.monotonic() + _REFUSAL_SECONDS
+            if time.monotonic() > refusal_end:
+                _read_summary(refused_outcome(watch.refusal))  # raises what it stands for
+        if is_waiting and watch.has_begun:
+            is_waiting = False
             on_begin()
         if stop_event.is_set():
-            stop_event.clear()
-            ray.get(coordinator.request_stop.remote())
+            with contextlib.suppress(ray.exceptions.RayError):  # asked again, if the cluster's head does not answer
+                notes.request_stop()
+                stop_event.clear()
 
-    return run_beside_main_thread(
-        lambda: _fit(trainer, coordinator),
-        request_stop=stop_event.set,
-        on_poll=pass_on,
-        poll_seconds=_POLL_SECONDS,
-        name="ray-train",
-    )
-
-
-class _RefusalWatch:
-    """Ends a run that a worker has refused to go on with, where the others do not end by themselves."""
-
-    def __init__(self, coordinator: Any) -> None:
-        self._refusal = coordinator.wait_for_refusal.remote()
-        self._since: float | None = None
-
-    def look(self) -> None:
-        """Raise what the refusal stands for, `_REFUSAL_SECONDS` after it; nothing before, or if there is none."""
-        if self._since is None:
-            if ray.wait([self._refusal], timeout=0)[0]:
-                self._since = time.monotonic()
-        elif time.monotonic() - self._since > _REFUSAL_SECONDS:
-            _read_summary(refused_outcome(ray.get(self._refusal)))
+    watch.start()
+    try:
+        return run_beside_main_thread(
+            lambda: _fit(trainer, notes),
+            request_stop=stop_event.set,
+            on_poll=pass_on,
+            poll_seconds=_POLL_SECONDS,
+            name="ray-train",
+        )
+    finally:
+        watch.stop()
 
 
-def _fit(trainer: LeanTrainer, coordinator: Any) -> Record:
+def _fit(trainer: LeanTrainer, notes: Notes) -> Record:
     """Train; what rank 0 returned or, if training failed because a worker refused to go on, its refusal."""
     try:
         outcome: Record = trainer.fit().return_value  # type: ignore[attr-defined]
@@ -217,7 +208,7 @@ def _fit(trainer: LeanTrainer, coordinator: Any) -> Record:
 
         refusal = None
         with contextlib.suppress(ray.exceptions.RayError):
-            refusal = ray.get(coordinator.read_refusal.remote())
+            refusal = notes.read_refusal()
         if refusal is not None:
             return refused_outcome(refusal)
         if isinstance(error, ray.train.TrainingFailedError):

@@ -21,8 +21,8 @@ from ali_dist.distributed import World, waiting_for_ranks
 from ali_dist.errors import InputError, OutageError, Stopped, TrainingError
 from ali_dist.launchers.rank_watch import RankWatch
 from ali_dist.launchers.ray_cluster import threads_per_worker
-from ali_dist.launchers.ray_coordinator import refused_outcome, watch_for_stop
 from ali_dist.launchers.ray_lines import is_lost_peer, silence_training_errors
+from ali_dist.launchers.ray_notes import Notes, refused_outcome, watch_for_stop
 from ali_dist.runs.trackers import Record
 from ali_dist.training.context import UnhurriedContext
 from ali_dist.training.loop import fit
@@ -32,16 +32,16 @@ class RayContext(UnhurriedContext):
     """The surroundings of a Ray Train worker; see `ali_dist.training.context.Context`.
 
     Args:
-        coordinator: Where rank 0 learns that the driver was asked to stop.
+        notes: Where rank 0 learns that the driver was asked to stop.
     """
 
-    def __init__(self, coordinator: Any) -> None:
+    def __init__(self, notes: Notes) -> None:
         train_context = ray.train.get_context()
         self.world = World(
             train_context.get_world_rank(), train_context.get_local_rank(), train_context.get_world_size()
         )
         self.device: torch.device = ray.train.torch.get_device()
-        self._stop_event = watch_for_stop(coordinator if self.world.is_main else None)
+        self._stop_event = watch_for_stop(notes if self.world.is_main else None)
 
     def request_stop(self) -> None:
         """Ask this rank to save and stop."""
@@ -70,38 +70,37 @@ class RayContext(UnhurriedContext):
             ray.train.report(metrics)
 
 
-def train_worker(settings: dict[str, Any], earlier_refusal: Any) -> Record:
+def train_worker(settings: dict[str, Any]) -> Record:
     """What each worker runs.
 
     Args:
         settings: What the driver's trainer was given for its workers.
-        earlier_refusal: Reference to what `StopCoordinator.read_refusal` answers as this worker starts.
 
     Returns:
         `outcome`, which is finished, stopped, input or training; `summary` if finished, else `message`.
     """
-    coordinator = settings["coordinator"]
-    refusal = ray.get(earlier_refusal)
+    notes: Notes = settings["notes"]
+    refusal = notes.read_refusal()
     if refusal is not None:  # this is the restart after a refusal
         return refused_outcome(refusal)
     config = from_mapping(settings["config"])
     _silence_libraries()
     os.environ.update(settings["access"])
-    context = RayContext(coordinator)
+    context = RayContext(notes)
     if context.device.type == "cuda":
         torch.cuda.set_device(context.device)
     torch.set_num_threads(config.scale.threads or threads_per_worker())
     try:
         _check_run_dir_visible(config, settings["probe_file"])
         with _watch_ranks(config, context):
-            coordinator.begin.remote()
+            notes.tell_begin()
             summary = fit(config, context)
     except Stopped as stopped:
         return {"outcome": "stopped", "message": str(stopped)}
     except (InputError, TrainingError, OutageError) as error:
         # Where other ranks wait in a collective, the driver ends them: to raise here would do so, but with a traceback.
         refusal = ("input" if isinstance(error, InputError) else "training", str(error))
-        ray.get(coordinator.refuse.remote(*refusal))
+        notes.refuse(*refusal)
         return refused_outcome(refusal)
     except Exception as error:
         if is_lost_peer(error):

@@ -47,7 +47,7 @@ def test_a_trial_that_diverges_is_pruned_at_once_with_the_reason(tmp_path, repor
 
 def test_a_trial_that_is_asked_to_stop_has_saved_a_checkpoint(tmp_path, reports, monkeypatch):
     stop_event = threading.Event()
-    monkeypatch.setattr(trial, "watch_for_stop", lambda coordinator: stop_event)
+    monkeypatch.setattr(trial, "watch_for_stop", lambda notes: stop_event)
     threading.Thread(target=lambda: (time.sleep(0.5), stop_event.set())).start()
     trial.run_trial(make_request(tmp_path, run__images=300_000_000))
     assert reports[-1] == {"ended": "saved", "reason": ""}
