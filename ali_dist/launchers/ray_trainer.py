@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _UNUSED = frozenset({"DatasetsCallback"})  # a run has no datasets of Ray Data
@@ -17,6 +18,8 @@ _UNUSED_ON_OWN_CLUSTER = frozenset(
 )
 _REQUESTS = ("after_controller_start", "_maybe_send_resource_request")
 """Methods of a scaling policy of Ray's that ask an autoscaler for machines, by way of an actor."""
+_KNOWN_VERSION = "2.60."
+"""Of Ray, whose controller can be a part of this process; others start it as they do."""
 
 
 class LeanTrainer(DataParallelTrainer):
@@ -39,18 +42,18 @@ class LeanTrainer(DataParallelTrainer):
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        if self._is_own_cluster:
-            policy = options.get("scaling_policy")
-            is_settled = isinstance(self.scaling_config.num_workers, int)
-            if is_settled and all(hasattr(policy, name) for name in _REQUESTS):  # the machine is all there will be
-                for name in _REQUESTS:
-                    setattr(policy, name, _ask_for_nothing)
-            try:
-                from ali_dist.launchers.ray_controller import run_controller
-            except ImportError:  # a version without those places
-                return super()._initialize_and_run_controller(**options)
-            return run_controller(**options)
-        return super()._initialize_and_run_controller(**options)
+        if not self._is_own_cluster:
+            return super()._initialize_and_run_controller(**options)
+        policy = options.get("scaling_policy")
+        is_settled = isinstance(self.scaling_config.num_workers, int)
+        if is_settled and all(hasattr(policy, name) for name in _REQUESTS):  # the machine is all there will be
+            for name in _REQUESTS:
+                setattr(policy, name, _ask_for_nothing)
+        if not ray.__version__.startswith(_KNOWN_VERSION):
+            return super()._initialize_and_run_controller(**options)
+        from ali_dist.launchers.ray_controller import run_controller
+
+        return run_controller(**options)
 
 
 def _ask_for_nothing(*_: Any) -> None:
