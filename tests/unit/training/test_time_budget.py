@@ -45,4 +45,5 @@ def test_time_and_starts_of_a_run_go_on_after_a_stop(tmp_path: Path) -> None:
     assert [start["images"] for start in finished["starts"]] == [0, stopped["images"]]
     assert finished["starts"][0] == stopped["starts"][0]
     for record in (stopped, finished):
-        assert sum(record["time"].values()) == pytest.approx(record["seconds"], rel=0.05, abs=0.6)  # of some 2 s
+        # What lies between the parts is little, but of a run of 2 s on a busy machine it may be half a second.
+        assert 0.75 * record["seconds"] - 0.6 < sum(record["time"].values()) < 1.05 * record["seconds"] + 0.1
