@@ -24,7 +24,7 @@ from ali_dist.config.wording import format_count
 from ali_dist.errors import InputError
 from ali_dist.launchers.environment import temporary_environment
 from ali_dist.launchers.ray_lines import WriteLine, controller_shown, show_without_rays_own
-from ali_dist.launchers.ray_own_cluster import OWN_CLUSTER_ENVIRONMENT, start_own_cluster
+from ali_dist.launchers.ray_own_cluster import OWN_CLUSTER_ENVIRONMENT, our_sigterm_kept, start_own_cluster
 from ali_dist.launchers.resources import (
     Resources,
     check_lanes,
@@ -81,7 +81,7 @@ def ray_session(config: Config, write_line: WriteLine) -> Iterator[bool]:
                 start_own_cluster(cpus, most_workers, **options)
                 is_own = True
             except ValueError:  # Ray found a cluster of `ray start`, whose CPUs are not ours to choose
-                ray.init(**options)
+                connect_to_ray(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
         show_without_rays_own(write_line, keeps_places=not is_own)
         try:
@@ -112,7 +112,13 @@ def connect_to_ray(**options: Any) -> None:
         if reason:
             raise _no_cluster_error(address, reason)
     try:
-        ray.init(**options)
+        with our_sigterm_kept():
+            ray.init(**options)
+    except ray.exceptions.AuthenticationError as error:
+        raise InputError(
+            "The Ray cluster asks for a token, and this process has not the right one: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as where the cluster was started."
+        ) from error
     except ConnectionError as error:
         raise _no_cluster_error(address, " ".join(str(error).split())[:200]) from error
 

@@ -7,6 +7,7 @@ process more is three seconds of every start. All that is overridden here is pri
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import ray
@@ -16,20 +17,35 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ali_dist.launchers.ray_actor import RayTrainWorker
 from ali_dist.launchers.ray_own_cluster import without_successor
 
+_POLL_SECONDS = 0.1
 
-def run_controller(**options: Any) -> Any:
+
+def run_controller(is_abandoned: threading.Event, **options: Any) -> Any:
     """Start the workers, watch over them and start them again, until training has ended or cannot go on.
 
     Args:
+        is_abandoned: Ends this soon, whatever the workers do, when it is set.
         options: TrainController's.
 
     Returns:
         Ray's result of the run, whose `error` says if it failed.
+
+    Raises:
+        asyncio.CancelledError: It was abandoned.
     """
     with without_successor():  # a thread that the end of the process leaves behind may still be in here
         controller = _Controller(**options)
-        asyncio.run(controller.run())
+        asyncio.run(_run_unless_abandoned(controller, is_abandoned))
         return controller.get_result()
+
+
+async def _run_unless_abandoned(controller: TrainController, is_abandoned: threading.Event) -> None:
+    task = asyncio.ensure_future(controller.run())
+    while not task.done():
+        if is_abandoned.is_set():
+            task.cancel()
+        await asyncio.wait([task], timeout=_POLL_SECONDS)
+    await task
 
 
 class _WorkerGroup(WorkerGroup):

@@ -114,6 +114,8 @@ def show_without_rays_own(say: WriteLine, *, keeps_places: bool) -> None:
 def controller_shown(say: WriteLine) -> Iterator[None]:
     """Within the block, `RayLines` also stands between a user and a controller that is a part of this process.
 
+    Where the block is left by an exception, nothing is shown from then on: a thread may still be in the controller.
+
     Args:
         say: Gets each line that is left of what the controller logs, and the sentences of ours.
     """
@@ -125,10 +127,14 @@ def controller_shown(say: WriteLine) -> Iterator[None]:
     logger.propagate = False
     try:
         yield
-    finally:
-        logger.removeHandler(handler)
+    except BaseException:
+        logger.addHandler(logging.NullHandler())
+        raise
+    else:
         logger.setLevel(level)
         logger.propagate = propagates
+    finally:
+        logger.removeHandler(handler)
 
 
 class _ControllerHandler(logging.Handler):

@@ -42,12 +42,13 @@ def start_own_cluster(cpus: int, workers: int, **options: Any) -> None:
     from ray._private import node, services, utils
 
     with (
-        _replaced(node.Node, "start_api_server", lambda _: _start_no_dashboard),
-        _replaced(node.Node, "start_monitor", lambda _: _start_nothing),
-        _replaced(node.Node, "start_log_monitor", _start_behind_others),
-        _replaced(utils, "get_dashboard_dependency_error", lambda _: _say_that_it_is_missing),
-        _replaced(services, "find_gcs_addresses", lambda _: _NoAddresses()),
-        _replaced(services, "start_ray_process", lambda start: _start_for_this_run(start, workers + _ACTORS)),
+        our_sigterm_kept(),
+        replaced(node.Node, "start_api_server", lambda _: _start_no_dashboard),
+        replaced(node.Node, "start_monitor", lambda _: _start_nothing),
+        replaced(node.Node, "start_log_monitor", _start_behind_others),
+        replaced(utils, "get_dashboard_dependency_error", lambda _: _say_that_it_is_missing),
+        replaced(services, "find_gcs_addresses", lambda _: _NoAddresses()),
+        replaced(services, "start_ray_process", lambda start: _start_for_this_run(start, workers + _ACTORS)),
     ):
         ray.init(num_cpus=cpus, include_dashboard=False, **options)
 
@@ -57,12 +58,21 @@ def without_successor() -> Iterator[None]:
     """Within the block, Ray starts no cluster of its own accord for a call that finds this one at its end."""
     from ray._private import auto_init_hook
 
-    with _replaced(auto_init_hook, "enable_auto_connect", lambda _: False):
+    with replaced(auto_init_hook, "enable_auto_connect", lambda _: False):
         yield
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
+def our_sigterm_kept() -> Iterator[None]:
+    """Within the block, Ray does not take SIGTERM over, on which it would end this process with code 15."""
+    from ray._private import utils
+
+    with replaced(utils, "set_sigterm_handler", lambda _: _take_nothing_over):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
     """Within the block, an attribute has what `replace` makes of its value; one that is missing stays so."""
     if not hasattr(owner, name):
         yield
@@ -77,6 +87,10 @@ def _replaced(owner: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[
 
 def _start_no_dashboard(node: Any, **_: Any) -> None:
     node._webui_url = ""
+
+
+def _take_nothing_over(_: Any) -> None:
+    """In place of a function of Ray's that sets a signal handler."""
 
 
 def _start_nothing(_: Any) -> None:

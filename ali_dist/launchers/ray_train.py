@@ -181,6 +181,8 @@ def _fit_until_stopped(
             is_waiting = False
             on_begin()
         if stop_event.is_set():
+            if is_waiting:
+                _write_line("Stopping as soon as the workers have started; Ctrl-C ends at once.")
             with contextlib.suppress(ray.exceptions.RayError):  # asked again, if the cluster's head does not answer
                 notes.request_stop()
                 stop_event.clear()
@@ -194,6 +196,9 @@ def _fit_until_stopped(
             poll_seconds=_POLL_SECONDS,
             name="ray-train",
         )
+    except BaseException:
+        trainer.abandon()
+        raise
     finally:
         watch.stop()
 
@@ -201,7 +206,7 @@ def _fit_until_stopped(
 def _fit(trainer: LeanTrainer, notes: Notes) -> Record:
     """Train; what rank 0 returned or, if training failed because a worker refused to go on, its refusal."""
     try:
-        outcome: Record = trainer.fit().return_value  # type: ignore[attr-defined]
+        outcome: Record = trainer.fit().return_value
         return outcome
     except Exception as error:
         import ray.train

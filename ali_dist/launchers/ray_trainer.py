@@ -6,6 +6,7 @@ Ray's controller loads this module, which therefore does without PyTorch.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ _UNUSED_ON_OWN_CLUSTER = frozenset(
 )
 _REQUESTS = ("after_controller_start", "_maybe_send_resource_request")
 """Methods of a scaling policy of Ray's that ask an autoscaler for machines, by way of an actor."""
+_LEAVING_SECONDS = 2.0
 _KNOWN_VERSION = "2.60."
 """Of Ray, whose controller can be a part of this process; others start it as they do."""
 
@@ -35,7 +37,22 @@ class LeanTrainer(DataParallelTrainer):
 
     def __init__(self, *, is_own_cluster: bool, **options: Any) -> None:
         self._is_own_cluster = is_own_cluster
+        self._is_abandoned = threading.Event()
+        self._is_over = threading.Event()
         super().__init__(**options)
+
+    def fit(self) -> Any:
+        """Train; see DataParallelTrainer."""
+        try:
+            return super().fit()
+        finally:
+            self._is_over.set()
+
+    def abandon(self) -> None:
+        """Let the thread that is in `fit` leave alone a cluster that is about to end; waits a moment for that."""
+        self._is_abandoned.set()
+        if self._is_own_cluster:
+            self._is_over.wait(_LEAVING_SECONDS)
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = _UNUSED | (_UNUSED_ON_OWN_CLUSTER if self._is_own_cluster else frozenset())
@@ -53,7 +70,7 @@ class LeanTrainer(DataParallelTrainer):
             return super()._initialize_and_run_controller(**options)
         from ali_dist.launchers.ray_controller import run_controller
 
-        return run_controller(**options)
+        return run_controller(self._is_abandoned, **options)
 
 
 def _ask_for_nothing(*_: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -106,7 +107,8 @@ def train_worker(settings: dict[str, Any]) -> Record:
         if is_lost_peer(error):
             silence_training_errors()
         raise
-    return {"outcome": "finished", "summary": summary}
+    # As text, some values are of PyTorch's types, for which the driver would load it.
+    return {"outcome": "finished", "summary": json.loads(json.dumps(summary))}
 
 
 @contextlib.contextmanager
