@@ -142,7 +142,9 @@ def test_a_request_to_stop_is_honoured_though_a_worker_hangs(tmp_path, ring):
     )
     with train_command(config, tmp_path / "log", ENV) as running:
         running.wait_for(lambda: len(checkpoint_names(config)) > 0, timeout=200)
-        os.kill(running.find_descendants("ray::RayTrainWorker")[-1], signal.SIGSTOP)
+        rank_0 = int(re.search(r"RayTrainWorker pid=(\d+)", running.read_output())[1])  # it alone has said something
+        (rank_1,) = set(running.find_descendants("ray::RayTrainWorker")) - {rank_0}
+        os.kill(rank_1, signal.SIGSTOP)
         saved = checkpoint_names(config)
         running.send_signal(signal.SIGTERM)
         assert running.wait(200) == 75, running.read_output()
