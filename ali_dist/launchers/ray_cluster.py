@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -114,12 +115,13 @@ def connect_to_ray(**options: Any) -> None:
     try:
         with our_sigterm_kept():
             ray.init(**options)
-    except ray.exceptions.AuthenticationError as error:
-        raise InputError(
-            "The Ray cluster asks for a token, and this process has not the right one: set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as where the cluster was started."
-        ) from error
     except ConnectionError as error:
+        place = re.search(r"([^\s/]+):(\d+)", str(error))
+        if place and not _why_unreachable(place[1], int(place[2])):
+            raise InputError(
+                f"A Ray cluster answers at {place[0]}, but does not let this process in: if it asks for a token, set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as where it was started; else its version of Ray may differ."
+            ) from error
         raise _no_cluster_error(address, " ".join(str(error).split())[:200]) from error
 
 

@@ -100,7 +100,7 @@ def run_on_ray(config: Config, callbacks: Sequence[Any] = (), stop_event: thread
 
 def _make_trainer(config: Config, notes: Notes, callbacks: Sequence[Any], *, is_own_cluster: bool) -> LeanTrainer:
     """The trainer, once there is room for its workers."""
-    # Takes a second or two, in which the processes of a cluster that is being started can start.
+    # Not before: it takes a second or two, and `start_own_cluster` has it loaded while other processes start.
     import ray.train
 
     from ali_dist.launchers.ray_group import GroupConfig
@@ -181,11 +181,11 @@ def _fit_until_stopped(
             is_waiting = False
             on_begin()
         if stop_event.is_set():
-            if is_waiting:
-                _write_line("Stopping as soon as the workers have started; Ctrl-C ends at once.")
             with contextlib.suppress(ray.exceptions.RayError):  # asked again, if the cluster's head does not answer
                 notes.request_stop()
                 stop_event.clear()
+                if is_waiting:
+                    _write_line("Stopping as soon as the workers have started; Ctrl-C ends at once.")
 
     watch.start()
     try:

@@ -72,7 +72,10 @@ def test_the_driver_and_the_controller_of_a_run_on_ray_do_without_pytorch() -> N
     """It takes each of them two seconds and more to load, while the workers wait."""
     code = """if True:
         import sys
+        import ali_dist.launchers.ray_controller
+        import ali_dist.launchers.ray_group
         import ali_dist.launchers.ray_train
+        import ali_dist.launchers.ray_trainer
 
         assert "torch" not in sys.modules
     """
